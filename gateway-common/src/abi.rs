@@ -1,0 +1,82 @@
+//! The map ABI: names, capacities and value layouts of every BPF map.
+//!
+//! Rules: `repr(C)`, sizes asserted, no padding, no enum, no `bool`; addresses and ports are byte arrays in
+//! network order, everything else is in the host's order. A change of any layout bumps [`ABI_VERSION`]: pinned
+//! maps of another version are never adopted.
+
+pub mod config;
+pub mod counter;
+pub mod node;
+pub mod row;
+pub mod vip;
+
+pub use config::Config;
+pub use counter::{COUNTERS_PER_CPU, Counter, MAX_CPUS};
+pub use node::{NodeEntry, NodeIndex, node_flag};
+pub use row::Row;
+pub use vip::{VipEntry, VipKey, vip_flag};
+
+/// Version of all layouts in this module; part of the pin path and stored in [`Config`].
+pub const ABI_VERSION: u32 = 1;
+
+/// Rows in the steering table; a flow's hash modulo this is its row.
+pub const ROWS: u32 = 65_536;
+
+/// Capacity of one half of the VIP table, a power of two; at most half of it is filled.
+pub const VIP_SLOTS: u32 = 8_192;
+
+/// How far a VIP may lie from the slot that its key hashes to. The writer picks a seed for each half that
+/// keeps every VIP within it.
+pub const VIP_PROBES: u32 = 8;
+
+/// Capacity of one half of the node table. Index 0 means "no node".
+pub const MAX_NODES: u32 = 1_024;
+
+/// SO_REUSEPORT groups: one for each Gateway, hashed beyond this number.
+pub const GROUPS: u32 = 64;
+
+/// SOCKMAP slots of a group, tried in turn.
+pub const SLOTS_PER_GROUP: u32 = 8;
+
+/// Words of the bitmap of loopback ports that the proxy's own sockets are bound to.
+pub const PORT_WORDS: u32 = 1_024;
+
+/// Names of the maps, as in the object and below the pin directory.
+pub mod map {
+    /// `Array<Config>`, 1 entry, mmapable; written by the agent.
+    pub const CONFIG: &str = "CONFIG";
+    /// `Array<u64>` of [`super::Row`], [`super::ROWS`] entries, mmapable.
+    pub const ROWS: &str = "ROWS";
+    /// `Array<VipEntry>`, two halves of [`super::VIP_SLOTS`], mmapable.
+    pub const VIPS: &str = "VIPS";
+    /// `Array<NodeEntry>`, two halves of [`super::MAX_NODES`], mmapable.
+    pub const NODES: &str = "NODES";
+    /// `Array<u64>`, one alive word for each node index, mmapable; 1 = suspect.
+    pub const ALIVE: &str = "ALIVE";
+    /// `Array<u64>`, slot 0 is the heartbeat written by the proxy, mmapable.
+    pub const HEARTBEAT: &str = "HEARTBEAT";
+    /// `Array<u64>`, what XDP itself remembers: see [`super::state`].
+    pub const STATE: &str = "STATE";
+    /// `Array<u64>`, `[cpu][counter]`, [`super::COUNTERS_PER_CPU`] words for each CPU, mmapable.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// `SockMap`, [`super::GROUPS`] × [`super::SLOTS_PER_GROUP`] listening sockets.
+    pub const SOCKETS: &str = "SOCKETS";
+    /// `Array<u64>`, bitmap of the loopback ports in [`SOCKETS`], mmapable.
+    pub const PORTS: &str = "PORTS";
+    /// `DevMapHash` from ifindex to device, for forwarding across interfaces.
+    pub const DEVICES: &str = "DEVICES";
+}
+
+/// Slots of the [`map::STATE`] array.
+pub mod state {
+    /// Heartbeat value last seen by XDP.
+    pub const BEAT_VALUE: u32 = 0;
+    /// `bpf_jiffies64` at the last change of the heartbeat.
+    pub const BEAT_JIFFIES: u32 = 1;
+    /// Second-chance hops: jiffies at the start of the current window.
+    pub const HOP_WINDOW: u32 = 2;
+    /// Second-chance hops sent in the current window.
+    pub const HOP_COUNT: u32 = 3;
+    /// Words in the array.
+    pub const WORDS: u32 = 8;
+}

@@ -1,0 +1,50 @@
+//! The one-entry configuration map.
+
+use bytemuck::{Pod, Zeroable};
+
+/// What the programs need to know about this node. Fields are single aligned words: each is read and written
+/// on its own, no two need to change together (what must change together sits in a flipped table).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Config {
+    /// [`super::ABI_VERSION`] of whoever wrote the maps.
+    pub abi_version: u32,
+    /// This node's own index in its node table; 0 until it is known, then everything passes.
+    pub self_index: u32,
+    /// Live half of the VIP table, 0 or 1.
+    pub vip_half: u32,
+    /// Live half of the node table, 0 or 1.
+    pub node_half: u32,
+    /// Low 32 bits of the membership fingerprint (header bytes 4–7).
+    pub fingerprint: u32,
+    /// Bits of [`flag`].
+    pub flags: u32,
+    /// Tunnel UDP port in network order, then the probe port.
+    pub tunnel_port: [u8; 2],
+    /// Probe UDP port in network order.
+    pub probe_port: [u8; 2],
+    /// Jiffies without a heartbeat after which the local proxy counts as hanging.
+    pub beat_limit_jiffies: u32,
+    /// Second-chance hops that this node may send in one window.
+    pub hop_limit: u32,
+    /// Length of that window in jiffies.
+    pub hop_window_jiffies: u32,
+    /// Seed of the VIP table's slot hash, one for each half.
+    pub vip_seed: [u32; 2],
+    /// Flow hash key (SipHash-1-3), the same on all nodes.
+    pub hash_key: [u64; 2],
+    /// Outer source address of encapsulated packets (IPv4-mapped for IPv4).
+    pub tunnel_source: [u8; 16],
+    /// Room for later words; zero.
+    pub reserved: [u64; 4],
+}
+
+/// Bits of [`Config::flags`].
+pub mod flag {
+    /// Never rewrite MACs toward a node, always encapsulate (`--forward udp`).
+    pub const ENCAP_ALWAYS: u32 = 1 << 0;
+    /// This node is draining by its own decision: every row counts as in transition.
+    pub const DRAINING: u32 = 1 << 1;
+}
+
+const _: () = assert!(size_of::<Config>() == 112 && align_of::<Config>() == 8);

@@ -1,0 +1,51 @@
+//! The VIP table: an array used as a small hash, in two halves.
+
+use bytemuck::{Pod, Zeroable};
+
+/// What a packet is looked up by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct VipKey {
+    /// Address, IPv4-mapped for IPv4.
+    pub address: [u8; 16],
+    /// Port in network order; 0 for the entry of the address itself.
+    pub port: [u8; 2],
+    /// IP protocol; 0 for the entry of the address itself.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// One slot of the VIP table. An unused slot is all zero ([`vip_flag::USED`] not set).
+///
+/// Every VIP address has, beside one entry for each of its ports, one entry with port 0 and protocol 0: it
+/// tells `sk_lookup` that other ports of the address are refused, and XDP whether to answer ARP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct VipEntry {
+    /// The key.
+    pub key: VipKey,
+    /// Bits of [`vip_flag`].
+    pub flags: u32,
+    /// SO_REUSEPORT group of the listening sockets, below [`super::GROUPS`].
+    pub group: u16,
+    /// Number of this VIP for counters, below [`super::VIP_SLOTS`].
+    pub number: u16,
+    /// Room for later words; zero.
+    pub reserved: u32,
+}
+
+/// Bits of [`VipEntry::flags`].
+pub mod vip_flag {
+    /// The slot is in use.
+    pub const USED: u32 = 1 << 0;
+    /// This node answers ARP and ND for the address (set on address entries only).
+    pub const ANNOUNCE: u32 = 1 << 1;
+    /// The address is configured on an interface of a node: served, never refused on other ports.
+    pub const SHARED: u32 = 1 << 2;
+    /// The VIP was deleted and drains: its sockets go on, new connections are refused.
+    pub const DRAINING: u32 = 1 << 3;
+}
+
+const _: () = assert!(size_of::<VipKey>() == 20 && align_of::<VipKey>() == 1);
+const _: () = assert!(size_of::<VipEntry>() == 32 && align_of::<VipEntry>() == 4);

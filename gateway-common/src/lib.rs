@@ -1,0 +1,10 @@
+//! What the kernel programs and the daemon share: map layout, packet headers, hashing, ranks and the
+//! forwarding decision itself.
+//!
+//! The crate is `no_std`, allocates nothing and depends on `bytemuck` alone, so that the very same source is
+//! compiled for the kernel and for the host. It holds no policy (who owns a row is decided in `gateway-user`)
+//! and no pointer into a packet (that is `gateway-ebpf`).
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod abi;

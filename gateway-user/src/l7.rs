@@ -1,0 +1,3 @@
+//! What happens to a request: matching, splitting, balancing, limits and health, all pure.
+
+pub mod router;

@@ -1,0 +1,13 @@
+//! The Forebay daemon as a library.
+//!
+//! State flows one way: objects (`file`) → `translate` → [`snapshot`] → `proxy` and `l4` → `datapath`; reports flow
+//! into `status`. Layers:
+//!
+//! | Layer | Modules | May |
+//! |---|---|---|
+//! | pure | `snapshot` `translate` `allocate` `l7` `l4` `status` | compute; time is an argument |
+//! | shell | `file` `proxy` `datapath` `admin` `cli` | wait, bind, call the kernel; decides nothing |
+//! | wiring | `app` | start, connect and stop the parts |
+
+pub mod l7;
+pub mod snapshot;

@@ -1,0 +1,68 @@
+//! The validated configuration: what translate makes, what the proxy and the kernel tables are built from.
+//!
+//! Plain immutable data in ordered containers: the same input gives equal snapshots. It holds no counter, no
+//! cursor and no connection: live state belongs to `proxy::runtime`, keyed by the keys below.
+
+pub mod cluster;
+pub mod hostname;
+pub mod listener;
+pub mod name;
+pub mod policy;
+pub mod route;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+pub use cluster::{Cluster, ClusterKey, Endpoint, EndpointKey};
+pub use hostname::Hostname;
+pub use listener::{Bind, BindKey, Listener, Protocol};
+pub use name::{ObjectKey, RuleKey};
+pub use policy::{Balancer, ConnectionPool, OutlierDetection, TrafficPolicy};
+pub use route::{Backend, BackendTarget, PathMatch, RouteMatch, Rule, ValueMatch};
+
+/// Number of a snapshot, counted up by the application for each one that it publishes.
+pub type Generation = u64;
+
+/// One complete configuration.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Snapshot {
+    /// Its number.
+    pub generation: Generation,
+    /// What is listened on: one for each (address, port) of each Gateway.
+    pub binds: BTreeMap<BindKey, Arc<Bind>>,
+    /// Route rules; listeners' routers name them by position.
+    pub rules: Vec<Arc<Rule>>,
+    /// Clusters; rules' backends name them by position. Sorted by key.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// VIP addresses and which Gateway holds each.
+    pub addresses: BTreeMap<IpAddr, ObjectKey>,
+    /// Forebay's own replicas; empty = alone.
+    pub replicas: Vec<Replica>,
+}
+
+/// One Forebay node as the EndpointSlices of Forebay's own Service list it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Replica {
+    /// Node name (`nodeName`).
+    pub name: String,
+    /// `addresses[0]`.
+    pub address: IpAddr,
+    /// Membership as the slice says it.
+    pub state: ReplicaState,
+    /// Capacity weight, 1 to 255.
+    pub weight: u8,
+}
+
+/// What a replica may do; DESIGN "Membership".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum ReplicaState {
+    /// Listed, owns nothing yet.
+    Joining,
+    /// May own rows.
+    Ready,
+    /// Keeps its sockets, owns nothing.
+    Draining,
+}

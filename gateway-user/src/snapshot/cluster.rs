@@ -1,0 +1,56 @@
+//! Clusters: endpoints plus the traffic policy that a DestinationRule sets for them.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::name::ObjectKey;
+use super::policy::TrafficPolicy;
+
+/// What limits and health belong to: (Service, port, DestinationRule or none).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ClusterKey {
+    /// The Service.
+    pub service: ObjectKey,
+    /// Service port.
+    pub port: u16,
+    /// The DestinationRule that applies.
+    pub destination_rule: Option<ObjectKey>,
+}
+
+impl fmt::Display for ClusterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.service, self.port)
+    }
+}
+
+/// One cluster.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cluster {
+    /// Identity.
+    pub key: ClusterKey,
+    /// Limits, balancing, outlier detection.
+    pub policy: TrafficPolicy,
+    /// Endpoints that may take requests, in the order of their keys.
+    pub endpoints: Arc<[Endpoint]>,
+}
+
+/// Identity of an endpoint inside its cluster: its health lives as long as this.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct EndpointKey {
+    /// Address and port of the pod.
+    pub address: SocketAddr,
+    /// `targetRef.uid` of the pod, if the slice names it.
+    pub pod_uid: Option<Arc<str>>,
+}
+
+/// One pod behind a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Endpoint {
+    /// Identity.
+    pub key: EndpointKey,
+    /// The slice says `serving` but `terminating`: used only while no endpoint is ready.
+    pub terminating: bool,
+}

@@ -1,0 +1,1 @@
+//! End-to-end scenarios; needs root. Run by `cargo xtask test`.

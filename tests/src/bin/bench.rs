@@ -1,0 +1,3 @@
+//! Benchmarks of the kernel path and of the proxy.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The demo: three nodes behind XDP with the quick start on top.
+
+fn main() {}

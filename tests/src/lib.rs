@@ -1,0 +1,1 @@
+//! Support for the end-to-end scenarios: namespaces, topologies, daemons, backends and clients.
