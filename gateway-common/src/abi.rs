@@ -12,7 +12,7 @@ pub mod vip;
 
 pub use config::Config;
 pub use counter::{COUNTERS_PER_CPU, Counter, MAX_CPUS};
-pub use node::{NodeEntry, NodeIndex, node_flag};
+pub use node::{NodeEntry, NodeIndex, node_flag, peers};
 pub use row::Row;
 pub use vip::{VipEntry, VipKey, vip_flag};
 

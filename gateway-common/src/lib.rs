@@ -8,3 +8,6 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod fingerprint;
+pub mod hash;
+pub mod rendezvous;

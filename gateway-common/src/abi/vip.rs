@@ -16,6 +16,48 @@ pub struct VipKey {
     pub pad: u8,
 }
 
+impl VipKey {
+    /// The key of an IPv4 address, port (network order) and protocol; port and protocol 0 for the address itself.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4(address: [u8; 4], port: [u8; 2], protocol: u8) -> Self {
+        let [a, b, c, d] = address;
+        let address = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d];
+        Self {
+            address,
+            port,
+            protocol,
+            pad: 0,
+        }
+    }
+
+    /// The key of the entry for the address of `self`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_address(&self) -> Self {
+        Self {
+            address: self.address,
+            port: [0; 2],
+            protocol: 0,
+            pad: 0,
+        }
+    }
+
+    /// The key as little-endian words, to hash and to compare.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u32; 5] {
+        let a = &self.address;
+        [
+            u32::from_le_bytes([a[0], a[1], a[2], a[3]]),
+            u32::from_le_bytes([a[4], a[5], a[6], a[7]]),
+            u32::from_le_bytes([a[8], a[9], a[10], a[11]]),
+            u32::from_le_bytes([a[12], a[13], a[14], a[15]]),
+            u32::from_le_bytes([self.port[0], self.port[1], self.protocol, self.pad]),
+        ]
+    }
+}
+
 /// One slot of the VIP table. An unused slot is all zero ([`vip_flag::USED`] not set).
 ///
 /// Every VIP address has, beside one entry for each of its ports, one entry with port 0 and protocol 0: it
