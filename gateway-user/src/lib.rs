@@ -9,5 +9,6 @@
 //! | shell | `file` `proxy` `datapath` `admin` `cli` | wait, bind, call the kernel; decides nothing |
 //! | wiring | `app` | start, connect and stop the parts |
 
+pub mod l4;
 pub mod l7;
 pub mod snapshot;

@@ -1,0 +1,499 @@
+//! The desired tables: everything that the maps of this node should say, from snapshot, membership and reach.
+//!
+//! Same input, same tables. Nothing here knows which half is live, what is written already or how to write it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use gateway_common::abi::{
+    ABI_VERSION, Config, MAX_NODES, NodeEntry, NodeIndex, Row, VIP_PROBES, VIP_SLOTS, VipEntry,
+    VipKey, config, node_flag,
+};
+use gateway_common::fingerprint::{Member as FingerprintMember, MemberState, fingerprint};
+use gateway_common::hash::{Key, sip13, vip_slot};
+use gateway_common::rendezvous::name_hash;
+
+use super::diff::Image;
+use super::index::Indices;
+use super::membership::{Member, Membership};
+use super::ranks::{Ranked, Ranks, Standing, highest};
+use super::vips::{Vip, Vips};
+use super::{Time, abi_address, address_of};
+use crate::snapshot::{BindKey, ObjectKey, ReplicaState, Snapshot};
+
+/// What stays the same while the process runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Key of flow hash, ranks and fingerprint, the same on all nodes.
+    pub hash_key: Key,
+    /// `--forward udp`: never by MAC rewrite.
+    pub encapsulate_always: bool,
+    /// `--tunnel-port`.
+    pub tunnel_port: u16,
+    /// `--probe-port`.
+    pub probe_port: u16,
+    /// Outer source address of tunnel packets.
+    pub tunnel_source: IpAddr,
+    /// Ticks of the kernel per second, for the limits below.
+    pub ticks_per_second: u32,
+    /// `--drain-timeout`.
+    pub drain_timeout: Duration,
+}
+
+/// Time without a heartbeat after which the kernel takes the local proxy for hung.
+pub const BEAT_LIMIT: Duration = Duration::from_millis(300);
+
+/// Window of the second-chance rate limit.
+pub const HOP_WINDOW: Duration = Duration::from_millis(100);
+
+/// Second-chance hops of one node in one window.
+pub const HOP_LIMIT: u32 = 10_000;
+
+/// How a node is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Its MAC, or that of the next hop.
+    pub mac: [u8; 6],
+    /// MAC of our interface toward it.
+    pub source_mac: [u8; 6],
+    /// Our interface toward it.
+    pub ifindex: u32,
+    /// Forward by MAC rewrite (the node itself is on our link and the forward mode allows it).
+    pub on_link: bool,
+    /// MACs and interface are known.
+    pub resolved: bool,
+}
+
+/// One half of the VIP table, ready to be written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VipHalf {
+    /// Seed of the slot hash under which every key lies near enough.
+    pub seed: u32,
+    /// Used slots in order.
+    pub slots: Vec<(u32, VipEntry)>,
+}
+
+/// All tables.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Configuration, halves and seeds zeroed.
+    pub config: Config,
+    /// VIPs.
+    pub vips: VipHalf,
+    /// Nodes by index.
+    pub nodes: Box<[NodeEntry]>,
+    /// Rows.
+    pub rows: Box<[Row]>,
+}
+
+/// A listed node for status pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedNode {
+    /// Who.
+    pub member: Member,
+    /// Its index on this machine.
+    pub index: NodeIndex,
+    /// Whether this is the node itself.
+    pub own: bool,
+}
+
+/// Keeps what tables are made of and makes them.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    settings: Settings,
+    indices: Indices,
+    membership: Membership,
+    vips: Vips,
+    ranks: Ranks,
+    reach: BTreeMap<IpAddr, Reach>,
+    shared: BTreeSet<IpAddr>,
+    listed: Vec<ListedNode>,
+    left_out: Vec<String>,
+}
+
+impl Planner {
+    /// A planner that lists nobody yet.
+    #[must_use]
+    pub fn new(settings: Settings, own_name: &str, own_address: IpAddr) -> Self {
+        Self {
+            settings,
+            indices: Indices::default(),
+            membership: Membership::new(own_name, own_address, settings.drain_timeout),
+            vips: Vips::new(settings.drain_timeout),
+            ranks: Ranks::default(),
+            reach: BTreeMap::new(),
+            shared: BTreeSet::new(),
+            listed: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+
+    /// Takes over the node indices of pinned tables, so that old rows never name a wrong machine.
+    pub fn adopt(&mut self, image: &Image, now: Time) {
+        for (index, entry) in (0..MAX_NODES as NodeIndex).zip(&image.nodes) {
+            if entry.flags & node_flag::LISTED != 0 {
+                self.indices.adopt(index, address_of(entry.address), now);
+            }
+        }
+    }
+
+    /// Socket group of each Gateway; see [`Vips::groups`].
+    pub fn groups(&mut self, snapshot: &Snapshot) -> BTreeMap<ObjectKey, u16> {
+        self.vips.groups(snapshot)
+    }
+
+    /// Takes a snapshot.
+    pub fn on_snapshot(&mut self, snapshot: &Snapshot, now: Time) {
+        self.membership.update(&snapshot.replicas, now);
+        self.vips.update(snapshot, now);
+        self.relist(now);
+    }
+
+    /// This node's own decision to drain.
+    pub fn set_draining(&mut self, draining: bool, now: Time) {
+        self.membership.set_draining(draining, now);
+        self.relist(now);
+    }
+
+    /// The proxy's last socket of a VIP is gone.
+    pub fn sockets_gone(&mut self, key: BindKey) {
+        self.vips.sockets_gone(key);
+    }
+
+    /// How nodes are reached, by node address.
+    pub fn set_reach(&mut self, reach: BTreeMap<IpAddr, Reach>) {
+        self.reach = reach;
+    }
+
+    /// VIP addresses that are configured on an interface of this node.
+    pub fn set_shared(&mut self, shared: BTreeSet<IpAddr>) {
+        self.shared = shared;
+    }
+
+    /// When [`Self::handle_timeout`] will change something.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        [self.membership.poll_timeout(), self.vips.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Lets time pass.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.membership.handle_timeout(now);
+        self.vips.handle_timeout(now);
+        self.relist(now);
+    }
+
+    /// The listed nodes in the order of their names.
+    #[must_use]
+    pub fn listed(&self) -> &[ListedNode] {
+        &self.listed
+    }
+
+    /// The VIPs.
+    #[must_use]
+    pub fn vips(&self) -> &Vips {
+        &self.vips
+    }
+
+    /// Nodes and VIPs that found no place, one sentence part each.
+    pub fn left_out(&self) -> impl Iterator<Item = &str> {
+        self.left_out
+            .iter()
+            .chain(self.vips.left_out())
+            .map(String::as_str)
+    }
+
+    /// VIP addresses that this node speaks for: it has the highest rank of the ready nodes (if none is ready,
+    /// of those that drain, else open connections would lose their neighbour entry).
+    #[must_use]
+    pub fn announced(&self) -> BTreeSet<IpAddr> {
+        let of_state = |state| -> BTreeMap<NodeIndex, Ranked> {
+            self.listed
+                .iter()
+                .filter(|node| node.member.state == state)
+                .map(|node| (node.index, self.ranked(&node.member)))
+                .collect()
+        };
+        let mut speakers = of_state(ReplicaState::Ready);
+        if speakers.is_empty() {
+            speakers = of_state(ReplicaState::Draining);
+        }
+        let own = self.own_index();
+        self.vips
+            .addresses()
+            .into_iter()
+            .filter(|address| !self.shared.contains(address))
+            .filter(|address| {
+                let row = sip13(self.settings.hash_key, &abi_address(*address)) as u32;
+                own != 0 && highest(row, &speakers) == own
+            })
+            .collect()
+    }
+
+    /// VIP addresses that need a local route here.
+    #[must_use]
+    pub fn routes(&self) -> BTreeSet<IpAddr> {
+        let mut addresses = self.vips.addresses();
+        addresses.retain(|address| !self.shared.contains(address));
+        addresses
+    }
+
+    /// The tables as they should be now.
+    pub fn desired(&mut self) -> Desired {
+        let nodes: BTreeMap<NodeIndex, Ranked> = self
+            .listed
+            .iter()
+            .map(|node| (node.index, self.ranked(&node.member)))
+            .collect();
+        self.ranks.update(&nodes);
+        let standing = self
+            .listed
+            .iter()
+            .map(|node| (node.index, standing(&node.member)))
+            .collect();
+        let entries = self.vips.entries(&self.announced(), &self.shared);
+        Desired {
+            config: self.config(),
+            vips: vip_half(&entries),
+            nodes: self.node_table(),
+            rows: self
+                .ranks
+                .rows(&standing, self.membership.all_in_transition()),
+        }
+    }
+
+    fn relist(&mut self, now: Time) {
+        let addresses = self
+            .membership
+            .members()
+            .map(|m| (m.name.clone(), m.address))
+            .collect();
+        let (indices, left_out) = self.indices.assign(&addresses, now);
+        let own_name = self.membership.own_name();
+        self.listed = self
+            .membership
+            .members()
+            .filter_map(|member| {
+                Some(ListedNode {
+                    index: *indices.get(&member.name)?,
+                    own: member.name == own_name,
+                    member: member.clone(),
+                })
+            })
+            .collect();
+        self.left_out = left_out
+            .into_iter()
+            .map(|name| {
+                format!(
+                    "node {name} is beyond the {} entries of the node table",
+                    MAX_NODES - 1
+                )
+            })
+            .collect();
+    }
+
+    fn own_index(&self) -> NodeIndex {
+        self.listed
+            .iter()
+            .find(|node| node.own)
+            .map_or(0, |node| node.index)
+    }
+
+    fn ranked(&self, member: &Member) -> Ranked {
+        Ranked {
+            name_hash: name_hash(self.settings.hash_key, &member.name),
+            weight: member.weight,
+        }
+    }
+
+    fn config(&self) -> Config {
+        let settings = &self.settings;
+        let ticks = |time: Duration| {
+            let ticks = time.as_millis() * u128::from(settings.ticks_per_second) / 1000;
+            u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
+        };
+        let mut flags = 0;
+        if settings.encapsulate_always {
+            flags |= config::flag::ENCAP_ALWAYS;
+        }
+        if self.membership.draining() {
+            flags |= config::flag::DRAINING;
+        }
+        Config {
+            abi_version: ABI_VERSION,
+            self_index: u32::from(self.own_index()),
+            fingerprint: self.fingerprint(),
+            flags,
+            tunnel_port: settings.tunnel_port.to_be_bytes(),
+            probe_port: settings.probe_port.to_be_bytes(),
+            beat_limit_jiffies: ticks(BEAT_LIMIT),
+            hop_limit: HOP_LIMIT,
+            hop_window_jiffies: ticks(HOP_WINDOW),
+            hash_key: settings.hash_key,
+            tunnel_source: abi_address(settings.tunnel_source),
+            ..Config::default()
+        }
+    }
+
+    fn fingerprint(&self) -> u32 {
+        let mut members: Vec<FingerprintMember<'_>> = self
+            .listed
+            .iter()
+            .map(|node| FingerprintMember {
+                name: &node.member.name,
+                state: match node.member.state {
+                    ReplicaState::Joining => MemberState::Joining,
+                    ReplicaState::Ready => MemberState::Ready,
+                    ReplicaState::Draining => MemberState::Draining,
+                },
+                weight: node.member.weight,
+            })
+            .collect();
+        fingerprint(self.settings.hash_key, &mut members)
+    }
+
+    fn node_table(&self) -> Box<[NodeEntry]> {
+        let mut table = vec![NodeEntry::default(); MAX_NODES as usize].into_boxed_slice();
+        for node in &self.listed {
+            let reach = self
+                .reach
+                .get(&node.member.address)
+                .copied()
+                .unwrap_or_default();
+            let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+            let state = node.member.state;
+            table[usize::from(node.index)] = NodeEntry {
+                address: abi_address(node.member.address),
+                mac: reach.mac,
+                source_mac: reach.source_mac,
+                ifindex: reach.ifindex,
+                flags: node_flag::LISTED
+                    | flag(state == ReplicaState::Ready, node_flag::READY)
+                    | flag(state == ReplicaState::Draining, node_flag::DRAINING)
+                    | flag(reach.on_link, node_flag::ON_LINK)
+                    | flag(reach.resolved, node_flag::RESOLVED)
+                    | flag(node.own, node_flag::SELF),
+                ..NodeEntry::default()
+            };
+        }
+        table
+    }
+}
+
+fn standing(member: &Member) -> Standing {
+    Standing {
+        ready: member.state == ReplicaState::Ready,
+        holds: member.holds_until.is_some(),
+        settling: member.settles_at.is_some(),
+    }
+}
+
+/// Places every entry within [`VIP_PROBES`] slots of where its key hashes to, under the first seed for which
+/// that works. With at most half of the slots in use one of the first few seeds does; entries that no seed
+/// places are left out, last keys first.
+#[must_use]
+pub fn vip_half(entries: &BTreeMap<VipKey, Vip>) -> VipHalf {
+    const SEEDS: u32 = 256;
+    let mut entries: Vec<VipEntry> = entries
+        .iter()
+        .map(|(key, vip)| VipEntry {
+            key: *key,
+            flags: vip.flags,
+            group: vip.group,
+            number: vip.number,
+            reserved: 0,
+        })
+        .collect();
+    loop {
+        let placed = (0..SEEDS).find_map(|seed| {
+            Some(VipHalf {
+                seed,
+                slots: place(&entries, seed)?,
+            })
+        });
+        if let Some(half) = placed {
+            return half;
+        }
+        entries.pop();
+    }
+}
+
+/// Robin Hood placement: whoever is further from home keeps the slot, which keeps the longest way short.
+fn place(entries: &[VipEntry], seed: u32) -> Option<Vec<(u32, VipEntry)>> {
+    let mut slots: Vec<Option<(u32, VipEntry)>> = vec![None; VIP_SLOTS as usize];
+    for entry in entries {
+        let mut carried = (vip_slot(&entry.key, seed), *entry);
+        let mut slot = carried.0;
+        loop {
+            let distance = |home: u32| slot.wrapping_sub(home) & (VIP_SLOTS - 1);
+            if distance(carried.0) >= VIP_PROBES {
+                return None;
+            }
+            match &mut slots[slot as usize] {
+                Some(other) => {
+                    if distance(other.0) < distance(carried.0) {
+                        std::mem::swap(other, &mut carried);
+                    }
+                }
+                empty => {
+                    *empty = Some(carried);
+                    break;
+                }
+            }
+            slot = (slot + 1) & (VIP_SLOTS - 1);
+        }
+    }
+    let placed = (0..VIP_SLOTS).zip(slots);
+    Some(
+        placed
+            .filter_map(|(slot, entry)| Some((slot, entry?.1)))
+            .collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_common::abi::vip_flag;
+
+    use super::*;
+
+    fn keys(count: u32) -> BTreeMap<VipKey, Vip> {
+        let vip = Vip {
+            flags: vip_flag::USED,
+            group: 0,
+            number: 0,
+        };
+        (0..count)
+            .map(|i| {
+                let address = IpAddr::from((0x0a09_0000 + i / 4).to_be_bytes());
+                let key = BindKey {
+                    address,
+                    port: [80, 443, 8080, 15021][(i % 4) as usize],
+                };
+                (super::super::vips::port_key(key), vip)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_key_of_a_full_table_lies_within_the_probes() {
+        for count in [0, 1, 100, super::super::vips::MAX_VIPS as u32] {
+            let entries = keys(count);
+            let half = vip_half(&entries);
+            assert_eq!(half.slots.len(), entries.len(), "{count} entries");
+            let slots: BTreeMap<u32, VipEntry> = half.slots.iter().copied().collect();
+            assert_eq!(slots.len(), entries.len());
+            for key in entries.keys() {
+                let home = vip_slot(key, half.seed);
+                let found = (0..VIP_PROBES)
+                    .map_while(|i| slots.get(&((home + i) % VIP_SLOTS)))
+                    .any(|entry| entry.key == *key);
+                assert!(found, "{key:?} is not found from slot {home}");
+            }
+        }
+    }
+}
