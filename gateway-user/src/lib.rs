@@ -12,3 +12,4 @@
 pub mod l4;
 pub mod l7;
 pub mod snapshot;
+pub mod translate;

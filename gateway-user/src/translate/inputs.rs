@@ -1,0 +1,408 @@
+//! What translate reads: objects by kind and key, and how one is taken from JSON.
+//!
+//! Invariant: every object in [`Inputs`] has a valid name, and a namespace exactly if its kind has one. Where an object
+//! comes from (a file, a watch) is not known here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use super::objects::{
+    AddressPool, DestinationRule, EndpointSlice, Gateway, GatewayClass, HttpRoute, Metadata,
+    Namespace, Node, ReferenceGrant, Secret, Service,
+};
+use crate::snapshot::ObjectKey;
+
+macro_rules! kinds {
+    ($($kind:ident, $type:ty, $field:ident, $text:literal, $doc:literal;)*) => {
+        /// The kinds that Forebay reads.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind { $(#[doc = $doc] $kind,)* }
+
+        impl Kind {
+            /// As `kind` spells it.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$kind => $text,)* }
+            }
+        }
+
+        /// One object of a kind that Forebay reads.
+        #[derive(Clone, Debug)]
+        pub enum Object { $(#[doc = $doc] $kind(Arc<$type>),)* }
+
+        impl Object {
+            /// Its kind and key.
+            #[must_use]
+            pub fn id(&self) -> ObjectId {
+                match self {
+                    $(Self::$kind(object) => ObjectId { kind: Kind::$kind, key: object.metadata.key() },)*
+                }
+            }
+
+            fn read(kind: Kind, value: Value) -> Result<Self, FieldError> {
+                match kind {
+                    $(Kind::$kind => {
+                        let mut object: $type = from_value(value)?;
+                        settle_metadata(kind, &mut object.metadata)?;
+                        Ok(Self::$kind(Arc::new(object)))
+                    })*
+                }
+            }
+        }
+
+        /// All objects that Forebay has been given, by kind, in the order of their keys.
+        #[derive(Clone, Debug, Default)]
+        pub struct Inputs { $(#[doc = $doc] pub $field: BTreeMap<ObjectKey, Arc<$type>>,)* }
+
+        impl Inputs {
+            /// Puts an object in, in place of an earlier one of that kind and key.
+            pub fn insert(&mut self, object: Object) {
+                match object {
+                    $(Object::$kind(object) => { self.$field.insert(object.metadata.key(), object); })*
+                }
+            }
+
+            /// Takes an object out; says whether it was there.
+            pub fn remove(&mut self, id: &ObjectId) -> bool {
+                match id.kind { $(Kind::$kind => self.$field.remove(&id.key).is_some(),)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    GatewayClass, GatewayClass, gateway_classes, "GatewayClass", "GatewayClass.";
+    Gateway, Gateway, gateways, "Gateway", "Gateway.";
+    HttpRoute, HttpRoute, http_routes, "HTTPRoute", "HTTPRoute.";
+    Service, Service, services, "Service", "Service.";
+    EndpointSlice, EndpointSlice, endpoint_slices, "EndpointSlice", "EndpointSlice.";
+    Secret, Secret, secrets, "Secret", "Secret.";
+    Namespace, Namespace, namespaces, "Namespace", "Namespace.";
+    Node, Node, nodes, "Node", "Node.";
+    ReferenceGrant, ReferenceGrant, reference_grants, "ReferenceGrant", "ReferenceGrant.";
+    DestinationRule, DestinationRule, destination_rules, "DestinationRule", "Istio's DestinationRule.";
+    AddressPool, AddressPool, address_pools, "AddressPool", "Forebay's AddressPool.";
+}
+
+/// Kind and key of an object: unique among all objects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ObjectId {
+    /// Kind.
+    pub kind: Kind,
+    /// Namespace and name.
+    pub key: ObjectKey,
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.key)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// Why an object could not be read: one sentence that names the object and the field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{object}: field {field}: {message}")]
+pub struct ObjectError {
+    /// Kind and name, as far as the object states them.
+    pub object: String,
+    /// Path of the field, for example `spec.listeners[0].port`.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+struct FieldError {
+    field: String,
+    message: String,
+}
+
+impl FieldError {
+    fn new(field: &str, message: impl Into<String>) -> Self {
+        Self {
+            field: field.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+impl Object {
+    /// Reads an object. `Ok(None)`: a kind that Forebay does not read.
+    ///
+    /// A field that is null counts as missing; a namespaced object without a namespace is in `default`.
+    ///
+    /// # Errors
+    /// If the kind or the name is missing, the apiVersion is one that Forebay cannot read, or a field has the wrong type.
+    pub fn parse(value: &Value) -> Result<Option<Self>, ObjectError> {
+        parse(value).map_err(|error| ObjectError {
+            object: describe(value),
+            field: error.field,
+            message: error.message,
+        })
+    }
+}
+
+fn parse(value: &Value) -> Result<Option<Object>, FieldError> {
+    if !value.is_object() {
+        return Err(FieldError::new(
+            ".",
+            format!("expected an object, got {}", type_of(value)),
+        ));
+    }
+    let text = |field: &str| match value.get(field) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text.as_str()),
+        None | Some(Value::Null | Value::String(_)) => Err(FieldError::new(field, "is missing")),
+        Some(other) => Err(FieldError::new(
+            field,
+            format!("expected a string, got {}", type_of(other)),
+        )),
+    };
+    let (kind, api_version) = (text("kind")?, text("apiVersion")?);
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    if (group, kind) == ("", "List") {
+        return Err(FieldError::new(
+            "kind",
+            "a List is not read, give its items as documents of their own",
+        ));
+    }
+    let Some((kind, versions)) = known(group, kind) else {
+        return Ok(None);
+    };
+    if !versions.contains(&version) {
+        return Err(FieldError::new(
+            "apiVersion",
+            format!(
+                "version {version} is not read, use {}",
+                versions.join(" or ")
+            ),
+        ));
+    }
+    Object::read(kind, without_nulls(value)).map(Some)
+}
+
+fn known(group: &str, kind: &str) -> Option<(Kind, &'static [&'static str])> {
+    Some(match (group, kind) {
+        ("gateway.networking.k8s.io", "GatewayClass") => (Kind::GatewayClass, &["v1", "v1beta1"]),
+        ("gateway.networking.k8s.io", "Gateway") => (Kind::Gateway, &["v1", "v1beta1"]),
+        ("gateway.networking.k8s.io", "HTTPRoute") => (Kind::HttpRoute, &["v1", "v1beta1"]),
+        ("gateway.networking.k8s.io", "ReferenceGrant") => {
+            (Kind::ReferenceGrant, &["v1", "v1beta1"])
+        }
+        ("networking.istio.io", "DestinationRule") => {
+            (Kind::DestinationRule, &["v1", "v1beta1", "v1alpha3"])
+        }
+        ("forebay.dev", "AddressPool") => (Kind::AddressPool, &["v1alpha1"]),
+        ("discovery.k8s.io", "EndpointSlice") => (Kind::EndpointSlice, &["v1"]),
+        ("", "Service") => (Kind::Service, &["v1"]),
+        ("", "Secret") => (Kind::Secret, &["v1"]),
+        ("", "Namespace") => (Kind::Namespace, &["v1"]),
+        ("", "Node") => (Kind::Node, &["v1"]),
+        _ => return None,
+    })
+}
+
+fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, FieldError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let field = error.path().to_string();
+        FieldError {
+            field,
+            message: error.into_inner().to_string(),
+        }
+    })
+}
+
+fn settle_metadata(kind: Kind, metadata: &mut Metadata) -> Result<(), FieldError> {
+    if metadata.name.is_empty() {
+        return Err(FieldError::new("metadata.name", "is missing"));
+    }
+    if !is_dns_name(&metadata.name) {
+        return Err(FieldError::new(
+            "metadata.name",
+            format!("{:?} is not a lower-case DNS name", metadata.name),
+        ));
+    }
+    let cluster_scoped = matches!(
+        kind,
+        Kind::GatewayClass | Kind::Namespace | Kind::Node | Kind::AddressPool
+    );
+    if cluster_scoped {
+        metadata.namespace.clear();
+    } else if metadata.namespace.is_empty() {
+        "default".clone_into(&mut metadata.namespace);
+    } else if !is_dns_name(&metadata.namespace) || metadata.namespace.contains('.') {
+        return Err(FieldError::new(
+            "metadata.namespace",
+            format!("{:?} is not a lower-case DNS label", metadata.namespace),
+        ));
+    }
+    Ok(())
+}
+
+fn is_dns_name(name: &str) -> bool {
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        })
+}
+
+/// Null means "not given" everywhere in Kubernetes.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(_, field)| !field.is_null())
+            .map(|(name, field)| (name.clone(), without_nulls(field)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn describe(value: &Value) -> String {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or("").to_owned();
+    let metadata = value.get("metadata");
+    let (namespace, name) = (
+        text(metadata.and_then(|m| m.get("namespace"))),
+        text(metadata.and_then(|m| m.get("name"))),
+    );
+    let kind = match text(value.get("kind")) {
+        kind if kind.is_empty() => "object".to_owned(),
+        kind => kind,
+    };
+    if name.is_empty() {
+        format!("{kind} without a name")
+    } else {
+        format!("{kind} {}", ObjectKey::new(namespace, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn error(value: &Value) -> String {
+        Object::parse(value)
+            .expect_err("must be refused")
+            .to_string()
+    }
+
+    #[test]
+    fn reads_a_gateway_and_gives_its_id() {
+        let value = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"name": "a", "namespace": null},
+            "spec": {"gatewayClassName": "x", "addresses": null, "listeners": [
+                {"name": "http", "port": 80, "protocol": "HTTP", "tls": {"mode": "Terminate"}}]},
+        });
+        let object = Object::parse(&value).expect("fine").expect("known");
+        assert_eq!(object.id().to_string(), "Gateway default/a");
+        let Object::Gateway(gateway) = &object else {
+            panic!("{object:?}")
+        };
+        assert_eq!(gateway.spec.listeners[0].port, 80);
+        assert!(gateway.spec.listeners[0].unread.contains_key("tls"));
+        let mut inputs = Inputs::default();
+        inputs.insert(object.clone());
+        assert!(inputs.remove(&object.id()) && !inputs.remove(&object.id()));
+    }
+
+    #[test]
+    fn other_kinds_are_none_and_cluster_scope_has_no_namespace() {
+        let other =
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}});
+        assert!(Object::parse(&other).expect("fine").is_none());
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "namespace": "b"}});
+        let id = Object::parse(&node).expect("fine").expect("known").id();
+        assert_eq!(id.to_string(), "Node a");
+    }
+
+    #[test]
+    fn every_error_is_one_sentence_with_object_and_field() {
+        let gateway = "gateway.networking.k8s.io/v1";
+        for (value, want) in [
+            (
+                json!([1]),
+                "object without a name: field .: expected an object, got a list",
+            ),
+            (
+                json!({"apiVersion": "v1"}),
+                "object without a name: field kind: is missing",
+            ),
+            (
+                json!({"kind": "Service"}),
+                "Service without a name: field apiVersion: is missing",
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": 3}),
+                "object without a name: field kind: expected a string, got a number",
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "Service"}),
+                "Service without a name: field metadata.name: is missing",
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "A b"}}),
+                "Service A b: field metadata.name: \"A b\" is not a lower-case DNS name",
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "namespace": "b.c"}}),
+                "Service b.c/a: field metadata.namespace: \"b.c\" is not a lower-case DNS label",
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "List", "items": []}),
+                "List without a name: field kind: a List is not read, give its items as documents of their own",
+            ),
+            (
+                json!({"apiVersion": "gateway.networking.k8s.io/v1alpha2", "kind": "Gateway", "metadata": {"name": "a"}}),
+                "Gateway a: field apiVersion: version v1alpha2 is not read, use v1 or v1beta1",
+            ),
+            (
+                json!({"apiVersion": gateway, "kind": "Gateway", "metadata": {"name": "a"},
+                    "spec": {"listeners": [{"name": "x", "port": "80"}]}}),
+                "Gateway a: field spec.listeners[0].port: invalid type: string \"80\", expected u16",
+            ),
+            (
+                json!({"apiVersion": gateway, "kind": "HTTPRoute", "metadata": {"name": "a"},
+                    "spec": {"rules": [{}, {"backendRefs": [{"name": "x", "weight": -1}]}]}}),
+                "HTTPRoute a: field spec.rules[1].backendRefs[0].weight: invalid value: integer `-1`, expected u32",
+            ),
+        ] {
+            assert_eq!(error(&value), want);
+        }
+    }
+}

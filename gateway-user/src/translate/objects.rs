@@ -1,0 +1,157 @@
+//! The objects that Forebay reads, as lenient serde types.
+//!
+//! Every field may be missing and enumerations are plain strings, so that one odd value never costs the whole object.
+//! Where a field that Forebay does not know could change what the user gets, it is kept by name in [`Unread`], so that
+//! `translate` can say that it is not carried out. These types never travel into the snapshot.
+
+mod core;
+mod destination_rule;
+mod gateway;
+mod http_route;
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+pub use self::core::{
+    AddressPoolSpec, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, GrantFrom, GrantTo,
+    Namespace, Node, ReferenceGrantSpec, Secret, ServicePort, ServiceSpec, TargetRef,
+};
+pub use destination_rule::{
+    ConnectionPoolSpec, DestinationRuleSpec, HttpPoolSpec, LoadBalancerSpec, OutlierSpec,
+    PortLevel, PortSelector, TcpPoolSpec, TlsSpec, TrafficPolicySpec,
+};
+pub use gateway::{
+    AllowedRoutes, GatewayAddress, GatewayClassSpec, GatewaySpec, Infrastructure, ListenerSpec,
+    ParametersRef, RouteGroupKind, RouteNamespaces,
+};
+pub use http_route::{
+    BackendRef, Filter, HttpRouteSpec, MatchSpec, ParentRef, PathSpec, RuleSpec, TimeoutsSpec,
+    ValueSpec,
+};
+
+use crate::snapshot::ObjectKey;
+
+/// Names of the fields that Forebay does not know.
+pub type Unread = BTreeMap<String, IgnoredAny>;
+
+/// `metadata`, as far as Forebay uses it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    /// Name; never empty after [`super::Object::parse`].
+    pub name: String,
+    /// Namespace; empty for cluster-scoped kinds after [`super::Object::parse`].
+    pub namespace: String,
+    /// Generation of the spec; 1 where none is given (files).
+    pub generation: Option<i64>,
+    /// RFC 3339 in UTC, whose text sorts by time; none in files.
+    pub creation_timestamp: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Metadata {
+    /// Namespace and name.
+    #[must_use]
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(self.namespace.as_str(), self.name.as_str())
+    }
+
+    /// `metadata.generation`, 1 where there is none.
+    #[must_use]
+    pub fn generation(&self) -> i64 {
+        self.generation.unwrap_or(1)
+    }
+
+    /// Sorts older objects first, ties by namespace and name.
+    #[must_use]
+    pub fn age(&self) -> (&str, &str, &str) {
+        (
+            self.creation_timestamp.as_deref().unwrap_or(""),
+            &self.namespace,
+            &self.name,
+        )
+    }
+}
+
+/// An object that has a `spec`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Resource<S> {
+    /// `apiVersion`, as the object states it: statuses carry it back.
+    pub api_version: String,
+    /// `metadata`.
+    pub metadata: Metadata,
+    /// `spec`.
+    pub spec: S,
+}
+
+/// GatewayClass.
+pub type GatewayClass = Resource<GatewayClassSpec>;
+/// Gateway.
+pub type Gateway = Resource<GatewaySpec>;
+/// HTTPRoute.
+pub type HttpRoute = Resource<HttpRouteSpec>;
+/// Service.
+pub type Service = Resource<ServiceSpec>;
+/// ReferenceGrant.
+pub type ReferenceGrant = Resource<ReferenceGrantSpec>;
+/// DestinationRule.
+pub type DestinationRule = Resource<DestinationRuleSpec>;
+/// AddressPool.
+pub type AddressPool = Resource<AddressPoolSpec>;
+
+/// A label selector: all parts must hold.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LabelSelector {
+    /// Labels with exactly these values.
+    pub match_labels: BTreeMap<String, String>,
+    /// Further requirements.
+    pub match_expressions: Vec<LabelRequirement>,
+}
+
+/// One of `matchExpressions`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct LabelRequirement {
+    /// Label.
+    pub key: String,
+    /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    pub operator: String,
+    /// Values for `In` and `NotIn`.
+    pub values: Vec<String>,
+}
+
+impl LabelSelector {
+    /// Whether the labels satisfy every part. An unknown operator selects nothing.
+    #[must_use]
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.match_labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+            && self.match_expressions.iter().all(|need| {
+                let value = labels.get(&need.key);
+                match need.operator.as_str() {
+                    "In" => value.is_some_and(|v| need.values.contains(v)),
+                    "NotIn" => value.is_none_or(|v| !need.values.contains(v)),
+                    "Exists" => value.is_some(),
+                    "DoesNotExist" => value.is_none(),
+                    _ => false,
+                }
+            })
+    }
+
+    /// The first operator that does not exist, if any.
+    #[must_use]
+    pub fn bad_operator(&self) -> Option<&str> {
+        self.match_expressions
+            .iter()
+            .map(|need| need.operator.as_str())
+            .find(|op| !matches!(*op, "In" | "NotIn" | "Exists" | "DoesNotExist"))
+    }
+}

@@ -1,0 +1,148 @@
+//! HTTPRoute.
+
+use serde::{Deserialize, Serialize};
+
+use super::Unread;
+
+/// `spec` of an HTTPRoute.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteSpec {
+    /// What it wants to attach to.
+    pub parent_refs: Vec<ParentRef>,
+    /// Hostnames; empty: those of the listener.
+    pub hostnames: Vec<String>,
+    /// Rules; none at all means one that matches everything.
+    pub rules: Option<Vec<RuleSpec>>,
+    /// Fields that Forebay does not know.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// One of `parentRefs`, given back verbatim in the status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ParentRef {
+    /// Gateway API's group if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// `Gateway` if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The route's namespace if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
+    /// One listener by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+    /// Listeners by port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RuleSpec {
+    /// Name.
+    pub name: Option<String>,
+    /// Any of these; none: the prefix `/`.
+    pub matches: Vec<MatchSpec>,
+    /// Filters.
+    pub filters: Vec<Filter>,
+    /// Where requests go.
+    pub backend_refs: Vec<BackendRef>,
+    /// Timeouts.
+    pub timeouts: Option<TimeoutsSpec>,
+    /// Fields that Forebay does not know, `retry` and `sessionPersistence` among them.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// One match.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MatchSpec {
+    /// Path.
+    pub path: Option<PathSpec>,
+    /// Method.
+    pub method: Option<String>,
+    /// Headers.
+    pub headers: Vec<ValueSpec>,
+    /// Query parameters.
+    pub query_params: Vec<ValueSpec>,
+    /// Fields that Forebay does not know.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// `path`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PathSpec {
+    /// `PathPrefix` (default), `Exact` or `RegularExpression`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Value; `/` if none.
+    pub value: Option<String>,
+}
+
+/// One header or query parameter.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ValueSpec {
+    /// `Exact` (default) or `RegularExpression`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Name.
+    pub name: String,
+    /// Value.
+    pub value: String,
+}
+
+/// One filter; none is carried out yet, so only the type is read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Filter {
+    /// Type.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// One of `backendRefs`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendRef {
+    /// Core group if none.
+    pub group: Option<String>,
+    /// `Service` if none.
+    pub kind: Option<String>,
+    /// Name.
+    pub name: String,
+    /// The route's namespace if none.
+    pub namespace: Option<String>,
+    /// Service port.
+    pub port: Option<u16>,
+    /// Share; 1 if none.
+    pub weight: Option<u32>,
+    /// Filters.
+    pub filters: Vec<Filter>,
+    /// Fields that Forebay does not know.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// `timeouts`, GEP-2257 durations.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TimeoutsSpec {
+    /// The whole exchange.
+    pub request: Option<String>,
+    /// One try.
+    pub backend_request: Option<String>,
+    /// Fields that Forebay does not know.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
