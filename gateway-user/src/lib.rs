@@ -9,7 +9,9 @@
 //! | shell | `file` `proxy` `datapath` `admin` `cli` | wait, bind, call the kernel; decides nothing |
 //! | wiring | `app` | start, connect and stop the parts |
 
+pub mod allocate;
 pub mod l4;
 pub mod l7;
 pub mod snapshot;
+pub mod status;
 pub mod translate;

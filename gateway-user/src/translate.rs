@@ -1,6 +1,119 @@
 //! Objects in, configuration and conditions out: the pure control plane.
+//!
+//! [`translate`] is total: a bad object becomes a condition and the good ones still work. The same inputs give the same
+//! bytes. It knows no clock, no socket and no client; what the nodes report about the result is merged in
+//! [`crate::status`] and never comes back here.
 
+mod address_pool;
+mod backend_ref;
+mod cluster;
+pub mod condition;
+mod destination_rule;
+mod duration;
+mod gateway;
+pub mod gateway_class;
+mod http_route;
 pub mod inputs;
+mod listener;
+pub mod namespace;
 pub mod objects;
+mod precedence;
+mod replica;
+mod route_match;
+mod traffic_policy;
 
+use std::sync::Arc;
+
+pub use condition::{Condition, Conditions, Truth};
+pub use gateway::READY_PORT;
+pub use gateway_class::CONTROLLER;
 pub use inputs::{Inputs, Kind, Object, ObjectError, ObjectId};
+
+use crate::allocate::Allocations;
+use crate::snapshot::{BackendTarget, Rule, Snapshot};
+
+/// Label by which an EndpointSlice names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// What besides the objects decides the result.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Whether the objects come from Kubernetes; else from files, where some rules are more lenient.
+    pub on_cluster: bool,
+    /// Which Gateway has which addresses.
+    pub allocations: &'a Allocations,
+}
+
+/// The result.
+#[derive(Clone, Debug, Default)]
+pub struct Translation {
+    /// What shall be served; its generation is set by whoever publishes it.
+    pub snapshot: Snapshot,
+    /// What became of each object.
+    pub conditions: Conditions,
+}
+
+/// Translates all objects.
+#[must_use]
+pub fn translate(inputs: &Inputs, context: &Context<'_>) -> Translation {
+    let mut conditions = Conditions {
+        gateway_classes: gateway_class::judge(inputs),
+        address_pools: address_pool::judge(inputs),
+        ..Conditions::default()
+    };
+    let mut gateways = gateway::read(inputs, context);
+    let mut clusters = cluster::Clusters::new(inputs);
+    let mut rules = Vec::new();
+    for (key, object) in &inputs.http_routes {
+        let route = (key, object.as_ref());
+        let status = http_route::attach(
+            inputs,
+            context,
+            route,
+            &mut gateways,
+            &mut clusters,
+            &mut rules,
+        );
+        if let Some(status) = status {
+            conditions.http_routes.insert(key.clone(), status);
+        }
+    }
+    conditions.gateways = gateways
+        .iter()
+        .map(|(key, gateway)| (key.clone(), gateway.status()))
+        .collect();
+    gateway::add_orphans(inputs, context, &mut conditions.gateways);
+
+    let mut snapshot = Snapshot::default();
+    for (key, gateway) in &mut gateways {
+        for &address in gateway.addresses() {
+            snapshot.addresses.insert(address, key.clone());
+        }
+        let binds = gateway.binds().into_iter();
+        snapshot
+            .binds
+            .extend(binds.map(|bind| (bind.key, Arc::new(bind))));
+    }
+    let (clusters_by_key, moved) = clusters.finish(context, &snapshot.binds, &mut conditions);
+    conditions.destination_rules = clusters.rules.statuses(inputs, &clusters_by_key);
+    snapshot.clusters = clusters_by_key;
+    snapshot.rules = rules
+        .into_iter()
+        .map(|rule| Arc::new(settle(rule, &moved)))
+        .collect();
+    snapshot.replicas = replica::read(inputs, &mut conditions);
+    Translation {
+        snapshot,
+        conditions,
+    }
+}
+
+/// Points the backends of a rule at the final positions of their clusters.
+fn settle(mut rule: Rule, moved: &[u32]) -> Rule {
+    for backend in &mut rule.backends {
+        if let BackendTarget::Cluster(position) = &mut backend.target {
+            *position = moved[*position as usize];
+        }
+    }
+    rule
+}

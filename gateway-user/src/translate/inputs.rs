@@ -104,6 +104,22 @@ impl fmt::Display for ObjectId {
     }
 }
 
+impl Kind {
+    /// The newest apiVersion that Forebay reads, under which statuses are written.
+    #[must_use]
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::GatewayClass | Self::Gateway | Self::HttpRoute | Self::ReferenceGrant => {
+                "gateway.networking.k8s.io/v1"
+            }
+            Self::DestinationRule => "networking.istio.io/v1",
+            Self::AddressPool => "forebay.dev/v1alpha1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::Service | Self::Secret | Self::Namespace | Self::Node => "v1",
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -1,0 +1,189 @@
+//! What users are told: the conditions of translate, corrected by what the nodes report.
+//!
+//! Pure, and the end of the flow: nothing here goes back into translate. `lastTransitionTime` is added by the writer.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::snapshot::{BindKey, Generation, ObjectKey};
+use crate::translate::condition::{ClassStatus, GatewayStatus, RouteStatus, UNSUPPORTED_FIELDS};
+use crate::translate::{Condition, Kind, Translation, Truth};
+
+/// What one node says about the configuration that it serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Name of the node.
+    pub node: String,
+    /// Snapshot that it serves.
+    pub generation: Generation,
+    /// Sockets that it could not open, each with the reason as a sentence.
+    pub failed_listeners: Vec<(BindKey, String)>,
+}
+
+/// The status of one object, in Kubernetes' shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectStatus {
+    /// Group and version under which the status is written.
+    pub api_version: &'static str,
+    /// Kind.
+    pub kind: Kind,
+    /// Namespace; empty for cluster-scoped kinds.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Its `status`.
+    pub status: Status,
+}
+
+/// `status` by kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Status {
+    /// Gateway.
+    Gateway(GatewayStatus),
+    /// HTTPRoute.
+    Route(RouteStatus),
+    /// GatewayClass, DestinationRule, AddressPool, and objects that are only warned about.
+    Plain(ClassStatus),
+}
+
+impl ObjectStatus {
+    /// All conditions of the object and of its parts.
+    pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        let (own, listeners, parents): (&[Condition], _, _) = match &self.status {
+            Status::Gateway(status) => (&status.conditions, Some(&status.listeners), None),
+            Status::Route(status) => (&[], None, Some(&status.parents)),
+            Status::Plain(status) => (&status.conditions, None, None),
+        };
+        let listeners = listeners.into_iter().flatten().flat_map(|l| &l.conditions);
+        let parents = parents.into_iter().flatten().flat_map(|p| &p.conditions);
+        own.iter().chain(listeners).chain(parents)
+    }
+
+    /// Whether all that the object asks for is carried out. A DestinationRule that nothing uses is well.
+    #[must_use]
+    pub fn well(&self) -> bool {
+        self.conditions().all(|condition| match condition.kind {
+            "PartiallyInvalid" | "Conflicted" | UNSUPPORTED_FIELDS => {
+                condition.status != Truth::True
+            }
+            "forebay.dev/Applied" => !matches!(
+                condition.reason,
+                "Invalid" | "UnsupportedValue" | "HostNotFound"
+            ),
+            "forebay.dev/EjectionPossible" => true,
+            "Accepted" if condition.reason == "ListenersNotValid" => false,
+            _ => condition.status == Truth::True,
+        })
+    }
+}
+
+/// Whether every object is well: the exit code of `forebay status`.
+#[must_use]
+pub fn well(statuses: &[ObjectStatus]) -> bool {
+    statuses.iter().all(ObjectStatus::well)
+}
+
+/// The statuses of all objects that Forebay judges, ordered by kind and key.
+///
+/// A socket that a node could not open turns `Programmed` of its listeners to False, and of the Gateway if none is left.
+#[must_use]
+pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus> {
+    let conditions = &translation.conditions;
+    let failures = failures(translation, reports);
+    let mut statuses = Vec::new();
+    let mut push = |kind: Kind, key: &ObjectKey, status: Status| {
+        statuses.push(ObjectStatus {
+            api_version: kind.api_version(),
+            kind,
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+            status,
+        });
+    };
+    for (key, status) in &conditions.gateway_classes {
+        push(Kind::GatewayClass, key, Status::Plain(status.clone()));
+    }
+    for (key, status) in &conditions.gateways {
+        let mut status = status.clone();
+        if let Some(ports) = failures.get(key) {
+            fail_listeners(&mut status, ports);
+        }
+        push(Kind::Gateway, key, Status::Gateway(status));
+    }
+    for (key, status) in &conditions.http_routes {
+        push(Kind::HttpRoute, key, Status::Route(status.clone()));
+    }
+    for (id, messages) in &conditions.warnings {
+        let condition = Condition::no("forebay.dev/Usable", "Refused", messages.join("; "));
+        let conditions = vec![condition];
+        push(id.kind, &id.key, Status::Plain(ClassStatus { conditions }));
+    }
+    for (key, status) in &conditions.destination_rules {
+        push(Kind::DestinationRule, key, Status::Plain(status.clone()));
+    }
+    for (key, status) in &conditions.address_pools {
+        push(Kind::AddressPool, key, Status::Plain(status.clone()));
+    }
+    statuses.sort_by(|a, b| {
+        let order = |s: &ObjectStatus| (s.kind, s.namespace.clone(), s.name.clone());
+        order(a).cmp(&order(b))
+    });
+    statuses
+}
+
+/// Messages by Gateway and port. A report that names a socket which no Gateway has any more is late and says nothing.
+fn failures(
+    translation: &Translation,
+    reports: &[Report],
+) -> BTreeMap<ObjectKey, BTreeMap<u16, Vec<String>>> {
+    let mut failures: BTreeMap<ObjectKey, BTreeMap<u16, Vec<String>>> = BTreeMap::new();
+    for report in reports {
+        for (key, message) in &report.failed_listeners {
+            if let Some(bind) = translation.snapshot.binds.get(key) {
+                let ports = failures.entry(bind.gateway.clone()).or_default();
+                let socket = std::net::SocketAddr::from(*key);
+                let message = format!("{socket} on node {}: {message}", report.node);
+                ports.entry(key.port).or_default().push(message);
+            }
+        }
+    }
+    failures
+}
+
+fn fail_listeners(status: &mut GatewayStatus, ports: &BTreeMap<u16, Vec<String>>) {
+    let mut failed = Vec::new();
+    for listener in &mut status.listeners {
+        let Some(messages) = ports.get(&listener.port) else {
+            continue;
+        };
+        if set_not_programmed(&mut listener.conditions, &messages.join("; ")) {
+            failed.push(listener.name.clone());
+        }
+    }
+    let programmed = |c: &Condition| c.kind == "Programmed" && c.status == Truth::True;
+    let none_left = !status
+        .listeners
+        .iter()
+        .any(|l| l.conditions.iter().any(programmed));
+    if none_left && !failed.is_empty() {
+        let message = format!("no listener could be opened: {}", failed.join(", "));
+        set_not_programmed(&mut status.conditions, &message);
+    }
+}
+
+fn set_not_programmed(conditions: &mut [Condition], message: &str) -> bool {
+    let programmed = conditions
+        .iter_mut()
+        .find(|c| c.kind == "Programmed" && c.status == Truth::True);
+    if let Some(condition) = programmed {
+        let generation = condition.observed_generation;
+        *condition = Condition::no("Programmed", "Invalid", message).at(generation);
+        true
+    } else {
+        false
+    }
+}

@@ -1,0 +1,217 @@
+//! Clusters: one for each (Service, port, DestinationRule) that a rule leads to, with the endpoints of its slices.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::condition::Conditions;
+use super::destination_rule::Rules;
+use super::inputs::Kind;
+use super::listener::Fault;
+use super::objects::{self, EndpointSlice, ServicePort};
+use super::{Context, Inputs, SERVICE_NAME, replica};
+use crate::snapshot::{
+    BindKey, Cluster, ClusterKey, Endpoint, EndpointKey, ObjectKey, TrafficPolicy,
+};
+
+/// Slices of one Service, with their keys.
+type Slices<'a> = Vec<(&'a ObjectKey, &'a EndpointSlice)>;
+
+/// The clusters that rules lead to, in the order in which they were first met.
+pub(super) struct Clusters<'a> {
+    pub(super) rules: Rules<'a>,
+    slices: BTreeMap<(&'a str, &'a str), Slices<'a>>,
+    positions: BTreeMap<ClusterKey, u32>,
+    wanted: Vec<Wanted<'a>>,
+}
+
+struct Wanted<'a> {
+    key: ClusterKey,
+    port_name: &'a str,
+    policy: TrafficPolicy,
+}
+
+impl<'a> Clusters<'a> {
+    pub(super) fn new(inputs: &'a Inputs) -> Self {
+        let mut slices: BTreeMap<_, Slices<'a>> = BTreeMap::new();
+        for (key, slice) in &inputs.endpoint_slices {
+            if let Some(service) = slice.metadata.labels.get(SERVICE_NAME)
+                && !replica::is_ours(slice)
+            {
+                let of = (slice.metadata.namespace.as_str(), service.as_str());
+                slices.entry(of).or_default().push((key, slice));
+            }
+        }
+        Self {
+            rules: Rules::new(inputs),
+            slices,
+            positions: BTreeMap::new(),
+            wanted: Vec::new(),
+        }
+    }
+
+    /// Position of the cluster of a Service port as Gateways of a namespace see it.
+    pub(super) fn intern(
+        &mut self,
+        gateway_namespace: &str,
+        service: &ObjectKey,
+        port: &'a ServicePort,
+    ) -> Result<u32, Fault> {
+        let rule = self.rules.lookup(gateway_namespace, service);
+        let key = ClusterKey {
+            service: service.clone(),
+            port: port.port,
+            destination_rule: rule.map(|rule| rule.key.clone()),
+        };
+        if let Some(&position) = self.positions.get(&key) {
+            return Ok(position);
+        }
+        let policy = match rule {
+            None => TrafficPolicy::default(),
+            Some(rule) => rule.policy(port.port)?.clone(),
+        };
+        let position =
+            u32::try_from(self.wanted.len()).expect("fewer than 2^32 clusters fit in memory");
+        self.positions.insert(key.clone(), position);
+        self.wanted.push(Wanted {
+            key,
+            port_name: &port.name,
+            policy,
+        });
+        Ok(position)
+    }
+
+    /// The clusters sorted by key, and the final position for each interned one.
+    pub(super) fn finish(
+        &self,
+        context: &Context<'_>,
+        vips: &BTreeMap<BindKey, Arc<crate::snapshot::Bind>>,
+        conditions: &mut Conditions,
+    ) -> (Vec<Arc<Cluster>>, Vec<u32>) {
+        let refusal = Refusal::new(context, vips);
+        let mut moved = vec![0; self.wanted.len()];
+        let mut clusters = Vec::with_capacity(self.wanted.len());
+        for (at, (_, &position)) in (0u32..).zip(&self.positions) {
+            moved[position as usize] = at;
+            let wanted = &self.wanted[position as usize];
+            clusters.push(Arc::new(Cluster {
+                key: wanted.key.clone(),
+                policy: wanted.policy.clone(),
+                endpoints: self.endpoints(wanted, &refusal, conditions),
+            }));
+        }
+        (clusters, moved)
+    }
+
+    /// Ready endpoints, or, if there is none, those that still serve while they terminate.
+    fn endpoints(
+        &self,
+        wanted: &Wanted<'_>,
+        refusal: &Refusal,
+        conditions: &mut Conditions,
+    ) -> Arc<[Endpoint]> {
+        let service = &wanted.key.service;
+        let slices = self.slices.get(&(&*service.namespace, &*service.name));
+        let mut ready: BTreeMap<SocketAddr, Option<&str>> = BTreeMap::new();
+        let mut terminating = ready.clone();
+        for (key, slice) in slices.into_iter().flatten() {
+            let port = slice.ports.iter().find(|port| {
+                port.name == wanted.port_name && matches!(port.protocol.as_str(), "" | "TCP")
+            });
+            let Some(port) = port.and_then(|port| port.port) else {
+                continue;
+            };
+            for endpoint in &slice.endpoints {
+                let state = &endpoint.conditions;
+                let group = if state.ready.unwrap_or(true) {
+                    &mut ready
+                } else if state.serving == Some(true) && state.terminating == Some(true) {
+                    &mut terminating
+                } else {
+                    continue;
+                };
+                match refusal.judge(endpoint, port) {
+                    Ok(address) => {
+                        let uid = endpoint.target_ref.as_ref().and_then(|t| t.uid.as_deref());
+                        // Two slices may list one pod while Kubernetes moves it between them.
+                        let entry = group.entry(address).or_default();
+                        *entry = (*entry).max(uid);
+                    }
+                    Err(message) => conditions.warn(Kind::EndpointSlice, key, message),
+                }
+            }
+        }
+        let (group, terminating) = if ready.is_empty() {
+            (terminating, true)
+        } else {
+            (ready, false)
+        };
+        group
+            .into_iter()
+            .map(|(address, uid)| Endpoint {
+                key: EndpointKey {
+                    address,
+                    pod_uid: uid.map(Into::into),
+                },
+                terminating,
+            })
+            .collect()
+    }
+}
+
+/// Addresses that must not be upstreams: a request to them would leave the pods' network or come back to Forebay.
+struct Refusal {
+    on_cluster: bool,
+    addresses: BTreeSet<IpAddr>,
+    /// Loopback VIPs of file mode: beside them other ports of the laptop remain usable.
+    sockets: BTreeSet<SocketAddr>,
+}
+
+impl Refusal {
+    fn new(context: &Context<'_>, vips: &BTreeMap<BindKey, Arc<crate::snapshot::Bind>>) -> Self {
+        let lenient = |key: &&BindKey| !context.on_cluster && key.address.is_loopback();
+        Self {
+            on_cluster: context.on_cluster,
+            addresses: vips
+                .keys()
+                .filter(|key| !lenient(key))
+                .map(|key| key.address)
+                .collect(),
+            sockets: vips
+                .keys()
+                .filter(lenient)
+                .map(|key| SocketAddr::from(*key))
+                .collect(),
+        }
+    }
+
+    fn judge(&self, endpoint: &objects::Endpoint, port: u16) -> Result<SocketAddr, String> {
+        let text = endpoint.addresses.first().map_or("", String::as_str);
+        let address: IpAddr = text
+            .parse()
+            .map_err(|_| format!("endpoint address {text:?} is not an IP address"))?;
+        let address = address.to_canonical();
+        let socket = SocketAddr::new(address, port);
+        let why = if address.is_unspecified() || address.is_multicast() {
+            "not the address of one host"
+        } else if is_link_local(address) {
+            "link-local"
+        } else if self.on_cluster && address.is_loopback() {
+            "a loopback address"
+        } else if self.addresses.contains(&address) || self.sockets.contains(&socket) {
+            "an address of a Gateway"
+        } else {
+            return Ok(socket);
+        };
+        Err(format!("endpoint {socket} is refused: {address} is {why}"))
+    }
+}
+
+/// Link-local, and the one cloud metadata address that is not.
+fn is_link_local(address: IpAddr) -> bool {
+    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254);
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6 == METADATA,
+    }
+}

@@ -1,0 +1,229 @@
+//! Gateways: which are ours, what addresses they have, what their status says, and the sockets they need.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::condition::{AddressStatus, Condition, GatewayStatus, list};
+use super::listener::{self, Fault, Listener};
+use super::objects;
+use super::{Context, Inputs, gateway_class, precedence};
+use crate::allocate::{Allocation, Problem};
+use crate::l7::router::Router;
+use crate::snapshot::{Bind, BindKey, Listener as SnapshotListener, ObjectKey, Protocol};
+
+/// The port on which every address answers `GET /healthz/ready` by itself.
+pub const READY_PORT: u16 = 15021;
+
+/// One Gateway of ours while routes attach to it.
+pub(super) struct Gateway<'a> {
+    pub(super) key: ObjectKey,
+    pub(super) listeners: Vec<Listener<'a>>,
+    object: &'a objects::Gateway,
+    fault: Option<Fault>,
+    allocation: Allocation,
+}
+
+/// Reads all Gateways of our classes.
+pub(super) fn read<'a>(
+    inputs: &'a Inputs,
+    context: &Context<'_>,
+) -> BTreeMap<ObjectKey, Gateway<'a>> {
+    let classes = gateway_class::ours(inputs);
+    inputs
+        .gateways
+        .iter()
+        .filter(|(_, object)| classes.contains(object.spec.gateway_class_name.as_str()))
+        .map(|(key, object)| {
+            let allocation = context.allocations.gateways.get(key).cloned();
+            (key.clone(), Gateway::read(key, object, allocation))
+        })
+        .collect()
+}
+
+impl<'a> Gateway<'a> {
+    fn read(key: &ObjectKey, object: &'a objects::Gateway, allocation: Option<Allocation>) -> Self {
+        let allocation = allocation.unwrap_or_else(|| Allocation {
+            addresses: Vec::new(),
+            problem: Some(Problem::AddressNotAssigned(
+                "waiting for an address".to_owned(),
+            )),
+        });
+        let listeners = listener::read(object);
+        let mut gateway = Self {
+            key: key.clone(),
+            listeners,
+            object,
+            fault: None,
+            allocation,
+        };
+        gateway.fault = gateway.find_fault();
+        gateway
+    }
+
+    fn find_fault(&self) -> Option<Fault> {
+        let infrastructure = self.object.spec.infrastructure.as_ref();
+        if let Some(parameters) = infrastructure.and_then(|i| i.parameters_ref.as_ref()) {
+            return Some((
+                "InvalidParameters",
+                format!(
+                    "infrastructure.parametersRef names {} {}, but Forebay has no parameters: remove it",
+                    parameters.kind, parameters.name
+                ),
+            ));
+        }
+        if let Some(Problem::UnsupportedAddress(message)) = &self.allocation.problem {
+            return Some(("UnsupportedAddress", message.clone()));
+        }
+        (!self.listeners.iter().any(Listener::accepted))
+            .then(|| ("ListenersNotValid", "no listener is valid".to_owned()))
+    }
+
+    /// Addresses that it is served on: none if it is not accepted.
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        match self.fault {
+            None => &self.allocation.addresses,
+            Some(_) => &[],
+        }
+    }
+
+    /// Makes its binds; takes the listeners' candidates.
+    pub(super) fn binds(&mut self) -> Vec<Bind> {
+        let mut ports: BTreeMap<u16, Vec<Arc<SnapshotListener>>> = BTreeMap::new();
+        for listener in self.listeners.iter_mut().filter(|l| l.serves()) {
+            let candidates = std::mem::take(&mut listener.candidates);
+            ports
+                .entry(listener.spec.port)
+                .or_default()
+                .push(Arc::new(SnapshotListener {
+                    gateway: self.key.clone(),
+                    name: listener.spec.name.as_str().into(),
+                    hostname: listener.hostname.clone(),
+                    router: Router::compile(precedence::entries(candidates)),
+                }));
+        }
+        for listeners in ports.values_mut() {
+            listeners.sort_by(|a, b| {
+                let none_last = a.hostname.is_none().cmp(&b.hostname.is_none());
+                none_last.then_with(|| a.hostname.cmp(&b.hostname))
+            });
+        }
+        let builtin_ready = !ports.contains_key(&READY_PORT);
+        if builtin_ready {
+            ports.insert(READY_PORT, Vec::new());
+        }
+        let mut binds = Vec::new();
+        for &address in self.addresses() {
+            for (&port, listeners) in &ports {
+                binds.push(Bind {
+                    key: BindKey { address, port },
+                    gateway: self.key.clone(),
+                    protocol: Protocol::Http,
+                    builtin_ready: builtin_ready && port == READY_PORT,
+                    listeners: listeners.clone(),
+                });
+            }
+        }
+        binds
+    }
+
+    /// Its status.
+    pub(super) fn status(&self) -> GatewayStatus {
+        let generation = self.object.metadata.generation();
+        let served = match (&self.fault, self.allocation.addresses.is_empty()) {
+            (Some(_), _) => Err("the Gateway is not accepted"),
+            (None, true) => Err("the Gateway has no address"),
+            (None, false) => Ok(()),
+        };
+        let unsupported: Vec<String> = self
+            .object
+            .spec
+            .unread
+            .keys()
+            .map(|field| format!("spec.{field}"))
+            .collect();
+        let conditions = [self.accepted(), self.programmed()]
+            .into_iter()
+            .chain(Condition::unsupported_fields(&unsupported))
+            .map(|condition| condition.at(generation))
+            .collect();
+        GatewayStatus {
+            addresses: self
+                .addresses()
+                .iter()
+                .copied()
+                .map(AddressStatus)
+                .collect(),
+            conditions,
+            listeners: self
+                .listeners
+                .iter()
+                .map(|listener| listener.status(generation, served))
+                .collect(),
+        }
+    }
+
+    fn accepted(&self) -> Condition {
+        if let Some((reason, message)) = &self.fault {
+            return Condition::no("Accepted", reason, message.clone());
+        }
+        let bad: Vec<String> = self
+            .listeners
+            .iter()
+            .filter(|listener| !listener.accepted() || !listener.resolved())
+            .map(|listener| listener.spec.name.clone())
+            .collect();
+        if bad.is_empty() {
+            Condition::yes("Accepted", "Accepted", "the Gateway is served by Forebay")
+        } else {
+            let message = format!("some listeners are not valid: {}", list(&bad));
+            Condition::yes("Accepted", "ListenersNotValid", message)
+        }
+    }
+
+    fn programmed(&self) -> Condition {
+        if self.fault.is_some() {
+            return Condition::no("Programmed", "Invalid", "the Gateway is not accepted");
+        }
+        match &self.allocation.problem {
+            Some(Problem::AddressNotUsable(message) | Problem::UnsupportedAddress(message)) => {
+                Condition::no("Programmed", "AddressNotUsable", message.clone())
+            }
+            Some(Problem::AddressNotAssigned(message)) => {
+                Condition::no("Programmed", "AddressNotAssigned", message.clone())
+            }
+            None => {
+                let addresses: Vec<_> = self.addresses().iter().map(ToString::to_string).collect();
+                let message = format!("served on {}", list(&addresses));
+                Condition::yes("Programmed", "Programmed", message)
+            }
+        }
+    }
+}
+
+/// In files a Gateway whose class does not exist is nobody's: it gets a status that says so.
+pub(super) fn add_orphans(
+    inputs: &Inputs,
+    context: &Context<'_>,
+    statuses: &mut BTreeMap<ObjectKey, GatewayStatus>,
+) {
+    if context.on_cluster {
+        return;
+    }
+    for (key, object) in &inputs.gateways {
+        let class = ObjectKey::new("", object.spec.gateway_class_name.as_str());
+        if !inputs.gateway_classes.contains_key(&class) {
+            let message = format!("GatewayClass {class} does not exist");
+            let generation = object.metadata.generation();
+            let conditions = ["Accepted", "Programmed"]
+                .map(|kind| Condition::unknown(kind, "Pending", message.clone()).at(generation));
+            statuses.insert(
+                key.clone(),
+                GatewayStatus {
+                    conditions: conditions.into(),
+                    ..GatewayStatus::default()
+                },
+            );
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Listeners of one Gateway: what is supported, what clashes, which routes may attach.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Inputs;
+use super::condition::{Condition, ListenerStatus, SupportedKind};
+use super::namespace;
+use super::objects::{Gateway, LabelSelector, ListenerSpec};
+use super::precedence::Candidate;
+use crate::snapshot::{Hostname, ObjectKey};
+
+/// Gateway API's group.
+pub(super) const GROUP: &str = "gateway.networking.k8s.io";
+
+const HTTP_ROUTE: SupportedKind = SupportedKind {
+    group: GROUP,
+    kind: "HTTPRoute",
+};
+
+/// Why something is not as it should be: a CamelCase reason and a sentence.
+pub(super) type Fault = (&'static str, String);
+
+/// One listener while routes attach to it.
+pub(super) struct Listener<'a> {
+    pub(super) spec: &'a ListenerSpec,
+    pub(super) hostname: Option<Hostname>,
+    fault: Option<Fault>,
+    conflict: Option<Fault>,
+    kinds: Vec<SupportedKind>,
+    bad_kinds: Vec<String>,
+    allowed: Allowed<'a>,
+    /// Routes that are accepted for it.
+    pub(super) attached: BTreeSet<ObjectKey>,
+    /// Their matches.
+    pub(super) candidates: Vec<Candidate>,
+}
+
+enum Allowed<'a> {
+    Same,
+    All,
+    Selector(&'a LabelSelector),
+    Nobody,
+}
+
+/// Reads the listeners of a Gateway.
+pub(super) fn read(gateway: &Gateway) -> Vec<Listener<'_>> {
+    let mut names = BTreeSet::new();
+    let mut listeners: Vec<Listener<'_>> = gateway
+        .spec
+        .listeners
+        .iter()
+        .map(|spec| {
+            let first = names.insert(spec.name.as_str());
+            Listener::read(spec, first)
+        })
+        .collect();
+    mark_conflicts(&mut listeners);
+    listeners
+}
+
+impl<'a> Listener<'a> {
+    fn read(spec: &'a ListenerSpec, first_of_its_name: bool) -> Self {
+        let mut fault = None;
+        let mut note = |reason, message: String| {
+            fault.get_or_insert((reason, message));
+        };
+        let supported = spec.protocol == "HTTP";
+        if !supported {
+            note(
+                "UnsupportedProtocol",
+                format!("protocol {:?} is not supported, use HTTP", spec.protocol),
+            );
+        } else if let Some(field) = spec.unread.keys().next() {
+            note(
+                "UnsupportedValue",
+                format!("field {field} is not supported on an HTTP listener"),
+            );
+        }
+        if spec.name.is_empty() || !first_of_its_name {
+            note(
+                "UnsupportedValue",
+                "every listener needs a name of its own".to_owned(),
+            );
+        }
+        if spec.port == 0 {
+            note("UnsupportedValue", "port must be 1 to 65535".to_owned());
+        }
+        let hostname = match spec.hostname.as_str() {
+            "" => None,
+            text => {
+                let hostname = Hostname::parse(text);
+                if hostname.is_none() {
+                    let message = format!("hostname {text:?} is not a DNS name or *. and one");
+                    note("UnsupportedValue", message);
+                }
+                hostname
+            }
+        };
+        let allowed = match read_allowed(spec) {
+            Ok(allowed) => allowed,
+            Err(message) => {
+                note("UnsupportedValue", message);
+                Allowed::Nobody
+            }
+        };
+        let (kinds, bad_kinds) = if supported {
+            read_kinds(spec)
+        } else {
+            (Vec::new(), Vec::new())
+        };
+        Self {
+            spec,
+            hostname,
+            fault,
+            conflict: None,
+            kinds,
+            bad_kinds,
+            allowed,
+            attached: BTreeSet::new(),
+            candidates: Vec::new(),
+        }
+    }
+
+    /// Whether it is configured well enough to be counted as accepted.
+    pub(super) fn accepted(&self) -> bool {
+        self.fault.is_none() && self.conflict.is_none()
+    }
+
+    /// Whether its references hold.
+    pub(super) fn resolved(&self) -> bool {
+        self.bad_kinds.is_empty()
+    }
+
+    /// Whether it can be served.
+    pub(super) fn serves(&self) -> bool {
+        self.accepted() && !self.kinds.is_empty()
+    }
+
+    /// Whether HTTPRoutes of this namespace may attach.
+    pub(super) fn allows(&self, inputs: &Inputs, gateway: &ObjectKey, route: &ObjectKey) -> bool {
+        self.kinds.contains(&HTTP_ROUTE)
+            && match &self.allowed {
+                Allowed::Same => route.namespace == gateway.namespace,
+                Allowed::All => true,
+                Allowed::Selector(selector) => {
+                    selector.matches(&namespace::labels(inputs, &route.namespace))
+                }
+                Allowed::Nobody => false,
+            }
+    }
+
+    /// Its status; `served` is false if the Gateway as a whole cannot be programmed.
+    pub(super) fn status(&self, generation: i64, served: Result<(), &str>) -> ListenerStatus {
+        let accepted = match self.fault.as_ref().or(self.conflict.as_ref()) {
+            None => Condition::yes("Accepted", "Accepted", "the listener is valid"),
+            Some((reason, message)) => Condition::no("Accepted", reason, message.clone()),
+        };
+        let resolved = if self.bad_kinds.is_empty() {
+            Condition::yes("ResolvedRefs", "ResolvedRefs", "all references are valid")
+        } else {
+            let message = format!(
+                "allowedRoutes names kinds that cannot attach here: {}",
+                super::condition::list(&self.bad_kinds)
+            );
+            Condition::no("ResolvedRefs", "InvalidRouteKinds", message)
+        };
+        let programmed = match (self.serves(), served) {
+            (true, Ok(())) => Condition::yes("Programmed", "Programmed", "the listener is served"),
+            (true, Err(why)) => Condition::no("Programmed", "Pending", why),
+            (false, _) => Condition::no(
+                "Programmed",
+                "Invalid",
+                "the listener is not valid and therefore not served",
+            ),
+        };
+        let conflicted = match &self.conflict {
+            None => Condition::no("Conflicted", "NoConflicts", "no other listener clashes"),
+            Some((reason, message)) => Condition::yes("Conflicted", reason, message.clone()),
+        };
+        ListenerStatus {
+            name: self.spec.name.clone(),
+            supported_kinds: self.kinds.clone(),
+            attached_routes: self.attached.len(),
+            conditions: [accepted, programmed, resolved, conflicted]
+                .into_iter()
+                .map(|condition| condition.at(generation))
+                .collect(),
+            port: self.spec.port,
+        }
+    }
+}
+
+fn read_allowed(spec: &ListenerSpec) -> Result<Allowed<'_>, String> {
+    let namespaces = &spec.allowed_routes.namespaces;
+    match namespaces.from.as_deref().unwrap_or("Same") {
+        "Same" => Ok(Allowed::Same),
+        "All" => Ok(Allowed::All),
+        "Selector" => {
+            let selector = namespaces.selector.as_ref().ok_or(
+                "allowedRoutes.namespaces.from is Selector, but there is no selector beside it",
+            )?;
+            match selector.bad_operator() {
+                None => Ok(Allowed::Selector(selector)),
+                Some(operator) => Err(format!(
+                    "allowedRoutes.namespaces.selector has the unknown operator {operator:?}"
+                )),
+            }
+        }
+        other => Err(format!(
+            "allowedRoutes.namespaces.from {other:?} is not supported, use Same, All or Selector"
+        )),
+    }
+}
+
+/// Kinds that may attach, and those that are asked for but cannot.
+fn read_kinds(spec: &ListenerSpec) -> (Vec<SupportedKind>, Vec<String>) {
+    if spec.allowed_routes.kinds.is_empty() {
+        return (vec![HTTP_ROUTE], Vec::new());
+    }
+    let mut good = BTreeSet::new();
+    let mut bad = Vec::new();
+    for asked in &spec.allowed_routes.kinds {
+        match (asked.group.as_deref().unwrap_or(GROUP), asked.kind.as_str()) {
+            (GROUP, "HTTPRoute") => {
+                good.insert(HTTP_ROUTE);
+            }
+            (group, kind) => bad.push(format!("{group}/{kind}")),
+        }
+    }
+    (good.into_iter().collect(), bad)
+}
+
+/// How a protocol shares a port: equal families can be told apart by hostname, different ones cannot share.
+fn family(protocol: &str) -> Option<&'static str> {
+    match protocol {
+        "HTTP" => Some("HTTP"),
+        "HTTPS" | "TLS" => Some("TLS"),
+        "TCP" => Some("TCP"),
+        // UDP has ports of its own; a vendor's protocol is refused anyway.
+        _ => None,
+    }
+}
+
+/// Inside one Gateway all listeners of a clash lose.
+fn mark_conflicts(listeners: &mut [Listener<'_>]) {
+    let mut ports: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for (at, listener) in listeners.iter().enumerate() {
+        if family(&listener.spec.protocol).is_some() {
+            ports.entry(listener.spec.port).or_default().push(at);
+        }
+    }
+    for (port, members) in ports {
+        let families: BTreeSet<_> = members
+            .iter()
+            .map(|&at| family(&listeners[at].spec.protocol))
+            .collect();
+        let several_tcp = families.contains(&Some("TCP")) && members.len() > 1;
+        if families.len() > 1 || several_tcp {
+            for at in members {
+                listeners[at].conflict = Some((
+                    "ProtocolConflict",
+                    format!("other listeners use port {port} with a protocol that cannot share it"),
+                ));
+            }
+            continue;
+        }
+        let mut hosts: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for at in members {
+            let host = listeners[at].spec.hostname.to_ascii_lowercase();
+            hosts.entry(host).or_default().push(at);
+        }
+        for (host, same) in hosts.into_iter().filter(|(_, same)| same.len() > 1) {
+            for at in same {
+                let shown = if host.is_empty() { "no" } else { &host };
+                listeners[at].conflict = Some((
+                    "HostnameConflict",
+                    format!("several listeners use port {port} with {shown} hostname"),
+                ));
+            }
+        }
+    }
+}
