@@ -1,3 +1,8 @@
 //! What happens to a request: matching, splitting, balancing, limits and health, all pure.
 
+pub mod balance;
+pub mod header;
+pub mod limit;
+pub mod outlier;
 pub mod router;
+pub mod split;

@@ -12,6 +12,7 @@
 pub mod allocate;
 pub mod l4;
 pub mod l7;
+pub mod proxy;
 pub mod snapshot;
 pub mod status;
 pub mod translate;

@@ -1,0 +1,351 @@
+//! The L7 data plane: listens, forwards, limits, watches health, counts.
+//!
+//! [`Proxy`] is the handle that the rest of the daemon holds. It decides nothing by itself: what is listened on and
+//! where requests go is in the snapshot given to [`Proxy::publish`], how they are treated in `l7`.
+
+mod acceptor;
+pub mod access_log;
+mod body;
+mod cluster;
+mod connection;
+mod downstream;
+mod exchange;
+mod forward;
+mod permit;
+mod pool;
+mod reply;
+mod runtime;
+pub mod stats;
+mod upstream;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc::UnboundedSender;
+
+use self::access_log::Destination;
+pub use self::cluster::{ClusterStatus, EndpointStatus};
+pub use self::downstream::Timers;
+use self::runtime::{Basis, Live};
+use self::stats::Stats;
+pub use self::worker::{BEAT, Readiness};
+use self::worker::{Command, Shared};
+use crate::snapshot::{BindKey, ObjectKey, Snapshot};
+
+/// How connections reach the proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Sockets on the Gateway's own addresses (`--datapath off`).
+    #[default]
+    Direct,
+    /// Sockets on loopback ports, to which the kernel program hands connections to VIPs.
+    Steered,
+}
+
+/// What a proxy is started with.
+pub struct ProxySettings {
+    /// Worker threads, at least 1.
+    pub workers: usize,
+    /// How connections reach the proxy.
+    pub mode: Mode,
+    /// Largest TCP segment, if it must leave room for encapsulation (bytes).
+    pub max_segment: Option<u32>,
+    /// Limits on slow clients.
+    pub timers: Timers,
+    /// Where the access log goes.
+    pub access_log: Destination,
+    /// Differs from node to node: where cursors start.
+    pub seed: u64,
+    /// Whether this node is ready, for the built-in listener.
+    pub ready: Box<Readiness>,
+}
+
+impl Default for ProxySettings {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            mode: Mode::default(),
+            max_segment: None,
+            timers: Timers::default(),
+            access_log: Destination::default(),
+            seed: 0,
+            ready: Box::new(|| true),
+        }
+    }
+}
+
+/// Why a proxy cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The access log cannot be written.
+    #[error("cannot open the access log: {0}; check the path given to --access-log")]
+    AccessLog(#[source] io::Error),
+    /// No thread or runtime.
+    #[error("cannot start a worker: {0}; check the limits on processes and open files")]
+    Worker(#[source] io::Error),
+}
+
+/// What became of a published snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublishReport {
+    /// Binds that are not served, each with one sentence that says why and what to do. Sorted.
+    pub failed: Vec<(BindKey, String)>,
+}
+
+/// What a group of listening sockets is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Group {
+    Bind(BindKey),
+    Gateway(ObjectKey),
+}
+
+#[derive(Debug)]
+struct Listening {
+    number: u64,
+    /// Duplicates of the workers' sockets; steered mode only.
+    sockets: Vec<TcpListener>,
+}
+
+#[derive(Default)]
+struct Control {
+    listening: BTreeMap<Group, Listening>,
+    next_number: u64,
+    workers: Vec<(UnboundedSender<Command>, JoinHandle<()>)>,
+    log: Option<access_log::Writer>,
+}
+
+/// The handle of the data plane.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    basis: Basis,
+    mode: Mode,
+    max_segment: Option<u32>,
+    control: Mutex<Control>,
+}
+
+impl Proxy {
+    /// Starts the workers; nothing is listened on until the first snapshot.
+    ///
+    /// # Errors
+    /// If the access log cannot be opened or a thread not be started.
+    pub fn start(settings: ProxySettings, stats: Arc<Stats>) -> Result<Self, StartError> {
+        let workers = settings.workers.max(1);
+        let shared = Arc::new(Shared {
+            live: ArcSwap::default(),
+            stats,
+            timers: settings.timers,
+            draining: AtomicBool::new(false),
+            beats: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            ready: settings.ready,
+        });
+        let log = access_log::Writer::start(&settings.access_log).map_err(StartError::AccessLog)?;
+        let mut threads = Vec::with_capacity(workers);
+        for index in 0..workers {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(StartError::Worker)?;
+            let (sender, commands) = tokio::sync::mpsc::unbounded_channel();
+            let (shared, log) = (Arc::clone(&shared), log.as_ref().map(|l| l.sender()));
+            let seed = settings.seed;
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || worker::run(index, shared, log, seed, &runtime, commands))
+                .map_err(StartError::Worker)?;
+            threads.push((sender, thread));
+        }
+        Ok(Self {
+            shared,
+            basis: Basis {
+                workers,
+                seed: settings.seed,
+            },
+            mode: settings.mode,
+            max_segment: settings.max_segment,
+            control: Mutex::new(Control {
+                workers: threads,
+                log,
+                ..Control::default()
+            }),
+        })
+    }
+
+    /// Makes a snapshot the running configuration. No connection is closed and no request dropped by it.
+    pub fn publish(&self, snapshot: &Snapshot) -> PublishReport {
+        let mut control = self.control();
+        let previous = self.shared.live.load_full();
+        let next = Arc::new(Live::build(snapshot, &previous, self.basis, Instant::now()));
+        self.shared.live.store(Arc::clone(&next));
+        for cluster in previous.gone(&next) {
+            cluster.close_idle();
+        }
+        let mut wanted: BTreeMap<Group, Vec<BindKey>> = BTreeMap::new();
+        for (key, bind) in &snapshot.binds {
+            let group = match self.mode {
+                Mode::Direct => Group::Bind(*key),
+                Mode::Steered => Group::Gateway(bind.gateway.clone()),
+            };
+            wanted.entry(group).or_default().push(*key);
+        }
+        let mut report = PublishReport::default();
+        for (group, binds) in &wanted {
+            if let Err(why) = self.listen(&mut control, group) {
+                let failed = binds.iter().map(|bind| (*bind, why.clone()));
+                report.failed.extend(failed);
+            }
+        }
+        let unwanted: Vec<Group> = control
+            .listening
+            .keys()
+            .filter(|group| !wanted.contains_key(group))
+            .cloned()
+            .collect();
+        for group in unwanted {
+            if let Some(listening) = control.listening.remove(&group) {
+                control.tell(|_| Command::Unlisten(listening.number));
+            }
+        }
+        report.failed.sort();
+        report
+    }
+
+    /// Opens a group's sockets unless they are open.
+    fn listen(&self, control: &mut Control, group: &Group) -> Result<(), String> {
+        if control.listening.contains_key(group) {
+            return Ok(());
+        }
+        let (workers, segment) = (self.basis.workers, self.max_segment);
+        let (sockets, bind) = match group {
+            Group::Bind(bind) => (acceptor::listen_on(*bind, workers, segment)?, Some(*bind)),
+            Group::Gateway(_) => (acceptor::listen_on_loopback(workers, segment)?, None),
+        };
+        let kept = match group {
+            Group::Bind(_) => Vec::new(),
+            Group::Gateway(_) => duplicate(&sockets).map_err(|error| {
+                format!(
+                    "cannot duplicate a listening socket: {error}; check the limit on open files"
+                )
+            })?,
+        };
+        let number = control.next_number;
+        control.next_number += 1;
+        let mut sockets = sockets.into_iter();
+        control.tell(|_| {
+            let socket = sockets
+                .next()
+                .expect("one socket was opened for each worker");
+            Command::Listen(number, socket, bind)
+        });
+        let listening = Listening {
+            number,
+            sockets: kept,
+        };
+        control.listening.insert(group.clone(), listening);
+        Ok(())
+    }
+
+    /// Duplicates of the listening sockets of a Gateway (steered mode), for the SOCKMAP; empty if it has none.
+    ///
+    /// # Errors
+    /// If the process is out of file descriptors.
+    pub fn listener_fds(&self, gateway: &ObjectKey) -> io::Result<Vec<OwnedFd>> {
+        let control = self.control();
+        let listening = control.listening.get(&Group::Gateway(gateway.clone()));
+        let sockets = listening.map_or(&[][..], |l| &l.sockets);
+        Ok(duplicate(sockets)?.into_iter().map(OwnedFd::from).collect())
+    }
+
+    /// Begins to drain: answers close their connection, idle connections are closed after a few seconds. New
+    /// connections are still served.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Relaxed);
+        self.control().tell(|_| Command::Drain);
+    }
+
+    /// Client connections that are open now, exactly.
+    #[must_use]
+    pub fn open_connections(&self) -> usize {
+        self.shared.stats.open_connections()
+    }
+
+    /// Rises by one each 50 ms while every worker is alive: the least of their beats.
+    #[must_use]
+    pub fn beat(&self) -> u64 {
+        let beats = self.shared.beats.iter().map(|b| b.load(Relaxed));
+        beats.min().unwrap_or(0)
+    }
+
+    /// Clusters and endpoints with their live state, in the order of the snapshot.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<ClusterStatus> {
+        let live = self.shared.live.load_full();
+        let now = Instant::now();
+        live.clusters.iter().map(|c| c.status(now)).collect()
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.shared.stats
+    }
+
+    /// Stops accepting, waits for open connections at most until `deadline`, and ends all threads.
+    pub fn shutdown(&self, deadline: Instant) {
+        let (workers, log) = {
+            let mut control = self.control();
+            control.tell(|_| Command::Stop(deadline));
+            control.listening.clear();
+            (std::mem::take(&mut control.workers), control.log.take())
+        };
+        for (commands, thread) in workers {
+            drop(commands);
+            // A panic of the worker has been reported by its own thread.
+            let _ = thread.join();
+        }
+        for cluster in &self.shared.live.load().clusters {
+            cluster.close_idle();
+        }
+        if let Some(log) = log {
+            log.finish();
+        }
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Control {
+    fn tell(&self, mut command: impl FnMut(usize) -> Command) {
+        for (index, (worker, _)) in self.workers.iter().enumerate() {
+            // A worker that is gone has panicked; its missing beat says so.
+            let _ = worker.send(command(index));
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shutdown(Instant::now());
+    }
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxy")
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+fn duplicate(sockets: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
+    sockets.iter().map(TcpListener::try_clone).collect()
+}

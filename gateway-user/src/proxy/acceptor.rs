@@ -1,0 +1,173 @@
+//! Listening sockets and what is accepted on them.
+//!
+//! Every worker has a socket of its own in each SO_REUSEPORT group; the kernel spreads connections over them. Direct
+//! mode: one group for each bind, on the Gateway's own address. Steered mode: one group for each Gateway on a loopback
+//! port; the kernel program hands it connections to any of the Gateway's VIPs, and their local address tells which.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::stats::Event;
+use super::worker::{self, Worker};
+use crate::snapshot::BindKey;
+
+/// Connections that may wait to be accepted on one socket.
+const BACKLOG: i32 = 4096;
+/// Pause after a failed `accept` (out of file descriptors: trying again at once would spin).
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// One socket for each worker on the address of a bind.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub(super) fn listen_on(
+    bind: BindKey,
+    workers: usize,
+    max_segment: Option<u32>,
+) -> Result<Vec<TcpListener>, String> {
+    let address = SocketAddr::from(bind);
+    (0..workers)
+        .map(|_| open(address, max_segment).map_err(|error| remedy(address, &error)))
+        .collect()
+}
+
+/// One socket for each worker on one loopback port that the kernel chooses.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub(super) fn listen_on_loopback(
+    workers: usize,
+    max_segment: Option<u32>,
+) -> Result<Vec<TcpListener>, String> {
+    let mut address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    (0..workers)
+        .map(|_| {
+            let socket = open(address, max_segment)?;
+            address = socket.local_addr()?;
+            Ok(socket)
+        })
+        .collect::<io::Result<_>>()
+        .map_err(|error| remedy(address, &error))
+}
+
+fn open(address: SocketAddr, max_segment: Option<u32>) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv4() {
+        socket.set_freebind_v4(true)?;
+    } else {
+        socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
+    }
+    // Accepted sockets inherit it: no system call for each connection.
+    socket.set_tcp_nodelay(true)?;
+    if let Some(bytes) = max_segment {
+        socket.set_tcp_mss(bytes)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn remedy(address: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "cannot listen on {address}: the port is in use by another process; stop that process or change the listener's port"
+        ),
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => format!(
+            "cannot listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE; grant it to forebay (setcap cap_net_bind_service=+ep), use --datapath auto, or change the listener's port"
+        ),
+        _ => format!("cannot listen on {address}: {error}"),
+    }
+}
+
+/// Accepts until it is aborted.
+pub(super) async fn accept(worker: Rc<Worker>, listener: TcpListener, bind: Option<BindKey>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "cannot watch a listening socket; its connections are not accepted");
+            return;
+        }
+    };
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _peer)) => stream,
+            Err(error) => {
+                worker.count(Event::AcceptErrors);
+                tracing::warn!(%error, "cannot accept a connection; trying again");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        worker.count(Event::DownstreamConnections);
+        let bind = bind.or_else(|| stream.local_addr().ok().map(BindKey::from));
+        match bind {
+            Some(bind) if is_ours(&worker, bind) => worker::spawn(&worker, stream, bind),
+            _ => worker.count(Event::DownstreamUnknownAddress),
+        }
+    }
+}
+
+/// Whether the address is a VIP. An unknown port of one is served (and answered with 404): its listener may have
+/// been removed a moment ago.
+fn is_ours(worker: &Worker, bind: BindKey) -> bool {
+    worker.live().addresses.contains(&bind.address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remedies_name_the_address_and_what_to_do() {
+        let of = |kind, port| {
+            remedy(
+                SocketAddr::from(([192, 0, 2, 1], port)),
+                &io::Error::from(kind),
+            )
+        };
+        assert_eq!(
+            of(io::ErrorKind::AddrInUse, 80),
+            "cannot listen on 192.0.2.1:80: the port is in use by another process; stop that process or change the listener's port"
+        );
+        assert_eq!(
+            of(io::ErrorKind::PermissionDenied, 80),
+            "cannot listen on 192.0.2.1:80: ports below 1024 need CAP_NET_BIND_SERVICE; grant it to forebay (setcap cap_net_bind_service=+ep), use --datapath auto, or change the listener's port"
+        );
+        assert_eq!(
+            of(io::ErrorKind::AddrNotAvailable, 80),
+            "cannot listen on 192.0.2.1:80: address not available"
+        );
+    }
+
+    #[test]
+    fn a_group_shares_one_port() {
+        let group = listen_on_loopback(3, Some(1400)).unwrap();
+        let ports: Vec<_> = group
+            .iter()
+            .map(|s| s.local_addr().unwrap().port())
+            .collect();
+        assert!(ports[0] != 0 && ports.iter().all(|p| *p == ports[0]));
+    }
+
+    #[test]
+    fn a_port_in_use_is_told() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap();
+        let error = listen_on(address.into(), 1, None).unwrap_err();
+        assert!(
+            error.contains("the port is in use by another process"),
+            "{error}"
+        );
+    }
+}

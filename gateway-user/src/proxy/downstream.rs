@@ -1,0 +1,339 @@
+//! A client connection's clock: what it is waiting for, and until when.
+//!
+//! The I/O wrapper and the exchanges note what happens; one timer per connection looks at the notes when it fires and
+//! moves itself, so that no request sets a timer. Every limit is at least [`Timers::tick`], which is how often it looks
+//! at most, so none is noticed late.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::body::Progress;
+use super::stats::Event;
+use crate::snapshot::BindKey;
+
+/// Limits on slow and idle clients (research: reliability 3.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timers {
+    /// From the first byte of a request head to its last.
+    pub header: Duration,
+    /// Without a byte of the request body while we wait for one.
+    pub body_idle: Duration,
+    /// Least bytes per second of a request body, over [`Self::body_idle`].
+    pub body_rate: u64,
+    /// Without the client taking a response byte that we want to send.
+    pub write_idle: Duration,
+    /// Between requests.
+    pub keep_alive: Duration,
+    /// Without a byte in any direction during an exchange.
+    pub stream_idle: Duration,
+    /// Age after which the next answer closes the connection; spread by a tenth.
+    pub max_age: Duration,
+    /// How long an idle connection stays open once draining has begun.
+    pub drain_idle: Duration,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(10),
+            body_idle: Duration::from_secs(30),
+            body_rate: 100,
+            write_idle: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(60),
+            stream_idle: Duration::from_secs(300),
+            max_age: Duration::from_secs(3600),
+            drain_idle: Duration::from_secs(3),
+        }
+    }
+}
+
+impl Timers {
+    /// How often a connection looks at its clock at most: the shortest limit that can begin unnoticed.
+    fn tick(&self) -> Duration {
+        self.header
+            .min(self.body_idle)
+            .min(self.write_idle)
+            .min(self.keep_alive)
+            .min(self.stream_idle)
+    }
+}
+
+/// What the timer finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    /// All is well; look again then.
+    Wait(Instant),
+    /// Idle for long enough: close without cutting anything off.
+    Retire(Event),
+    /// A limit has passed: close now.
+    Abort(Event),
+}
+
+/// Notes about one client connection.
+#[derive(Debug)]
+pub(super) struct Downstream {
+    /// Client.
+    pub(super) peer: SocketAddr,
+    /// VIP and port that it connected to.
+    pub(super) bind: BindKey,
+    /// When the connection has reached its maximal age.
+    expires: Instant,
+    in_exchange: Cell<bool>,
+    /// When the last exchange ended, or the connection was accepted.
+    idle_since: Cell<Instant>,
+    /// When the first byte after that arrived.
+    head_since: Cell<Option<Instant>>,
+    body: RefCell<Option<Arc<Progress>>>,
+    body_mark: Cell<(Instant, u64)>,
+    read_blocked: Cell<Option<Instant>>,
+    write_blocked: Cell<Option<Instant>>,
+    last_byte: Cell<Instant>,
+    draining_since: Cell<Option<Instant>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Downstream {
+    /// A connection accepted now.
+    #[must_use]
+    pub(super) fn new(peer: SocketAddr, bind: BindKey, now: Instant, max_age: Duration) -> Self {
+        Self {
+            peer,
+            bind,
+            expires: now + max_age,
+            in_exchange: Cell::new(false),
+            idle_since: Cell::new(now),
+            head_since: Cell::new(Some(now)),
+            body: RefCell::new(None),
+            body_mark: Cell::new((now, 0)),
+            read_blocked: Cell::new(None),
+            write_blocked: Cell::new(None),
+            last_byte: Cell::new(now),
+            draining_since: Cell::new(None),
+            waker: RefCell::new(None),
+        }
+    }
+
+    /// A request head is complete.
+    pub(super) fn request_begins(&self) {
+        self.in_exchange.set(true);
+        self.head_since.set(None);
+    }
+
+    /// The request has a body; its progress is watched from now on.
+    pub(super) fn watch_body(&self, body: &Arc<Progress>) {
+        self.body_mark.set((Instant::now(), 0));
+        *self.body.borrow_mut() = Some(Arc::clone(body));
+    }
+
+    /// The exchange is over.
+    pub(super) fn request_ends(&self) {
+        self.in_exchange.set(false);
+        self.idle_since.set(Instant::now());
+        *self.body.borrow_mut() = None;
+    }
+
+    /// Whether the next answer should be the last.
+    #[must_use]
+    pub(super) fn should_close(&self, now: Instant) -> bool {
+        self.draining_since.get().is_some() || now >= self.expires
+    }
+
+    /// Draining begins: idle connections are closed soon, others after their answer.
+    pub(super) fn drain(&self, now: Instant) {
+        if self.draining_since.get().is_none() {
+            self.draining_since.set(Some(now));
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Whether draining has begun.
+    #[must_use]
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining_since.get().is_some()
+    }
+
+    /// The connection's task, to be woken when draining begins.
+    pub(super) fn register(&self, waker: &Waker) {
+        let mut slot = self.waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    /// What the timer has to do now.
+    #[must_use]
+    pub(super) fn check(&self, now: Instant, timers: &Timers) -> Check {
+        let limit = if self.in_exchange.get() {
+            self.exchange_limit(now, timers)
+        } else {
+            self.idle_limit(timers)
+        };
+        let written = self
+            .write_blocked
+            .get()
+            .map(|t| (t + timers.write_idle, Check::Abort(Event::WriteTimeouts)));
+        let (at, then) = match written {
+            Some(write) if write.0 < limit.0 => write,
+            _ => limit,
+        };
+        if now >= at {
+            then
+        } else {
+            Check::Wait(at.min(now + timers.tick()))
+        }
+    }
+
+    fn idle_limit(&self, timers: &Timers) -> (Instant, Check) {
+        if let Some(since) = self.head_since.get() {
+            return (since + timers.header, Check::Abort(Event::HeaderTimeouts));
+        }
+        let idle = self.idle_since.get();
+        let mut limit = (idle + timers.keep_alive, Event::IdleTimeouts);
+        if let Some(since) = self.draining_since.get() {
+            limit = limit.min((idle.max(since) + timers.drain_idle, Event::Drained));
+        }
+        limit = limit.min((self.expires.max(idle), Event::MaxAge));
+        (limit.0, Check::Retire(limit.1))
+    }
+
+    fn exchange_limit(&self, now: Instant, timers: &Timers) -> (Instant, Check) {
+        let stream = (
+            self.last_byte.get() + timers.stream_idle,
+            Check::Abort(Event::StreamTimeouts),
+        );
+        let body = self.body.borrow();
+        let (Some(body), Some(blocked)) = (&*body, self.read_blocked.get()) else {
+            return stream;
+        };
+        if body.ended() {
+            return stream;
+        }
+        let (mark, bytes) = self.body_mark.get();
+        let window = now.duration_since(mark);
+        if window >= timers.body_idle {
+            if body.bytes() - bytes < timers.body_rate * window.as_secs() {
+                return (now, Check::Abort(Event::BodyTimeouts));
+            }
+            self.body_mark.set((now, body.bytes()));
+        }
+        let idle = (
+            blocked + timers.body_idle,
+            Check::Abort(Event::BodyTimeouts),
+        );
+        if idle.0 < stream.0 { idle } else { stream }
+    }
+
+    fn note_read(&self, result: Option<usize>) {
+        match result {
+            Some(0) => {}
+            Some(_) => {
+                let now = Instant::now();
+                self.last_byte.set(now);
+                self.read_blocked.set(None);
+                if !self.in_exchange.get() && self.head_since.get().is_none() {
+                    self.head_since.set(Some(now));
+                }
+            }
+            None if self.read_blocked.get().is_none() => {
+                self.read_blocked.set(Some(self.last_byte.get()));
+            }
+            None => {}
+        }
+    }
+
+    fn note_write(&self, result: Option<usize>) {
+        match result {
+            Some(_) => {
+                self.write_blocked.set(None);
+                self.last_byte.set(Instant::now());
+            }
+            None if self.write_blocked.get().is_none() => {
+                self.write_blocked.set(Some(Instant::now()));
+            }
+            None => {}
+        }
+    }
+}
+
+/// An I/O object that notes progress.
+#[derive(Debug)]
+pub(super) struct Watched<T> {
+    inner: T,
+    notes: Rc<Downstream>,
+}
+
+impl<T> Watched<T> {
+    /// Wraps `inner`.
+    pub(super) fn new(inner: T, notes: Rc<Downstream>) -> Self {
+        Self { inner, notes }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.notes.note_read(match &result {
+            Poll::Ready(_) => Some(buf.filled().len() - before),
+            Poll::Pending => None,
+        });
+        result
+    }
+}
+
+impl<T> Watched<T> {
+    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.notes.note_write(match &result {
+            Poll::Ready(Ok(n)) => Some(*n),
+            Poll::Ready(Err(_)) => Some(0),
+            Poll::Pending => None,
+        });
+        result
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.wrote(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.wrote(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,291 @@
+//! A request's way: admit → match → split → limits → balance → connection → send → record.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{CONNECTION, EXPECT, HOST};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::body::{Progress, RequestBody, ResponseBody};
+use super::cluster::{LiveCluster, LiveEndpoint};
+use super::downstream::Downstream;
+use super::exchange::Exchange;
+use super::pool::{self, Refusal};
+use super::reply::Reply;
+use super::runtime::{Live, LiveRule};
+use super::stats::{Event, Flag};
+use super::worker::Worker;
+use crate::l7::header;
+use crate::l7::outlier::Outcome;
+use crate::l7::router::RequestView;
+
+/// Pooled connections in a row that may turn out to be closed before a request gives up.
+const MAX_STALE: u32 = 8;
+
+/// Answers one request.
+pub(super) async fn handle(
+    worker: Rc<Worker>,
+    downstream: Rc<Downstream>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let mut exchange = Exchange::begin(&worker, &downstream, &request);
+    let method = request.method().clone();
+    let answer = match admit(&worker, &downstream, request, &mut exchange) {
+        Ok((request, cluster)) => with_timeouts(&worker, &cluster, request, &mut exchange).await,
+        Err(reply) => Err(reply),
+    };
+    let mut response = match answer {
+        Ok(response) => finish(response, exchange),
+        Err(reply) => local(reply, &method, exchange),
+    };
+    if worker.is_draining() || downstream.should_close(Instant::now()) {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    Ok(response)
+}
+
+/// The answer that the proxy gives by itself.
+fn local(reply: Reply, method: &Method, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+    let response = reply.response(method);
+    exchange.status = response.status().as_u16();
+    exchange.flag = reply.flag();
+    exchange.sent = response.body().size_hint().exact().unwrap_or(0);
+    exchange.lease = None;
+    exchange.complete();
+    response
+}
+
+/// The endpoint's answer; its exchange ends with its body.
+fn finish(response: Response<Incoming>, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+    let (mut parts, body) = response.into_parts();
+    header::prepare_response(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+    let body = if body.is_end_stream() {
+        exchange.complete();
+        ResponseBody::Local(None)
+    } else {
+        ResponseBody::Upstream(body, exchange)
+    };
+    Response::from_parts(parts, body)
+}
+
+/// Checks the request, makes it fit to be sent on, and finds its cluster.
+fn admit(
+    worker: &Worker,
+    downstream: &Downstream,
+    mut request: Request<Incoming>,
+    exchange: &mut Exchange,
+) -> Result<(Request<RequestBody>, Arc<LiveCluster>), Reply> {
+    let live = worker.live();
+    let bind = live.binds.get(&downstream.bind).ok_or(Reply::NoListener)?;
+    let expects = request.headers().get(EXPECT);
+    if expects.is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(Reply::ExpectationFailed);
+    }
+    rewrite_target(&mut request)?;
+    if bind.builtin_ready {
+        return Err(worker.readiness(request.uri().path()));
+    }
+    let rule = route(&live, downstream, &request)?;
+    let cluster = rule.next();
+    exchange.rule = Some(rule);
+    let cluster = cluster.ok_or(Reply::NoBackend)?;
+    exchange.cluster = Some(Arc::clone(&cluster));
+    let peer = downstream.peer.ip();
+    header::prepare_request(request.headers_mut(), peer, "http").map_err(|_| Reply::BadRequest)?;
+    *request.version_mut() = Version::HTTP_11;
+    let request = request.map(|body| {
+        if body.is_end_stream() {
+            return RequestBody::Empty;
+        }
+        let progress = Arc::<Progress>::default();
+        downstream.watch_body(&progress);
+        exchange.body = Some(Arc::clone(&progress));
+        RequestBody::Client(body, progress)
+    });
+    Ok((request, cluster))
+}
+
+/// Brings the target into origin form; the authority of an absolute one replaces `Host` (RFC 9112, 3.2.2).
+fn rewrite_target(request: &mut Request<Incoming>) -> Result<(), Reply> {
+    if request.method() == Method::CONNECT {
+        return Err(Reply::BadRequest);
+    }
+    let Some(authority) = request.uri().authority() else {
+        return Ok(());
+    };
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Reply::BadRequest)?;
+    let path = request.uri().path_and_query().cloned();
+    request.headers_mut().insert(HOST, host);
+    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    Ok(())
+}
+
+/// The rule that the request belongs to.
+fn route(
+    live: &Live,
+    downstream: &Downstream,
+    request: &Request<Incoming>,
+) -> Result<Arc<LiveRule>, Reply> {
+    let host = request.headers().get(HOST).map(HeaderValue::to_str);
+    let host = match host {
+        Some(Ok(host)) => lower(without_port(host)),
+        Some(Err(_)) => return Err(Reply::BadRequest),
+        None if request.version() == Version::HTTP_10 => Cow::Borrowed(""),
+        None => return Err(Reply::BadRequest),
+    };
+    let view = RequestView {
+        host: &host,
+        path: request.uri().path(),
+        query: request.uri().query(),
+        method: request.method().as_str(),
+        headers: request.headers(),
+    };
+    let bind = live.binds.get(&downstream.bind).ok_or(Reply::NoListener)?;
+    let listener = bind.listener(&host).ok_or(Reply::NoRoute)?;
+    let rule = listener.router.pick(&view).ok_or(Reply::NoRoute)?;
+    live.rules.get(rule as usize).cloned().ok_or(Reply::NoRoute)
+}
+
+/// The host of `host[:port]`; an IPv6 literal keeps its brackets.
+fn without_port(authority: &str) -> &str {
+    match authority.rfind(':') {
+        Some(at) if !authority[at..].contains(']') => &authority[..at],
+        _ => authority,
+    }
+}
+
+fn lower(host: &str) -> Cow<'_, str> {
+    if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
+}
+
+/// Runs the exchange under the route's timeouts.
+async fn with_timeouts(
+    worker: &Worker,
+    cluster: &Arc<LiveCluster>,
+    request: Request<RequestBody>,
+    exchange: &mut Exchange,
+) -> Result<Response<Incoming>, Reply> {
+    let (whole, one) = exchange.rule.as_ref().map_or((None, None), |r| {
+        (r.rule.request_timeout, r.rule.backend_timeout)
+    });
+    let Some(limit) = [whole, one].into_iter().flatten().min() else {
+        return run(worker, cluster, request, exchange).await;
+    };
+    exchange.deadline = whole.map(|limit| Box::pin(tokio::time::sleep(limit)));
+    match tokio::time::timeout(limit, run(worker, cluster, request, exchange)).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => {
+            if exchange.lease.is_some() {
+                exchange.judge(Outcome::Timeout);
+            }
+            Err(Reply::Timeout)
+        }
+    }
+}
+
+/// Gets a connection, sends, and waits for the response head.
+async fn run(
+    worker: &Worker,
+    cluster: &Arc<LiveCluster>,
+    mut request: Request<RequestBody>,
+    exchange: &mut Exchange,
+) -> Result<Response<Incoming>, Reply> {
+    for _ in 0..MAX_STALE {
+        let lease = exchange.lease.insert(connection(worker, cluster).await?);
+        exchange.endpoint = Some(Arc::clone(&lease.connection.endpoint));
+        let sent = lease.connection.send(request);
+        let mut error = match sent.await {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                exchange.judge(Outcome::ProtocolError);
+                return Err(Reply::UpstreamProtocol);
+            }
+            Ok(response) => {
+                let status = response.status().as_u16();
+                exchange.responded(status);
+                exchange.judge(Outcome::Status(status));
+                return Ok(response);
+            }
+            Err(error) => error,
+        };
+        exchange.lease = None;
+        match error.take_message() {
+            // Never sent: the pooled connection was closed before. It moves to another one, uncounted.
+            Some(unsent) => {
+                worker.count(Event::UpstreamStale);
+                request = unsent;
+            }
+            None => return Err(failure(error.error(), exchange)),
+        }
+    }
+    Err(Reply::UpstreamClosed)
+}
+
+/// A connection; after a connect failure one more try, on another endpoint.
+async fn connection(worker: &Worker, cluster: &Arc<LiveCluster>) -> Result<pool::Lease, Reply> {
+    let failed: Arc<LiveEndpoint> = match pool::acquire(worker, cluster, None).await {
+        Ok(lease) => return Ok(lease),
+        Err(Refusal::ConnectFailure(endpoint)) => endpoint,
+        Err(other) => return Err(refused(&other)),
+    };
+    worker.count(Event::UpstreamRetries);
+    match pool::acquire(worker, cluster, Some(&failed)).await {
+        Ok(lease) => Ok(lease),
+        // The first failure is what the client is told.
+        Err(Refusal::NoEndpoint) => Err(Reply::ConnectFailure),
+        Err(other) => Err(refused(&other)),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Reply {
+    match refusal {
+        Refusal::NoEndpoint => Reply::NoHealthyUpstream,
+        Refusal::Overflow => Reply::Overflow,
+        Refusal::ConnectFailure(_) => Reply::ConnectFailure,
+    }
+}
+
+/// The request was sent and no response came.
+fn failure(error: &hyper::Error, exchange: &mut Exchange) -> Reply {
+    if error.is_user() {
+        // The client's body broke off: no fault of the endpoint.
+        exchange.flag = Some(Flag::DownstreamClosed);
+        return Reply::BadRequest;
+    }
+    if error.is_parse() {
+        exchange.judge(Outcome::ProtocolError);
+        Reply::UpstreamProtocol
+    } else {
+        exchange.judge(Outcome::ConnectFailure);
+        Reply::UpstreamClosed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_lose_their_port() {
+        for (authority, host) in [
+            ("a.com", "a.com"),
+            ("a.com:80", "a.com"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("", ""),
+        ] {
+            assert_eq!(without_port(authority), host);
+        }
+        assert_eq!(lower("A.com"), "a.com");
+    }
+}

@@ -1,0 +1,150 @@
+//! Answers that the proxy gives by itself: short, plain, and without a word about what is behind it.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, SERVER};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+
+use super::body::ResponseBody;
+use super::stats::Flag;
+
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
+/// A local answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// No listener or no route for the request.
+    NoRoute,
+    /// The address or port is no longer configured: 404, and the connection closes.
+    NoListener,
+    /// The rule has no backend, or the chosen one is invalid.
+    NoBackend,
+    /// No endpoint is there, or all are ejected.
+    NoHealthyUpstream,
+    /// A limit was reached.
+    Overflow,
+    /// The endpoint could not be connected to.
+    ConnectFailure,
+    /// The endpoint closed the connection before it answered.
+    UpstreamClosed,
+    /// The endpoint sent what is no HTTP.
+    UpstreamProtocol,
+    /// A timeout of the route passed.
+    Timeout,
+    /// The request is not acceptable: 400, and the connection closes.
+    BadRequest,
+    /// `Expect` asks for something other than `100-continue`.
+    ExpectationFailed,
+    /// The built-in readiness listener: ready.
+    Ready,
+    /// The built-in readiness listener: not ready.
+    NotReady,
+}
+
+impl Reply {
+    /// Status code.
+    #[must_use]
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::NoRoute | Self::NoListener => StatusCode::NOT_FOUND,
+            Self::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoHealthyUpstream
+            | Self::Overflow
+            | Self::ConnectFailure
+            | Self::UpstreamClosed
+            | Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Self::Ready => StatusCode::OK,
+        }
+    }
+
+    /// Response flag.
+    #[must_use]
+    pub(super) fn flag(self) -> Option<Flag> {
+        Some(match self {
+            Self::NoRoute | Self::NoListener => Flag::NoRoute,
+            Self::NoBackend => Flag::NoCluster,
+            Self::NoHealthyUpstream => Flag::NoHealthyUpstream,
+            Self::Overflow => Flag::Overflow,
+            Self::ConnectFailure => Flag::ConnectFailure,
+            Self::UpstreamClosed => Flag::UpstreamClosed,
+            Self::UpstreamProtocol => Flag::UpstreamProtocol,
+            Self::Timeout => Flag::Timeout,
+            Self::BadRequest | Self::ExpectationFailed => Flag::DownstreamProtocol,
+            Self::Ready | Self::NotReady => return None,
+        })
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::NoRoute | Self::NoListener => "no route\n",
+            Self::NoBackend => "no valid backend\n",
+            Self::NoHealthyUpstream => "no healthy upstream\n",
+            Self::Overflow => "overloaded\n",
+            Self::ConnectFailure => "upstream connect failure\n",
+            Self::UpstreamClosed => "upstream closed the connection\n",
+            Self::UpstreamProtocol => "upstream protocol error\n",
+            Self::Timeout => "upstream timeout\n",
+            Self::BadRequest => "bad request\n",
+            Self::ExpectationFailed => "expectation failed\n",
+            Self::Ready => "ready\n",
+            Self::NotReady => "not ready\n",
+        }
+    }
+
+    /// Whether the connection must not be used again.
+    #[must_use]
+    pub(super) fn closes(self) -> bool {
+        matches!(self, Self::NoListener | Self::BadRequest)
+    }
+
+    /// The response; `HEAD` gets no body.
+    #[must_use]
+    pub(super) fn response(self, method: &Method) -> Response<ResponseBody> {
+        let text = Bytes::from_static(self.text().as_bytes());
+        let mut response = Response::new(ResponseBody::Local(None));
+        let headers = response.headers_mut();
+        headers.reserve(5);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        headers.insert(SERVER, HeaderValue::from_static("forebay"));
+        if self == Self::Overflow {
+            headers.insert(OVERLOADED, HeaderValue::from_static("true"));
+        }
+        if self.closes() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if *method == Method::HEAD {
+            headers.insert(http::header::CONTENT_LENGTH, text.len().into());
+        } else {
+            *response.body_mut() = ResponseBody::Local(Some(text));
+        }
+        *response.status_mut() = self.status();
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body::Body;
+
+    #[test]
+    fn overflow_is_told_as_envoy_tells_it() {
+        let response = Reply::Overflow.response(&Method::GET);
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["x-envoy-overloaded"], "true");
+        assert_eq!(response.headers()["server"], "forebay");
+        assert_eq!(response.body().size_hint().exact(), Some(11));
+        let other = Reply::NoHealthyUpstream.response(&Method::GET);
+        assert!(!other.headers().contains_key("x-envoy-overloaded"));
+    }
+
+    #[test]
+    fn head_gets_the_length_but_no_body() {
+        let response = Reply::NoRoute.response(&Method::HEAD);
+        assert_eq!(response.headers()["content-length"], "9");
+        assert!(response.body().is_end_stream());
+    }
+}
