@@ -10,9 +10,14 @@
 //! | wiring | `app` | start, connect and stop the parts |
 
 pub mod allocate;
+pub mod args;
+pub mod file;
 pub mod l4;
 pub mod l7;
 pub mod proxy;
+pub mod readiness;
+pub mod settings;
 pub mod snapshot;
 pub mod status;
+pub mod telemetry;
 pub mod translate;

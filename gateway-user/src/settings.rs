@@ -1,0 +1,259 @@
+//! The flags of `forebay run`, checked together: every error at once, each one sentence.
+//!
+//! Looks at the machine only where a default comes from it (its name, its cores); whether interfaces, ports and
+//! directories can be used is found out by whoever uses them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::args::{AccessLogArg, DatapathArg, Endpoint, ForwardArg, RunArgs};
+
+/// Most worker threads that `--workers` may ask for.
+pub const MAX_WORKERS: usize = 64;
+
+/// Worker threads without `--workers`, where the machine has more cores.
+const DEFAULT_WORKERS: usize = 8;
+
+/// What `forebay run` runs with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Directory of manifests.
+    pub config: PathBuf,
+    /// This replica's name.
+    pub node_name: String,
+    /// Uplinks; empty = the one with the default route.
+    pub interfaces: Vec<String>,
+    /// How packets are steered.
+    pub datapath: Datapath,
+    /// How packets reach the owner node.
+    pub forward: ForwardArg,
+    /// Worker threads of the proxy, at least 1.
+    pub workers: usize,
+    /// Where maps and links are pinned.
+    pub bpffs: PathBuf,
+    /// Where allocations and keys are kept.
+    pub state_dir: PathBuf,
+    /// UDP port of the tunnel.
+    pub tunnel_port: u16,
+    /// UDP port of the probes.
+    pub probe_port: u16,
+    /// Longest drain.
+    pub drain_timeout: Duration,
+    /// Admin endpoint.
+    pub admin: Endpoint,
+    /// Metrics endpoint.
+    pub metrics: Endpoint,
+    /// Readiness endpoint.
+    pub ready: Endpoint,
+    /// Access log.
+    pub access_log: AccessLogArg,
+}
+
+/// How packets are steered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datapath {
+    /// Native where the interface allows it, else generic.
+    Auto,
+    /// XDP in the driver or nothing.
+    Native,
+    /// XDP behind the driver.
+    Generic,
+    /// No BPF.
+    Off,
+}
+
+impl Settings {
+    /// Checks `args`; `host_name` and `cores` give the defaults that come from the machine.
+    ///
+    /// # Errors
+    /// Every mistake, one sentence each.
+    pub fn new(
+        args: RunArgs,
+        host_name: Option<String>,
+        cores: usize,
+    ) -> Result<Self, Vec<String>> {
+        let mut errors = contradictions(&args);
+        let config = args.config.unwrap_or_default();
+        if config.as_os_str().is_empty() && !args.kubernetes {
+            errors.push(
+                "no source of objects; give a directory of manifests with --config DIR".into(),
+            );
+        }
+        let node_name = args.node_name.or(host_name).unwrap_or_default();
+        if let Err(error) = check_node_name(&node_name) {
+            errors.push(error);
+        }
+        let workers = args.workers.unwrap_or(cores.clamp(1, DEFAULT_WORKERS));
+        if workers == 0 || workers > MAX_WORKERS {
+            errors.push(format!(
+                "--workers {workers} is out of range; give 1 to {MAX_WORKERS}"
+            ));
+        }
+        let datapath = match args.datapath {
+            DatapathArg::Auto => Datapath::Auto,
+            DatapathArg::Native => Datapath::Native,
+            DatapathArg::Generic => Datapath::Generic,
+            // Named as an error by `contradictions`.
+            DatapathArg::Off | DatapathArg::Tcx => Datapath::Off,
+        };
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(Self {
+            config,
+            node_name,
+            interfaces: args.interface,
+            datapath,
+            forward: args.forward,
+            workers,
+            bpffs: args.bpffs,
+            state_dir: args.state_dir,
+            tunnel_port: args.tunnel_port,
+            probe_port: args.probe_port,
+            drain_timeout: args.drain_timeout,
+            admin: args.admin,
+            metrics: args.metrics,
+            ready: args.ready,
+            access_log: args.access_log,
+        })
+    }
+}
+
+/// Flags that do not go together or that this version cannot honour.
+fn contradictions(args: &RunArgs) -> Vec<String> {
+    let mut errors = Vec::new();
+    if args.kubernetes && args.config.is_some() {
+        errors.push("--kubernetes and --config exclude each other; give one of them".into());
+    } else if args.kubernetes {
+        errors.push(
+            "--kubernetes is not supported by this version; give a directory of manifests with --config DIR"
+                .into(),
+        );
+    }
+    if args.agent.is_some() {
+        errors.push(
+            "--agent is not supported by this version; leave it out, the datapath runs in this process"
+                .into(),
+        );
+    }
+    if args.datapath == DatapathArg::Tcx {
+        errors.push(
+            "--datapath tcx is not supported by this version; use auto, native, generic or off"
+                .into(),
+        );
+    }
+    if args.datapath == DatapathArg::Off {
+        if !args.interface.is_empty() {
+            errors.push("--datapath off uses no interface; leave --interface out".into());
+        }
+        if args.forward != ForwardArg::Auto {
+            errors.push("--datapath off forwards no packets; leave --forward out".into());
+        }
+    }
+    if args.interface.iter().any(String::is_empty) {
+        errors.push("--interface has an empty name; give the name of an uplink".into());
+    }
+    if args.tunnel_port == 0 || args.probe_port == 0 {
+        errors.push("--tunnel-port and --probe-port cannot be 0; give 1 to 65535".into());
+    } else if args.tunnel_port == args.probe_port {
+        errors.push(format!(
+            "--tunnel-port and --probe-port are both {}; give two different ports",
+            args.tunnel_port
+        ));
+    }
+    let endpoints = [
+        ("--admin", &args.admin),
+        ("--metrics", &args.metrics),
+        ("--ready", &args.ready),
+    ];
+    for (i, (first, a)) in endpoints.iter().enumerate() {
+        for (second, b) in &endpoints[i + 1..] {
+            if a == b && **a != Endpoint::Off && !picks_its_port(a) {
+                errors.push(format!(
+                    "{first} and {second} are both {a}; give two different addresses"
+                ));
+            }
+        }
+    }
+    errors
+}
+
+fn picks_its_port(endpoint: &Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Tcp(address) if address.port() == 0)
+}
+
+/// A node name is what Kubernetes allows: a DNS subdomain.
+fn check_node_name(name: &str) -> Result<(), String> {
+    let label_is_good = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if name.is_empty() {
+        Err("this host has no name; give one with --node-name".into())
+    } else if name.len() > 253 || !name.split('.').all(label_is_good) {
+        Err(format!(
+            "node name {name:?} is not a DNS name; give one of lower-case letters, digits, '-' and '.' with --node-name"
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn settings(flags: &str) -> Result<Settings, Vec<String>> {
+        let words = ["forebay", "run"]
+            .into_iter()
+            .chain(flags.split_whitespace());
+        let Command::Run(args) = Cli::try_parse_from(words).expect("flags parse").command else {
+            panic!("run");
+        };
+        Settings::new(*args, Some("host-1".into()), 12)
+    }
+
+    #[test]
+    fn defaults() {
+        let got = settings("--config /etc/forebay").expect("good");
+        assert_eq!(got.config, PathBuf::from("/etc/forebay"));
+        assert_eq!((got.node_name.as_str(), got.workers), ("host-1", 8));
+        assert_eq!(got.datapath, Datapath::Auto);
+        assert_eq!(got.drain_timeout, Duration::from_secs(60));
+        assert_eq!(got.state_dir, PathBuf::from("/run/forebay"));
+        assert_eq!(got.admin.to_string(), "127.0.0.1:15000");
+    }
+
+    #[test]
+    fn all_errors_come_at_once() {
+        let errors = settings("--workers 0 --node-name A --datapath tcx --tunnel-port 17411")
+            .expect_err("four mistakes and no source");
+        assert_eq!(
+            errors,
+            [
+                "--datapath tcx is not supported by this version; use auto, native, generic or off",
+                "--tunnel-port and --probe-port are both 17411; give two different ports",
+                "no source of objects; give a directory of manifests with --config DIR",
+                "node name \"A\" is not a DNS name; give one of lower-case letters, digits, '-' and '.' with --node-name",
+                "--workers 0 is out of range; give 1 to 64",
+            ]
+        );
+    }
+
+    #[test]
+    fn equal_endpoints_are_refused_unless_the_system_picks_the_port() {
+        assert_eq!(
+            settings("--config x --admin 127.0.0.1:1 --ready 127.0.0.1:1").expect_err("same"),
+            ["--admin and --ready are both 127.0.0.1:1; give two different addresses"]
+        );
+        assert!(settings("--config x --admin 127.0.0.1:0 --ready 127.0.0.1:0").is_ok());
+        assert!(settings("--config x --admin off --ready off").is_ok());
+    }
+}
