@@ -5,4 +5,6 @@
 
 pub mod debounce;
 pub mod document;
+pub mod merge;
 pub mod read;
+pub mod watch;

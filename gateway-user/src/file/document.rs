@@ -28,14 +28,15 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Value>, String> {
 fn yaml<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
     let options = serde_saphyr::options! {
         with_snippet: false,
+        strict_booleans: true,
         budget: serde_saphyr::budget! {
             max_depth: MAX_DEPTH,
             max_documents: 16_384,
             max_recorded_anchor_bytes: 4 << 20,
         },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 20_000 },
     };
-    serde_saphyr::from_multiple_with_options(text, options)
-        .map_err(|error| one_line(&error.to_string()))
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| sentence(&error))
 }
 
 fn json(text: &str) -> Result<Vec<Value>, String> {
@@ -59,6 +60,23 @@ fn unfold(document: Value, objects: &mut Vec<Value>) {
         }
         Value::Null => {}
         other => objects.push(other),
+    }
+}
+
+/// The parser's error in the words of whoever wrote the file.
+fn sentence(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error;
+    let text = match error {
+        Error::AliasError { error, .. } => return sentence(error),
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key {key} appears twice"),
+        Error::DuplicateMappingKey { key: None, .. } => "a key appears twice".into(),
+        Error::Budget { .. } => "it is nested too deep or has too many parts".into(),
+        Error::AliasReplayLimitExceeded { .. } => "its aliases expand to too much".into(),
+        other => return one_line(&other.to_string()),
+    };
+    match error.location() {
+        Some(place) => format!("{text} at line {}, column {}", place.line(), place.column()),
+        None => text,
     }
 }
 
@@ -94,7 +112,11 @@ mod tests {
     fn errors_name_the_place() {
         let table = [
             ("x.yaml", "a: 1\nb: [1, 2\nc: 3\n", "line"),
-            ("x.yaml", "a: 1\na: 2\n", "line 2"),
+            (
+                "x.yaml",
+                "a: 1\na: 2\n",
+                "the key a appears twice at line 2, column 1",
+            ),
             ("x.yaml", "a:\n\t- b\n", "line 2"),
             ("x.json", "{\"a\": 1,}", "line 1 column 9"),
         ];
@@ -112,7 +134,11 @@ mod tests {
             let refs = vec![format!("*a{}", i - 1); 9].join(", ");
             laughs += &format!("a{i}: &a{i} [{refs}]\n");
         }
-        assert!(parse("x.yaml", &laughs).is_err());
+        let error = parse("x.yaml", &laughs).expect_err("billions");
+        assert!(
+            error.starts_with("its aliases expand to too much at line"),
+            "{error}"
+        );
         assert!(parse("x.yaml", &"[".repeat(100_000)).is_err());
         assert!(parse("x.json", &"[".repeat(100_000)).is_err());
         let nested: String = (0..200).map(|i| format!("{}a:\n", " ".repeat(i))).collect();

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Largest manifest file, in bytes.
 pub const MAX_FILE_SIZE: u64 = 4 << 20;
@@ -20,39 +20,52 @@ const MAX_DEPTH: usize = 16;
 /// What a directory held when it was read. Paths are relative to it, with `/` between their parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Manifest files: their text, or one phrase why it could not be read.
-    pub files: BTreeMap<String, Result<String, String>>,
+    /// Manifest files.
+    pub files: BTreeMap<String, Content>,
     /// Directories that could not be read, and why; the empty path is the directory itself.
     pub unreadable: BTreeMap<String, String>,
-    /// All directories that were read and that a change may happen in.
-    pub directories: BTreeSet<std::path::PathBuf>,
+    /// All directories that were read and that a change may happen in, with device and inode.
+    pub directories: BTreeMap<PathBuf, (u64, u64)>,
 }
 
-/// Reads `dir` and everything below it.
+/// What became of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Its text.
+    Text(String),
+    /// Somebody is writing it: what was last read from it stays.
+    BeingWritten,
+    /// One phrase why it could not be read.
+    Unreadable(String),
+}
+
+/// Reads `dir` and everything below it, except the files of `being_written`.
 #[must_use]
-pub fn read(dir: &Path) -> Listing {
-    let mut reader = Reader::default();
+pub fn read(dir: &Path, being_written: &BTreeSet<PathBuf>) -> Listing {
+    let mut reader = Reader {
+        listing: Listing::default(),
+        seen: BTreeSet::new(),
+        being_written,
+    };
     reader.directory(dir, "", 0);
     reader.listing
 }
 
-#[derive(Default)]
-struct Reader {
+struct Reader<'a> {
     listing: Listing,
     seen: BTreeSet<(u64, u64)>,
+    being_written: &'a BTreeSet<PathBuf>,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn directory(&mut self, dir: &Path, path: &str, depth: usize) {
         let names = match self.names(dir, depth) {
-            Ok(Some(names)) => names,
-            Ok(None) => return,
+            Ok(names) => names,
             Err(error) => {
                 self.listing.unreadable.insert(path.to_owned(), error);
                 return;
             }
         };
-        self.listing.directories.insert(dir.to_owned());
         for name in names {
             let below = if path.is_empty() {
                 name.clone()
@@ -63,25 +76,24 @@ impl Reader {
             match fs::metadata(&full) {
                 Ok(meta) if meta.is_dir() => self.directory(&full, &below, depth + 1),
                 Ok(meta) if meta.is_file() && is_manifest(&name) => {
-                    if self.seen.insert((meta.dev(), meta.ino())) {
-                        if let Some(read) = text(&full).transpose() {
-                            self.listing.files.insert(below, read);
-                        }
+                    if self.seen.insert((meta.dev(), meta.ino()))
+                        && let Some(content) = self.content(&full)
+                    {
+                        self.listing.files.insert(below, content);
                     }
                 }
-                Ok(_) => {}
-                // Removed since the directory was listed: as if it had never been there.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if is_manifest(&name) => {
-                    self.listing.files.insert(below, Err(phrase(&error)));
+                Err(error) if is_manifest(&name) && error.kind() != io::ErrorKind::NotFound => {
+                    let content = Content::Unreadable(phrase(&error));
+                    self.listing.files.insert(below, content);
                 }
-                Err(_) => {}
+                // Something else, or removed since the directory was listed: as if it had never been there.
+                Ok(_) | Err(_) => {}
             }
         }
     }
 
-    /// The names in a directory in byte order; `None` if it was read already, by another path.
-    fn names(&mut self, dir: &Path, depth: usize) -> Result<Option<Vec<String>>, String> {
+    /// The names in a directory in byte order; none if it was read already, by another path.
+    fn names(&mut self, dir: &Path, depth: usize) -> Result<Vec<String>, String> {
         if depth > MAX_DEPTH {
             return Err(format!("it lies more than {MAX_DEPTH} directories deep"));
         }
@@ -89,9 +101,11 @@ impl Reader {
         if !meta.is_dir() {
             return Err("it is not a directory".into());
         }
-        if !self.seen.insert((meta.dev(), meta.ino())) {
-            return Ok(None);
+        let id = (meta.dev(), meta.ino());
+        if !self.seen.insert(id) {
+            return Ok(Vec::new());
         }
+        self.listing.directories.insert(dir.to_owned(), id);
         let mut names = Vec::new();
         for entry in fs::read_dir(dir).map_err(|e| phrase(&e))? {
             let name = entry.map_err(|e| phrase(&e))?.file_name();
@@ -100,7 +114,19 @@ impl Reader {
             }
         }
         names.sort_unstable();
-        Ok(Some(names))
+        Ok(names)
+    }
+
+    /// `None` if the file is gone.
+    fn content(&self, path: &Path) -> Option<Content> {
+        if self.being_written.contains(path) {
+            return Some(Content::BeingWritten);
+        }
+        match text(path) {
+            Ok(Some(text)) => Some(Content::Text(text)),
+            Ok(None) => None,
+            Err(why) => Some(Content::Unreadable(why)),
+        }
     }
 }
 
@@ -179,9 +205,9 @@ mod tests {
         ] {
             fs::write(dir.path().join(name), name).unwrap();
         }
-        let listing = read(dir.path());
+        let listing = read(dir.path(), &BTreeSet::new());
         assert_eq!(paths(&listing), ["a.yaml", "b/c/y.json", "b/x.yml"]);
-        assert_eq!(listing.files["b/x.yml"], Ok("b/x.yml".into()));
+        assert_eq!(listing.files["b/x.yml"], Content::Text("b/x.yml".into()));
         assert_eq!(listing.directories.len(), 3);
     }
 
@@ -196,7 +222,7 @@ mod tests {
         symlink("gateway.yaml", dir.path().join("same.yaml")).unwrap();
         symlink(".", dir.path().join("loop")).unwrap();
         symlink("nowhere.yaml", dir.path().join("dangling.yaml")).unwrap();
-        let listing = read(dir.path());
+        let listing = read(dir.path(), &BTreeSet::new());
         assert_eq!(paths(&listing), ["gateway.yaml"]);
         assert_eq!(listing.unreadable, BTreeMap::new());
     }
@@ -206,18 +232,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("big.yaml"), vec![b'#'; (4 << 20) + 1]).unwrap();
         fs::write(dir.path().join("binary.yaml"), [b'a', 0xff]).unwrap();
-        let listing = read(dir.path());
+        let listing = read(dir.path(), &BTreeSet::new());
         assert_eq!(
             listing.files["big.yaml"],
-            Err("it is larger than 4 MiB; split it".into())
+            Content::Unreadable("it is larger than 4 MiB; split it".into())
         );
         assert_eq!(
             listing.files["binary.yaml"],
-            Err("it is not UTF-8 (byte 1)".into())
+            Content::Unreadable("it is not UTF-8 (byte 1)".into())
         );
-        let missing = read(&dir.path().join("missing"));
+        let missing = read(&dir.path().join("missing"), &BTreeSet::new());
         assert_eq!(missing.unreadable[""], "it does not exist");
-        let file = read(&dir.path().join("big.yaml"));
+        let file = read(&dir.path().join("big.yaml"), &BTreeSet::new());
         assert_eq!(file.unreadable[""], "it is not a directory");
     }
 }

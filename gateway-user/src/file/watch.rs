@@ -1,0 +1,258 @@
+//! Follows a directory of manifests: says when to read it again and reads it.
+//!
+//! A file that somebody writes in place is read when it is closed, not half-way: between truncation and close
+//! what was last read from it stays. Every directory is watched by itself; a directory that was replaced and file
+//! systems without change events are found by a full reading every [`RESYNC`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+use super::debounce::Debounce;
+use super::read::{self, Listing};
+
+/// Longest time between two readings.
+pub const RESYNC: Duration = Duration::from_secs(10);
+
+/// A file that is written to counts as complete after this long, also when nobody closes it.
+const WRITE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Readings in a row that look for directories made meanwhile.
+const MAX_ROUNDS: usize = 8;
+
+/// A watched directory.
+#[derive(Debug)]
+pub struct Watch {
+    dir: PathBuf,
+    watcher: Option<RecommendedWatcher>,
+    events: mpsc::UnboundedReceiver<notify::Result<notify::Event>>,
+    watched: BTreeMap<PathBuf, (u64, u64)>,
+    being_written: BTreeMap<PathBuf, Instant>,
+    debounce: Debounce,
+    next_resync: Instant,
+}
+
+impl Watch {
+    /// Starts to watch `dir`; the first [`Watch::next`] returns at once.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        let (sender, events) = mpsc::unbounded_channel();
+        let watcher = notify::recommended_watcher(move |event| {
+            // Fails only when the watch is gone, and with it whoever wants to know.
+            drop(sender.send(event));
+        });
+        if let Err(error) = &watcher {
+            tracing::warn!(
+                %error,
+                "the directory is read every {} s only: changes cannot be watched",
+                RESYNC.as_secs()
+            );
+        }
+        let mut debounce = Debounce::default();
+        debounce.changed(now());
+        Self {
+            dir: dir.to_owned(),
+            watcher: watcher.ok(),
+            events,
+            watched: BTreeMap::new(),
+            being_written: BTreeMap::new(),
+            debounce,
+            next_resync: now() + RESYNC,
+        }
+    }
+
+    /// Waits for a change and reads the directory. Safe to cancel.
+    pub async fn next(&mut self) -> Listing {
+        loop {
+            let due = self.debounce.due();
+            let written = self.being_written.values().min().copied();
+            let wake = [due, written, Some(self.next_resync)]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(self.next_resync);
+            tokio::select! {
+                biased;
+                Some(event) = self.events.recv(), if self.watcher.is_some() => self.take(event, now()),
+                () = tokio::time::sleep_until(wake.into()) => {
+                    let now = now();
+                    self.give_up_waiting(now);
+                    if self.debounce.due().is_some_and(|due| due <= now) || self.next_resync <= now {
+                        self.debounce.acted(now);
+                        self.next_resync = now + RESYNC;
+                        return self.read();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes one event of the file system.
+    fn take(&mut self, event: notify::Result<notify::Event>, now: Instant) {
+        let Ok(event) = event else {
+            // Events were lost: read everything.
+            return self.debounce.changed(now);
+        };
+        match event.kind {
+            EventKind::Modify(ModifyKind::Data(_)) => {
+                for path in event.paths {
+                    self.being_written.insert(path, now + WRITE_LIMIT);
+                }
+            }
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                for path in &event.paths {
+                    self.being_written.remove(path);
+                }
+                self.debounce.changed(now);
+            }
+            EventKind::Access(_) => {}
+            _ => {
+                for path in &event.paths {
+                    self.being_written.remove(path);
+                }
+                self.debounce.changed(now);
+            }
+        }
+    }
+
+    fn give_up_waiting(&mut self, now: Instant) {
+        let before = self.being_written.len();
+        self.being_written.retain(|_, until| *until > now);
+        if self.being_written.len() < before {
+            self.debounce.changed(now);
+        }
+    }
+
+    /// Reads, watches directories that are new, and reads again if there were any: what happened in them
+    /// before they were watched is not missed.
+    fn read(&mut self) -> Listing {
+        let being_written: BTreeSet<PathBuf> = self.being_written.keys().cloned().collect();
+        let mut listing = read::read(&self.dir, &being_written);
+        for _ in 1..MAX_ROUNDS {
+            if !self.watch(&listing) {
+                break;
+            }
+            listing = read::read(&self.dir, &being_written);
+        }
+        listing
+    }
+
+    /// Watches exactly the listed directories; true if one was new.
+    fn watch(&mut self, listing: &Listing) -> bool {
+        let Some(watcher) = &mut self.watcher else {
+            return false;
+        };
+        let mut new = false;
+        for (path, id) in &listing.directories {
+            if self.watched.get(path) == Some(id) {
+                continue;
+            }
+            match watcher.watch(path, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(path.clone(), *id);
+                    new = true;
+                }
+                Err(error) => tracing::warn!(
+                    path = %path.display(),
+                    %error,
+                    "a directory cannot be watched; it is read every {} s",
+                    RESYNC.as_secs()
+                ),
+            }
+        }
+        self.watched.retain(|path, _| {
+            let listed = listing.directories.contains_key(path);
+            if !listed {
+                // Already gone with the directory in most cases.
+                drop(watcher.unwatch(path));
+            }
+            listed
+        });
+        new
+    }
+}
+
+/// The runtime's clock, so that tests can stop it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use super::*;
+    use crate::file::read::Content;
+
+    async fn next(watch: &mut Watch) -> Listing {
+        tokio::time::timeout(Duration::from_secs(5), watch.next())
+            .await
+            .expect("a change is seen in time")
+    }
+
+    fn text(listing: &Listing, path: &str) -> Option<String> {
+        match listing.files.get(path)? {
+            Content::Text(text) => Some(text.clone()),
+            other => Some(format!("{other:?}")),
+        }
+    }
+
+    /// Reads until `path` is `want`: one change may be seen as several.
+    async fn until(watch: &mut Watch, path: &str, want: Option<&str>) {
+        for _ in 0..20 {
+            if text(&next(watch).await, path).as_deref() == want {
+                return;
+            }
+        }
+        panic!("{path} never became {want:?}");
+    }
+
+    #[tokio::test]
+    async fn changes_are_seen_wherever_they_happen() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(dir.path());
+        assert_eq!(next(&mut watch).await.files.len(), 0);
+        fs::write(dir.path().join("a.yaml"), "one").unwrap();
+        until(&mut watch, "a.yaml", Some("one")).await;
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        fs::write(dir.path().join("sub/b.yaml"), "two").unwrap();
+        until(&mut watch, "sub/b.yaml", Some("two")).await;
+        fs::write(dir.path().join("sub/b.yaml"), "three").unwrap();
+        until(&mut watch, "sub/b.yaml", Some("three")).await;
+        fs::rename(dir.path().join("sub/b.yaml"), dir.path().join("sub/c.txt")).unwrap();
+        until(&mut watch, "sub/b.yaml", None).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_when_its_writer_closes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.yaml"), "old").unwrap();
+        let mut watch = Watch::new(dir.path());
+        assert_eq!(
+            text(&next(&mut watch).await, "a.yaml").as_deref(),
+            Some("old")
+        );
+        let mut file = fs::File::create(dir.path().join("a.yaml")).unwrap();
+        file.write_all(b"ne").unwrap();
+        fs::write(dir.path().join("b.yaml"), "other").unwrap();
+        until(&mut watch, "a.yaml", Some("BeingWritten")).await;
+        file.write_all(b"w").unwrap();
+        drop(file);
+        until(&mut watch, "a.yaml", Some("new")).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_any_event_the_directory_is_read_again_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(dir.path());
+        watch.next().await;
+        let start = now();
+        watch.next().await;
+        assert_eq!(now() - start, RESYNC);
+    }
+}
