@@ -1,10 +1,12 @@
-//! The file provider: every manifest below one directory, followed as it changes.
+//! The file provider: every manifest below one directory, followed as it changes; and what file mode keeps on disk.
 //!
-//! `read` and `watch` touch the file system; `document`, `merge` and `debounce` are pure. A broken file or
-//! object never disturbs what works.
+//! `read`, `watch`, `keys` and `state` touch the file system; `document`, `merge` and `debounce` are pure. A broken
+//! file or object never disturbs what works.
 
 pub mod debounce;
 pub mod document;
+pub mod keys;
 pub mod merge;
 pub mod read;
+pub mod state;
 pub mod watch;

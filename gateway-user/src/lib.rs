@@ -9,8 +9,11 @@
 //! | shell | `file` `proxy` `datapath` `admin` `cli` | wait, bind, call the kernel; decides nothing |
 //! | wiring | `app` | start, connect and stop the parts |
 
+pub mod admin;
 pub mod allocate;
 pub mod args;
+pub mod cli;
+pub mod drain;
 pub mod file;
 pub mod l4;
 pub mod l7;

@@ -1,0 +1,3 @@
+//! The daemon's own HTTP endpoints: admin, metrics, readiness. They read the shared state and decide nothing.
+
+pub mod server;
