@@ -1,3 +1,57 @@
 //! Development commands; `cargo xtask --help` lists them.
+//!
+//! This file turns flags into one call; it decides nothing else.
 
-fn main() {}
+mod build_ebpf;
+mod cmd;
+mod paths;
+mod progress;
+mod setup;
+mod source;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development commands of Forebay.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install the pinned tools: Rust with its sources, LLVM, bpf-linker, network tools.
+    Setup {
+        /// Install nothing; exit code 1 if something is missing.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the kernel programs into `target/ebpf/forebay.o`.
+    BuildEbpf {
+        /// Build once more from a copy of the sources elsewhere and compare the bytes.
+        #[arg(long)]
+        verify: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    // As RUSTC_WRAPPER of the kernel build this same program is called with a compiler's command line.
+    if let Some(code) = build_ebpf::wrapper::run_if_called_by_cargo() {
+        return code;
+    }
+    let result = match Args::parse().command {
+        Command::Setup { check } => setup::run(check),
+        Command::BuildEbpf { verify } => build_ebpf::run(verify),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Finds or installs what the build, the tests and the demo need; everything is pinned and cached.
+//!
+//! A second run only looks. Runs at the same time wait for each other on a lock file in the cache.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::geteuid,
+};
+
+use crate::{
+    cmd, paths,
+    progress::{Step, Steps},
+    toolchain::{self, LLVM_MAJOR, PINNED},
+};
+
+/// Version of the linker for BPF objects.
+pub(crate) const BPF_LINKER: &str = "0.13.0";
+
+/// What the linker is built against, and what the tests and the demo call.
+const PACKAGES: [&str; 8] = [
+    "llvm-22",
+    "llvm-22-dev",
+    "libpolly-22-dev",
+    "libzstd-dev",
+    "zlib1g-dev",
+    "iproute2",
+    "ethtool",
+    "curl",
+];
+
+/// Packages that hold a Rust compiler with the sources of `core`, where rustup has none.
+const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// `cargo xtask setup`.
+pub(crate) fn run(check: bool) -> Result<()> {
+    let steps = Steps::new();
+    if check { look(&steps) } else { install(&steps) }
+}
+
+/// All steps of the set-up, for the commands that need it.
+pub(crate) fn install(steps: &Steps) -> Result<()> {
+    let _lock = lock()?;
+    steps.run("system packages", |step| packages(step, &PACKAGES))?;
+    steps.run("rust with its sources", rust)?;
+    steps.run("bpf-linker", bpf_linker)
+}
+
+/// Where the pinned linker lives.
+pub(crate) fn bpf_linker_path() -> Result<PathBuf> {
+    Ok(linker_root()?.join("bin/bpf-linker"))
+}
+
+fn look(steps: &Steps) -> Result<()> {
+    let mut missing = Vec::new();
+    let mut note = |name: &str, found: Result<String>| {
+        if steps.run(name, |_| found).is_err() {
+            missing.push(name.to_owned());
+        }
+    };
+    for package in PACKAGES {
+        note(
+            package,
+            installed(package)
+                .then(|| "installed".to_owned())
+                .context("not installed"),
+        );
+    }
+    note(
+        "rust with its sources",
+        toolchain::require().map(|found| found.describe()),
+    );
+    let linker = bpf_linker_path()?;
+    note(
+        "bpf-linker",
+        linker
+            .is_file()
+            .then(|| BPF_LINKER.to_owned())
+            .context("not built"),
+    );
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{} missing ({}): run `cargo xtask setup` as root",
+        missing.len(),
+        missing.join(", ")
+    )
+}
+
+fn linker_root() -> Result<PathBuf> {
+    Ok(paths::cache()?.join(format!("bpf-linker-{BPF_LINKER}")))
+}
+
+fn lock() -> Result<File> {
+    let cache = paths::cache()?;
+    fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    let path = cache.join("setup.lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        eprintln!("        another set-up runs; waiting for it");
+        flock(&file, FlockOperation::LockExclusive)
+            .with_context(|| format!("cannot lock {}", path.display()))?;
+    }
+    Ok(file)
+}
+
+fn packages(step: &Step, wanted: &[&str]) -> Result<String> {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .copied()
+        .filter(|name| !installed(name))
+        .collect();
+    if missing.is_empty() {
+        return Ok("installed".to_owned());
+    }
+    let list = missing.join(" ");
+    if !cmd::is_there("apt-get") {
+        bail!("missing {list}: this machine has no apt-get, install their equivalents by hand");
+    }
+    if !geteuid().is_root() {
+        bail!("missing {list}: run `sudo apt-get install {list}` and try again");
+    }
+    let apt = |words: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").args([
+            "-q",
+            "-y",
+            "-o",
+            "DPkg::Lock::Timeout=300",
+        ]);
+        command.args(words);
+        command
+    };
+    let mut install = vec!["install", "--no-install-recommends"];
+    install.extend(&missing);
+    step.say(&list);
+    if cmd::output(&mut apt(&install)).is_err() {
+        step.say("apt-get update");
+        cmd::output(&mut apt(&["update"]))?;
+        step.say(&list);
+        cmd::output(&mut apt(&install))?;
+    }
+    Ok(format!("installed {list}"))
+}
+
+fn installed(package: &str) -> bool {
+    let asked =
+        cmd::output(Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]));
+    // Elsewhere than on Debian the tools themselves are what counts.
+    asked.map_or_else(
+        |_| !cmd::is_there("dpkg-query") && stands_in(package),
+        |status| status == "installed",
+    )
+}
+
+fn stands_in(package: &str) -> bool {
+    match package {
+        "iproute2" => cmd::is_there("ip"),
+        "llvm-22" => cmd::is_there("llvm-objcopy-22"),
+        "llvm-22-dev" => cmd::is_there("llvm-config-22"),
+        "ethtool" | "curl" => cmd::is_there(package),
+        _ => true,
+    }
+}
+
+fn rust(step: &Step) -> Result<String> {
+    if let Some(found) = toolchain::find() {
+        return Ok(found.describe());
+    }
+    if cmd::is_there("rustup") {
+        step.say("rustup toolchain install");
+        let mut rustup = Command::new("rustup");
+        rustup.args([
+            "toolchain",
+            "install",
+            PINNED,
+            "--profile",
+            "minimal",
+            "--no-self-update",
+        ]);
+        rustup.args([
+            "--component",
+            "rust-src",
+            "--component",
+            "clippy",
+            "--component",
+            "rustfmt",
+        ]);
+        let added = cmd::output(toolchain::clean(&mut rustup));
+        if let (Ok(_), Some(found)) = (&added, toolchain::find()) {
+            return Ok(format!("installed {}", found.describe()));
+        }
+    }
+    packages(step, &DEBIAN_RUST)?;
+    Ok(toolchain::require()?.describe())
+}
+
+fn bpf_linker(step: &Step) -> Result<String> {
+    let path = bpf_linker_path()?;
+    if path.is_file() {
+        return Ok(BPF_LINKER.to_owned());
+    }
+    let prefix = format!("/usr/lib/llvm-{LLVM_MAJOR}");
+    let feature = format!("llvm-{LLVM_MAJOR}");
+    let mut cargo = cmd::cargo(&paths::cache()?);
+    toolchain::clean(&mut cargo)
+        .env("RUSTUP_TOOLCHAIN", PINNED)
+        // Without it the build script looks in /usr/lib64 only.
+        .env("LLVM_PREFIX", prefix)
+        .args([
+            "install",
+            "bpf-linker",
+            "--version",
+            BPF_LINKER,
+            "--locked",
+            "--no-default-features",
+        ])
+        .args(["--features", &feature, "--root"])
+        .arg(linker_root()?);
+    cmd::watched(&mut cargo, |line| step.say(line))?;
+    Ok(format!("installed {BPF_LINKER}"))
+}
