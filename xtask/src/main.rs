@@ -4,10 +4,12 @@
 
 mod build_ebpf;
 mod cmd;
+mod lint;
 mod paths;
 mod progress;
 mod setup;
 mod source;
+mod tidy;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -36,6 +38,10 @@ enum Command {
         #[arg(long)]
         verify: bool,
     },
+    /// Formatting, clippy and documentation, without a single warning.
+    Lint,
+    /// Size limits, layer rules and module docs.
+    Tidy,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +52,8 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Setup { check } => setup::run(check),
         Command::BuildEbpf { verify } => build_ebpf::run(verify),
+        Command::Lint => lint::run(),
+        Command::Tidy => tidy::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
