@@ -9,6 +9,7 @@ mod paths;
 mod progress;
 mod setup;
 mod source;
+mod test;
 mod tidy;
 mod toolchain;
 
@@ -42,6 +43,8 @@ enum Command {
     Lint,
     /// Size limits, layer rules and module docs.
     Tidy,
+    /// Run every test, from a bare machine.
+    Test(test::Args),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf { verify } => build_ebpf::run(verify),
         Command::Lint => lint::run(),
         Command::Tidy => tidy::run(),
+        Command::Test(args) => return test::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

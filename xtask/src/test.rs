@@ -1,0 +1,243 @@
+//! `cargo xtask test`: every test, from a bare machine, with one closing line.
+//!
+//! Each check (tidy, lint) counts as one test. Nothing stops at the first failure; a suite that gave no
+//! result (it did not compile, or died) counts as one failure.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use rustix::process::geteuid;
+
+use crate::{build_ebpf, cmd, lint, paths, progress::Steps, setup, tidy};
+
+/// What to run.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only these suites; default: all.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Suite>,
+}
+
+/// One part of the tests.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// Size limits, layer rules, module docs.
+    Tidy,
+    /// Formatting, clippy, documentation.
+    Lint,
+    /// Tests beside the code; no root, no network.
+    Units,
+    /// End-to-end scenarios in network namespaces; root.
+    Scenarios,
+}
+
+/// Results added up.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+impl Tally {
+    fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+
+    /// One check that either holds or does not.
+    fn check(&mut self, result: Result<()>) {
+        match result {
+            Ok(()) => self.passed += 1,
+            Err(error) => {
+                self.failed += 1;
+                println!("error: {error:#}");
+            }
+        }
+    }
+}
+
+/// `cargo xtask test`.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    let wanted = |suite| args.only.is_empty() || args.only.contains(&suite);
+    let mut tally = Tally::default();
+    let ready = prepare(wanted(Suite::Units) || wanted(Suite::Lint) || wanted(Suite::Scenarios));
+    if ready.is_err() {
+        tally.check(ready);
+    } else {
+        if wanted(Suite::Tidy) {
+            tally.check(tidy::run());
+        }
+        if wanted(Suite::Units) {
+            tally.add(&units());
+        }
+        if wanted(Suite::Scenarios) {
+            tally.add(&scenarios());
+        }
+        if wanted(Suite::Lint) {
+            tally.check(lint::run());
+        }
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn prepare(needs_tools: bool) -> Result<()> {
+    if !needs_tools {
+        return Ok(());
+    }
+    let steps = Steps::new();
+    setup::install(&steps)?;
+    build_ebpf::build(&steps)
+}
+
+fn units() -> Tally {
+    println!("units");
+    let mut cargo = cmd::cargo(&paths::root());
+    libtest(cargo.args(["test", "--no-fail-fast"]))
+}
+
+fn scenarios() -> Tally {
+    println!("scenarios");
+    let mut tally = Tally::default();
+    if let Err(error) = can_make_namespaces().and_then(|()| build_daemon()) {
+        tally.check(Err(error.context("the scenarios cannot run")));
+        return tally;
+    }
+    let built = paths::target().join("debug");
+    let mut cargo = cmd::cargo(&paths::root());
+    cargo
+        .env("FOREBAY_BIN", built.join("forebay"))
+        .env("FOREBAY_OBJECT", paths::target().join("ebpf/forebay.o"))
+        .args(["test", "--no-fail-fast", "-p", "gateway-tests"])
+        // Each scenario fills the machine's cores by itself and some of them count time.
+        .args(["--", "--test-threads=1"]);
+    libtest(&mut cargo)
+}
+
+fn can_make_namespaces() -> Result<()> {
+    if !geteuid().is_root() {
+        bail!(
+            "they need root: run `sudo -E cargo xtask test`, or `cargo xtask test --only tidy,lint,units`"
+        );
+    }
+    cmd::output(Command::new("unshare").args(["--net", "true"]))
+        .map(drop)
+        .context("this machine does not let root make network namespaces")
+}
+
+fn build_daemon() -> Result<()> {
+    Steps::new().run("forebay", |step| {
+        let mut cargo = cmd::cargo(&paths::root());
+        cargo.args(["build", "-p", "gateway-user", "--bin", "forebay"]);
+        cmd::watched(&mut cargo, |line| step.say(line))?;
+        Ok("built".to_owned())
+    })
+}
+
+/// Runs a `cargo test` with its output shown and adds up what its test binaries say.
+fn libtest(cargo: &mut Command) -> Tally {
+    let mut tally = Tally::default();
+    let outcome = stream(cargo, |line| {
+        println!("{line}");
+        tally.add(&result_line(line).unwrap_or_default());
+    });
+    if let Err(error) = outcome
+        && tally.failed == 0
+    {
+        tally.check(Err(error));
+    }
+    tally
+}
+
+fn stream(cargo: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
+    let mut child = cargo
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo test")?;
+    let stdout = child
+        .stdout
+        .take()
+        .context("cargo's standard output was not piped")?;
+    for line in BufReader::new(stdout).lines() {
+        each(&line.context("cannot read what cargo test says")?);
+    }
+    let status = child.wait().context("cannot wait for cargo test")?;
+    if !status.success() {
+        bail!("cargo test failed ({status})");
+    }
+    Ok(())
+}
+
+/// `test result: ok. 12 passed; 0 failed; 3 ignored; …`
+fn result_line(line: &str) -> Option<Tally> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count = |name: &str| {
+        let part = counts
+            .split("; ")
+            .find_map(|part| part.trim().strip_suffix(name))?;
+        part.trim().parse().ok()
+    };
+    Some(Tally {
+        passed: count("passed")?,
+        failed: count("failed")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_added_up() {
+        let mut tally = Tally::default();
+        for line in [
+            "test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test tidy ... ok",
+            "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        ] {
+            tally.add(&result_line(line).unwrap_or_default());
+        }
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 14,
+                failed: 1
+            }
+        );
+    }
+
+    #[test]
+    fn a_suite_without_a_result_counts_as_one_failure() {
+        let dead = libtest(Command::new("sh").args([
+            "-c",
+            "echo 'test result: ok. 4 passed; 0 failed; '; exit 101",
+        ]));
+        assert_eq!(
+            dead,
+            Tally {
+                passed: 4,
+                failed: 1
+            }
+        );
+        let failed = libtest(Command::new("sh").args([
+            "-c",
+            "echo 'test result: FAILED. 4 passed; 2 failed; '; exit 101",
+        ]));
+        assert_eq!(
+            failed,
+            Tally {
+                passed: 4,
+                failed: 2
+            }
+        );
+    }
+}
