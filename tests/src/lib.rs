@@ -1,1 +1,3 @@
 //! Support for the end-to-end scenarios: namespaces, topologies, daemons, backends and clients.
+
+pub mod bench;

@@ -1,0 +1,61 @@
+//! Benchmarks: `forebay-bench l4` and `forebay-bench l7`, started by `cargo xtask bench`.
+//!
+//! Every comparison is made inside one run, alternating, and reported as medians with their range; nothing here is a timed test.
+//! Each run lives in namespaces of its own ([`sandbox`]) and leaves nothing but its report.
+
+mod cpu;
+mod l7;
+mod report;
+mod sandbox;
+mod stats;
+mod svg;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+/// Benchmarks of the kernel path and of the proxy.
+#[derive(Parser, Debug)]
+#[command(name = "forebay-bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Which,
+}
+
+#[derive(Subcommand, Debug)]
+enum Which {
+    /// CPU per request against nginx and Envoy
+    L7(l7::L7),
+}
+
+/// Flags of every benchmark.
+#[derive(Args, Debug)]
+struct Common {
+    /// A short run, to see whether everything works
+    #[arg(long)]
+    quick: bool,
+    /// Write a dated copy below docs/benchmarks
+    #[arg(long)]
+    record: bool,
+    /// Where results go
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+    /// Set by the program itself for its second start inside of its namespaces
+    #[arg(long, hide = true)]
+    inside: bool,
+}
+
+/// Runs the benchmark that the command line names.
+///
+/// # Errors
+/// Not root, a missing tool, or a run that is void: one sentence says which.
+pub fn main() -> Result<()> {
+    match Cli::parse().command {
+        Which::L7(args) if args.common.inside => l7::run(&args),
+        Which::L7(args) => {
+            l7::prepare(&args)?;
+            sandbox::enter(true)
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Runs a benchmark inside namespaces of its own, so that ports and addresses never collide and nothing is left.
+//!
+//! The program starts itself again below `unshare`: network, mounts and, where peers are started, processes. The kernel removes
+//! all of it with the last process, also after SIGKILL. It makes nothing outside except an empty mount point below the output directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::mount::{MountFlags, mount};
+
+/// The hidden flag that tells the second start that it is inside.
+pub(crate) const INSIDE: &str = "--inside";
+
+/// Starts this program again inside new namespaces and waits for it. With `processes`, everything it starts dies with it.
+pub(crate) fn enter(processes: bool) -> Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "the benchmarks make network namespaces: run them as root"
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "--propagation", "private"]);
+    if processes {
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+    }
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    command
+        .arg(program)
+        .args(std::env::args_os().skip(1))
+        .arg(INSIDE);
+    let status = command
+        .status()
+        .context("cannot run `unshare`: install util-linux")?;
+    if !status.success() {
+        bail!("the run failed ({status}); its namespaces are gone");
+    }
+    Ok(())
+}
+
+/// Inside: ends the run on Ctrl-C, brings loopback up and gives a directory in memory for logs and configurations.
+pub(crate) fn settle(out: &Path) -> Result<PathBuf> {
+    end_on_signal()?;
+    let work = out.join("work");
+    fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+    let work = work.canonicalize()?;
+    mount("tmpfs", &work, "tmpfs", MountFlags::NOSUID, c"size=2g")
+        .context("cannot mount a tmpfs for the run")?;
+    ip("link set lo up")?;
+    Ok(work)
+}
+
+/// The first process of a namespace ignores signals that it has no handler for, so Ctrl-C needs one.
+fn end_on_signal() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                use tokio::signal::unix::{SignalKind, signal};
+                let (Ok(mut int), Ok(mut term)) = (
+                    signal(SignalKind::interrupt()),
+                    signal(SignalKind::terminate()),
+                ) else {
+                    return;
+                };
+                tokio::select! { _ = int.recv() => {} _ = term.recv() => {} }
+                eprintln!("forebay-bench: ended by a signal");
+                std::process::exit(130);
+            });
+        })?;
+    Ok(())
+}
+
+/// Runs `ip` with words split at spaces.
+pub(crate) fn ip(words: &str) -> Result<()> {
+    run("ip", &words.split(' ').collect::<Vec<_>>())
+}
+
+/// Runs a tool; what it printed is in the error.
+pub(crate) fn run(program: &str, args: &[&str]) -> Result<()> {
+    let out = Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| format!("cannot run `{program}`: install it"))?;
+    let said = String::from_utf8_lossy(&out.stderr);
+    ensure!(
+        out.status.success(),
+        "`{program} {}` failed: {}",
+        args.join(" "),
+        said.trim()
+    );
+    Ok(())
+}
