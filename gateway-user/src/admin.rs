@@ -1,3 +1,5 @@
 //! The daemon's own HTTP endpoints: admin, metrics, readiness. They read the shared state and decide nothing.
 
+pub mod api;
+pub mod metrics;
 pub mod server;

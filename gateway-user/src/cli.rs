@@ -1,5 +1,169 @@
-//! The subcommands.
+//! The subcommands: ask the daemon or read files, print a table or JSON, end with an exit code.
+//!
+//! Exit codes: 0, 1 (what was asked about is not well, or the command failed), 2 (usage).
 
 pub mod check;
 pub mod client;
+pub mod offline;
+pub mod show;
 pub mod table;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use http::Method;
+use serde_json::Value;
+
+use crate::app;
+use crate::args::{ClientArgs, Command, ExplainArgs, Output, RunArgs};
+use crate::settings::Settings;
+use crate::telemetry;
+
+/// Something is not well, or failed.
+const NOT_WELL: u8 = 1;
+/// The command line is wrong.
+const USAGE: u8 = 2;
+
+/// Carries out a subcommand.
+#[must_use]
+pub fn dispatch(command: Command) -> ExitCode {
+    match command {
+        Command::Run(args) => run(*args),
+        Command::Status(args) => ask(&args, "/status", show::status, |v| {
+            v["well"] == Value::Bool(true)
+        }),
+        Command::Validate(args) => match offline::validate(&args.dir) {
+            Ok(report) => print(args.output, &report, show::validation, |v| {
+                v["well"] == Value::Bool(true)
+            }),
+            Err(message) => failed(&message),
+        },
+        Command::Explain(args) => explain(&args),
+        Command::Routes(args) => ask(&args, "/config", show::routes, |_| true),
+        Command::Endpoints(args) => ask(&args, "/endpoints", show::endpoints, |_| true),
+        Command::Check(args) => {
+            let findings = check::judge(&check::gather(&args.interface, &args.bpffs));
+            let well = findings.iter().all(|f| f.ok);
+            match serde_json::to_value(&findings) {
+                Ok(value) => print(args.output, &value, show::findings, |_| well),
+                Err(error) => failed(&error.to_string()),
+            }
+        }
+        Command::Dump(args) => {
+            let mut all = serde_json::Map::new();
+            for page in ["config", "status", "stats", "endpoints"] {
+                match client::ask(&args.admin, Method::GET, &format!("/{page}")) {
+                    Ok(value) => drop(all.insert(page.to_owned(), value)),
+                    Err(error) => return failed(&error.to_string()),
+                }
+            }
+            print(
+                Output::Json,
+                &Value::Object(all),
+                |_| String::new(),
+                |_| true,
+            )
+        }
+        Command::Drain(args) => match client::ask(&args.admin, Method::POST, "/drain") {
+            Ok(value) => print(args.output, &value, |_| "draining\n".into(), |_| true),
+            Err(error) => failed(&error.to_string()),
+        },
+    }
+}
+
+/// Says what is wrong with the command line.
+#[must_use]
+pub fn usage(message: &str) -> ExitCode {
+    eprintln!("forebay: {message}");
+    ExitCode::from(USAGE)
+}
+
+fn failed(message: &str) -> ExitCode {
+    eprintln!("forebay: {message}");
+    ExitCode::from(NOT_WELL)
+}
+
+fn run(args: RunArgs) -> ExitCode {
+    telemetry::start(args.log, args.log_format);
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_lowercase();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match Settings::new(args, Some(host), cores) {
+        Ok(settings) => match app::run(settings) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error.to_string()),
+        },
+        Err(errors) => {
+            for error in &errors {
+                eprintln!("forebay: {error}");
+            }
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn ask(
+    args: &ClientArgs,
+    page: &str,
+    table: impl Fn(&Value) -> String,
+    well: impl Fn(&Value) -> bool,
+) -> ExitCode {
+    match client::ask(&args.admin, Method::GET, page) {
+        Ok(value) => print(args.output, &value, table, well),
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+fn explain(args: &ExplainArgs) -> ExitCode {
+    let won = |v: &Value| {
+        v["binds"]
+            .as_array()
+            .is_some_and(|b| b.iter().any(|b| !b["rule"].is_null()))
+    };
+    if let Some(dir) = &args.config {
+        return match offline::explain(dir, &args.url, &args.method, &args.header) {
+            Ok(value) => print(args.client.output, &value, show::explanation, won),
+            Err(message) => failed(&message),
+        };
+    }
+    let mut page = format!(
+        "/explain?url={}&method={}",
+        escape(&args.url),
+        escape(&args.method)
+    );
+    for header in &args.header {
+        page += &format!("&header={}", escape(header));
+    }
+    ask(&args.client, &page, show::explanation, won)
+}
+
+/// Percent-encodes a query value.
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped += &format!("%{byte:02X}");
+        }
+    }
+    escaped
+}
+
+fn print(
+    output: Output,
+    value: &Value,
+    table: impl Fn(&Value) -> String,
+    well: impl Fn(&Value) -> bool,
+) -> ExitCode {
+    let text = match output {
+        Output::Table => table(value),
+        Output::Json => format!("{value:#}\n"),
+    };
+    let mut out = std::io::stdout();
+    // A reader that went away (a pager that was left) is no failure of the command.
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+    ExitCode::from(if well(value) { 0 } else { NOT_WELL })
+}

@@ -11,6 +11,7 @@
 
 pub mod admin;
 pub mod allocate;
+pub mod app;
 pub mod args;
 pub mod cli;
 pub mod drain;

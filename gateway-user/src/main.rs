@@ -1,3 +1,23 @@
-//! The `forebay` program.
+//! The `forebay` program: reads the flags and hands over.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use gateway_user::args::{Cli, one_sentence};
+use gateway_user::cli;
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => cli::dispatch(cli.command),
+        Err(error) if error.use_stderr() => cli::usage(&one_sentence(&error)),
+        // --help and --version.
+        Err(text) => {
+            let printed = text.print();
+            ExitCode::from(u8::from(printed.is_err()))
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The routes of the admin and readiness endpoints. Answers are JSON; what they hold is the module's contract with the
+//! subcommands in `cli`.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::sync::Notify;
+
+use crate::app::view::Shared;
+use crate::l7::explain::{Question, explain};
+use crate::readiness::Readiness;
+use crate::status;
+
+/// `/config`, `/status`, `/stats`, `/endpoints`, `/explain`, `POST /drain`.
+pub fn router(shared: Arc<Shared>, drain: Arc<Notify>) -> Router {
+    let ask_drain = move || async move {
+        // Kept until the control task looks, so a request is never lost.
+        drain.notify_one();
+        Json(json!({"draining": true}))
+    };
+    Router::new()
+        .route("/config", get(config))
+        .route("/status", get(all_statuses))
+        .route("/stats", get(stats))
+        .route("/endpoints", get(endpoints))
+        .route("/explain", get(explanation))
+        .route("/drain", post(ask_drain))
+        .fallback(async || failure(StatusCode::NOT_FOUND, "no such page; there are /config /status /stats /endpoints /explain and POST /drain"))
+        .with_state(shared)
+}
+
+/// `/healthz/ready` and `/healthz/live`.
+pub fn readiness(readiness: Readiness) -> Router {
+    let ready = move || async move { readiness.answer() };
+    Router::new()
+        .route("/healthz/ready", get(ready))
+        .route("/healthz/live", get(async || "alive\n"))
+}
+
+fn failure(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({"error": message}))).into_response()
+}
+
+async fn config(State(shared): State<Arc<Shared>>) -> Response {
+    Json(&*shared.view().snapshot).into_response()
+}
+
+async fn all_statuses(State(shared): State<Arc<Shared>>) -> Response {
+    let view = shared.view();
+    let well = status::well(&view.statuses) && view.problems.is_empty();
+    Json(json!({
+        "node": shared.node,
+        "well": well,
+        "generation": view.snapshot.generation,
+        "drain": shared.drain(),
+        "open_connections": shared.proxy.open_connections(),
+        "replicas": view.snapshot.replicas,
+        "objects": view.statuses,
+        "problems": view.problems,
+    }))
+    .into_response()
+}
+
+async fn stats(State(shared): State<Arc<Shared>>) -> Response {
+    Json(shared.proxy.stats().read()).into_response()
+}
+
+async fn endpoints(State(shared): State<Arc<Shared>>) -> Response {
+    Json(shared.proxy.endpoints()).into_response()
+}
+
+async fn explanation(
+    State(shared): State<Arc<Shared>>,
+    Query(pairs): Query<Vec<(String, String)>>,
+) -> Response {
+    match Question::from_pairs(&pairs) {
+        Ok(question) => Json(explain(&shared.view().snapshot, &question)).into_response(),
+        Err(error) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}

@@ -1,0 +1,313 @@
+//! Every metric of the daemon, by name. A scrape reads the counters where they are; nothing is kept here.
+//!
+//! Series are bounded by the configuration: per cluster, never per route, client or path.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::app::view::Shared;
+use crate::drain::Phase;
+use crate::proxy::ClusterStatus;
+use crate::proxy::stats::BUCKETS_US;
+
+/// Names of response classes, in the order of the counters.
+const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// `GET /metrics`.
+pub fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/metrics", get(scrape))
+        .with_state(shared)
+}
+
+async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Reader(shared)));
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => (
+            [(
+                CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[derive(Debug)]
+struct Reader(Arc<Shared>);
+
+impl Collector for Reader {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let e = &mut encoder;
+        let view = self.0.view();
+        let reading = self.0.proxy.stats().read();
+        let draining = u64::from(self.0.drain() != Phase::Serving);
+        counter(
+            e,
+            "forebay_build_info",
+            "Version of the daemon.",
+            &[(&[("version", env!("CARGO_PKG_VERSION"))], 1)],
+        )?;
+        gauge(
+            e,
+            "forebay_config_generation",
+            "Number of the live configuration.",
+            &[(&[], view.snapshot.generation)],
+        )?;
+        gauge(
+            e,
+            "forebay_config_problems",
+            "Files and objects with an error.",
+            &[(&[], view.problems.len() as u64)],
+        )?;
+        let unwell = view.statuses.iter().filter(|s| !s.well()).count() as u64;
+        gauge(
+            e,
+            "forebay_objects_not_well",
+            "Objects with a condition that is not well.",
+            &[(&[], unwell)],
+        )?;
+        gauge(
+            e,
+            "forebay_draining",
+            "1 while this node drains.",
+            &[(&[], draining)],
+        )?;
+        gauge(
+            e,
+            "forebay_downstream_connections_open",
+            "Client connections open now.",
+            &[(&[], reading.open_connections as u64)],
+        )?;
+        let events: Vec<_> = reading
+            .events
+            .iter()
+            .map(|(name, n)| ([("event", *name)], *n))
+            .collect();
+        counter(
+            e,
+            "forebay_proxy_events",
+            "What happened to connections, by event.",
+            &as_rows(&events),
+        )?;
+        let flags: Vec<_> = reading
+            .flags
+            .iter()
+            .map(|(name, n)| ([("flag", *name)], *n))
+            .collect();
+        counter(
+            e,
+            "forebay_responses_by_flag",
+            "Requests by response flag.",
+            &as_rows(&flags),
+        )?;
+        let classes: Vec<_> = CLASSES
+            .into_iter()
+            .zip(reading.classes)
+            .map(|(c, n)| ([("class", c)], n))
+            .collect();
+        counter(
+            e,
+            "forebay_requests",
+            "Requests by class of the response code.",
+            &as_rows(&classes),
+        )?;
+        clusters(e, &self.0.proxy.endpoints())
+    }
+}
+
+type Row<'a> = (&'a [(&'a str, &'a str)], u64);
+
+fn as_rows<'a, const N: usize>(rows: &'a [([(&'a str, &'a str); N], u64)]) -> Vec<Row<'a>> {
+    rows.iter().map(|(labels, n)| (&labels[..], *n)).collect()
+}
+
+fn counter(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, rows: &[Row<'_>]) -> fmt::Result {
+    family(e, name, help, rows, ConstCounter::new)
+}
+
+fn gauge(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, rows: &[Row<'_>]) -> fmt::Result {
+    family(e, name, help, rows, |n| {
+        ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX))
+    })
+}
+
+fn family<M: EncodeMetric>(
+    e: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: &[Row<'_>],
+    make: impl Fn(u64) -> M,
+) -> fmt::Result {
+    let Some((_, first)) = rows.first() else {
+        return Ok(());
+    };
+    let mut family = e.encode_descriptor(name, help, None, make(*first).metric_type())?;
+    if let [([], n)] = rows {
+        return make(*n).encode(family);
+    }
+    for (labels, n) in rows {
+        make(*n).encode(family.encode_family(&labels.to_vec())?)?;
+    }
+    Ok(())
+}
+
+/// Collects one figure of every cluster.
+fn per_cluster<const N: usize>(
+    clusters: &[ClusterStatus],
+    labels: [(&'static str, &'static str); N],
+    figure: impl Fn(&ClusterStatus, usize) -> u64,
+) -> Vec<(Vec<(String, String)>, u64)> {
+    clusters
+        .iter()
+        .flat_map(|cluster| {
+            let figure = &figure;
+            let rows = labels.iter().enumerate().map(move |(i, (key, value))| {
+                let labels = vec![
+                    ("cluster".to_owned(), cluster.name.to_string()),
+                    ((*key).to_owned(), (*value).to_owned()),
+                ];
+                (labels, figure(cluster, i))
+            });
+            rows.collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn emit(
+    e: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: &[(Vec<(String, String)>, u64)],
+    is_counter: bool,
+) -> fmt::Result {
+    let labels: Vec<Vec<(&str, &str)>> = rows
+        .iter()
+        .map(|(labels, _)| {
+            labels
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.as_str()))
+                .collect()
+        })
+        .collect();
+    let rows: Vec<Row<'_>> = labels
+        .iter()
+        .zip(rows)
+        .map(|(l, (_, n))| (&l[..], *n))
+        .collect();
+    if is_counter {
+        counter(e, name, help, &rows)
+    } else {
+        gauge(e, name, help, &rows)
+    }
+}
+
+fn clusters(e: &mut DescriptorEncoder<'_>, clusters: &[ClusterStatus]) -> fmt::Result {
+    let classes = CLASSES.map(|class| ("class", class));
+    let rows = per_cluster(clusters, classes, |c, i| c.requests.classes[i]);
+    emit(
+        e,
+        "forebay_cluster_requests",
+        "Requests to a cluster by class of the response code.",
+        &rows,
+        true,
+    )?;
+    let kinds = [
+        ("kind", "connections"),
+        ("kind", "requests"),
+        ("kind", "pending"),
+    ];
+    let rows = per_cluster(clusters, kinds, |c, i| {
+        u64::from([c.in_use.connections, c.in_use.requests, c.in_use.pending][i])
+    });
+    emit(
+        e,
+        "forebay_cluster_in_use",
+        "Permits in use now: connections, active requests, waiting requests.",
+        &rows,
+        false,
+    )?;
+    let outcomes = [("outcome", "ejected"), ("outcome", "suppressed_by_cap")];
+    let rows = per_cluster(clusters, outcomes, |c, i| {
+        [c.ejections, c.ejections_suppressed][i]
+    });
+    emit(
+        e,
+        "forebay_cluster_ejections",
+        "Endpoints that outlier detection took out, or would have without the cap.",
+        &rows,
+        true,
+    )?;
+    let health = [("health", "usable"), ("health", "ejected")];
+    let rows = per_cluster(clusters, health, |c, i| {
+        c.endpoints
+            .iter()
+            .filter(|endpoint| endpoint.ejected == (i == 1))
+            .count() as u64
+    });
+    emit(
+        e,
+        "forebay_cluster_endpoints",
+        "Endpoints by health.",
+        &rows,
+        false,
+    )?;
+    let rows = per_cluster(clusters, [("to", "endpoint")], |c, _| c.requests.connects);
+    emit(
+        e,
+        "forebay_cluster_connects",
+        "Connections opened to endpoints.",
+        &rows,
+        true,
+    )?;
+    let rows: Vec<_> = clusters.iter().flat_map(latency).collect();
+    emit(
+        e,
+        "forebay_cluster_latency_bucket",
+        "Requests that took at most `le` seconds.",
+        &rows,
+        true,
+    )
+}
+
+/// Cumulated latency buckets of one cluster.
+fn latency(cluster: &ClusterStatus) -> Vec<(Vec<(String, String)>, u64)> {
+    let mut sum = 0;
+    cluster
+        .requests
+        .latency
+        .iter()
+        .enumerate()
+        .map(|(i, n)| {
+            sum += n;
+            let mut bound = String::new();
+            match BUCKETS_US.get(i) {
+                // Writing to a String cannot fail.
+                Some(us) => drop(write!(bound, "{}", *us as f64 / 1e6)),
+                None => bound.push_str("+Inf"),
+            }
+            let labels = vec![
+                ("cluster".to_owned(), cluster.name.to_string()),
+                ("le".to_owned(), bound),
+            ];
+            (labels, sum)
+        })
+        .collect()
+}

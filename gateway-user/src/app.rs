@@ -1,0 +1,310 @@
+//! Starts the parts of `forebay run`, connects them and stops them in order.
+//!
+//! One control task owns the state that flows: manifests → inputs → addresses → translation → snapshot → proxy →
+//! reports → statuses. It runs on a thread of its own, away from the proxy's workers, and decides nothing: what to do
+//! with a state is the business of the pure modules.
+
+pub mod view;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::admin;
+use crate::admin::server::BindError;
+use crate::allocate::{Allocations, allocate};
+use crate::args::AccessLogArg;
+use crate::drain::{Drain, Phase, Signals};
+use crate::file::keys::{self, KeyError};
+use crate::file::merge::{Files, Problem};
+use crate::file::{read, state, watch::Watch};
+use crate::proxy::access_log::Destination;
+use crate::proxy::stats::Stats;
+use crate::proxy::{Mode, Proxy, ProxySettings, StartError, Timers};
+use crate::readiness::{Progress, Readiness};
+use crate::settings::{Datapath, Settings};
+use crate::snapshot::Generation;
+use crate::status::{self, Report};
+use crate::translate::{Context, translate};
+
+use self::view::{Shared, View};
+
+/// How often heartbeat, drain and readiness are looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How long idle connections get after the drain has ended.
+const LAST_MOMENT: Duration = Duration::from_millis(200);
+
+/// Addresses given out, below the state directory.
+const ALLOCATIONS: &str = "allocations.json";
+
+/// Why the daemon could not start or go on. Each is one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The directory of manifests cannot be read.
+    #[error("--config {dir} cannot be read: {why}; give a directory of manifests", dir = .0.display(), why = .1)]
+    Config(PathBuf, String),
+    /// An endpoint cannot be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// No shared keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The proxy cannot be started.
+    #[error(transparent)]
+    Proxy(#[from] StartError),
+    /// The system refuses a runtime or the signals.
+    #[error(
+        "the control runtime cannot be started: {0}; check the limits on processes and open files"
+    )]
+    Runtime(#[from] std::io::Error),
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// See [`RunError`]; nothing is left running then.
+pub fn run(settings: Settings) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async { App::start(settings).await?.serve().await })
+}
+
+/// The control task.
+struct App {
+    settings: Settings,
+    watch: Watch,
+    files: Files,
+    reported: BTreeSet<Problem>,
+    allocations: Allocations,
+    generation: Generation,
+    shared: Arc<Shared>,
+    readiness: Readiness,
+    progress: Progress,
+    drain: Drain,
+    drain_asked: Arc<Notify>,
+    signals: Signals,
+}
+
+impl App {
+    async fn start(settings: Settings) -> Result<Self, RunError> {
+        let signals = Signals::new()?;
+        let mut files = Files::default();
+        let listing = read::read(&settings.config, &BTreeSet::new());
+        if let Some(why) = listing.unreadable.get("") {
+            return Err(RunError::Config(settings.config, why.clone()));
+        }
+        files.update(listing);
+        let inputs = &files.merged().inputs;
+        let replicas = translate(
+            inputs,
+            &Context {
+                on_cluster: false,
+                allocations: &Allocations::default(),
+            },
+        )
+        .snapshot
+        .replicas
+        .len();
+        if replicas > 1 && keys::from_secret(inputs)?.is_none() {
+            return Err(KeyError::Missing(replicas).into());
+        }
+        let admin = admin::server::bind("--admin", &settings.admin).await?;
+        let metrics = admin::server::bind("--metrics", &settings.metrics).await?;
+        let ready = admin::server::bind("--ready", &settings.ready).await?;
+        let readiness = Readiness::default();
+        let stats = Arc::new(Stats::new(settings.workers));
+        let proxy = Proxy::start(proxy_settings(&settings, &readiness), stats)?;
+        let shared = Arc::new(Shared::new(settings.node_name.clone(), proxy));
+        let drain_asked = Arc::new(Notify::new());
+        for (name, bound) in [
+            ("admin", &admin),
+            ("metrics", &metrics),
+            ("readiness", &ready),
+        ] {
+            tracing::info!(endpoint = name, address = bound.describe(), "listening");
+        }
+        admin.serve(admin::api::router(
+            Arc::clone(&shared),
+            Arc::clone(&drain_asked),
+        ));
+        metrics.serve(admin::metrics::router(Arc::clone(&shared)));
+        ready.serve(admin::api::readiness(readiness.clone()));
+        let mut app = Self {
+            watch: Watch::new(&settings.config),
+            files,
+            reported: BTreeSet::new(),
+            allocations: load_allocations(&settings),
+            generation: 0,
+            shared,
+            readiness,
+            progress: Progress::default(),
+            drain: Drain::new(settings.drain_timeout),
+            drain_asked,
+            signals,
+            settings,
+        };
+        app.reconfigure();
+        Ok(app)
+    }
+
+    async fn serve(mut self) -> Result<(), RunError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let drain_asked = Arc::clone(&self.drain_asked);
+        loop {
+            tokio::select! {
+                listing = self.watch.next() => {
+                    if self.files.update(listing) {
+                        self.reconfigure();
+                    }
+                }
+                () = self.signals.next() => {
+                    if !self.start_drain() {
+                        tracing::warn!("told to stop again: stopping at once");
+                        break;
+                    }
+                }
+                () = drain_asked.notified() => {
+                    self.start_drain();
+                }
+                _ = tick.tick() => {
+                    if self.tick() == Phase::Drained {
+                        break;
+                    }
+                }
+            }
+        }
+        self.progress.drained = true;
+        self.readiness.set(&self.progress);
+        self.shared.proxy.shutdown(Instant::now() + LAST_MOMENT);
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// Takes the manifests as they are now all the way to the proxy and the statuses.
+    fn reconfigure(&mut self) {
+        let merged = self.files.merged();
+        for problem in merged.problems.difference(&self.reported) {
+            tracing::error!("{problem}");
+        }
+        self.reported.clone_from(&merged.problems);
+        let allocations = allocate(&merged.inputs, false, &self.allocations);
+        let context = Context {
+            on_cluster: false,
+            allocations: &allocations,
+        };
+        let mut translation = translate(&merged.inputs, &context);
+        self.generation += 1;
+        translation.snapshot.generation = self.generation;
+        let published = self.shared.proxy.publish(&translation.snapshot);
+        for (bind, why) in &published.failed {
+            tracing::error!(listener = %std::net::SocketAddr::from(*bind), "{why}");
+        }
+        let report = Report {
+            node: self.settings.node_name.clone(),
+            generation: self.generation,
+            failed_listeners: published.failed,
+        };
+        let view = View {
+            statuses: status::merge(&translation, &[report]),
+            snapshot: Arc::new(translation.snapshot),
+            problems: merged.problems.iter().cloned().collect(),
+        };
+        tracing::info!(
+            generation = self.generation,
+            listeners = view.snapshot.binds.len(),
+            rules = view.snapshot.rules.len(),
+            clusters = view.snapshot.clusters.len(),
+            "configuration is live"
+        );
+        self.shared.set(view);
+        if allocations != self.allocations {
+            self.allocations = allocations;
+            self.save_allocations();
+        }
+        self.progress.source_synced = true;
+        self.progress.translated = true;
+        self.progress.maps_programmed = true;
+        self.readiness.set(&self.progress);
+    }
+
+    fn save_allocations(&self) {
+        if self.allocations.gateways.is_empty() {
+            return;
+        }
+        let path = self.settings.state_dir.join(ALLOCATIONS);
+        let result = serde_json::to_vec_pretty(&self.allocations)
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| state::write(&path, &bytes));
+        if let Err(error) = result {
+            tracing::warn!(
+                "addresses from pools may change at the next start: {} cannot be written: {}; give a directory that can be written with --state-dir",
+                path.display(),
+                read::phrase(&error)
+            );
+        }
+    }
+
+    /// False if the drain had begun already.
+    fn start_drain(&mut self) -> bool {
+        let first = self.drain.start(Instant::now());
+        if first {
+            tracing::info!(
+                open = self.shared.proxy.open_connections(),
+                "draining; ends with the last connection, at the latest after {:?}",
+                self.settings.drain_timeout
+            );
+            self.shared.proxy.drain();
+        }
+        first
+    }
+
+    fn tick(&mut self) -> Phase {
+        let open = self.shared.proxy.open_connections();
+        let phase = self.drain.look(Instant::now(), open);
+        self.shared.set_drain(phase);
+        phase
+    }
+}
+
+fn proxy_settings(settings: &Settings, readiness: &Readiness) -> ProxySettings {
+    let ready = readiness.clone();
+    ProxySettings {
+        workers: settings.workers,
+        mode: match settings.datapath {
+            Datapath::Off => Mode::Direct,
+            Datapath::Auto | Datapath::Native | Datapath::Generic => Mode::Steered,
+        },
+        max_segment: None,
+        timers: Timers::default(),
+        access_log: match &settings.access_log {
+            AccessLogArg::Off => Destination::Off,
+            AccessLogArg::Stdout => Destination::Stdout,
+            AccessLogArg::File(path) => Destination::File(path.clone()),
+        },
+        seed: name_seed(&settings.node_name),
+        ready: Box::new(move || ready.reason().is_none()),
+    }
+}
+
+/// A number that differs from node to node and is the same after a restart.
+fn name_seed(name: &str) -> u64 {
+    gateway_common::hash::sip13([0, 0], name.as_bytes())
+}
+
+/// What was given out before; nothing if the file is not there.
+fn load_allocations(settings: &Settings) -> Allocations {
+    let path = settings.state_dir.join(ALLOCATIONS);
+    let Ok(bytes) = std::fs::read(&path) else {
+        return Allocations::default();
+    };
+    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        tracing::warn!("{} is damaged and is not used: {error}", path.display());
+        Allocations::default()
+    })
+}

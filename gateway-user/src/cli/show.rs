@@ -1,0 +1,401 @@
+//! Answers of the daemon as text for people. Everything here is also in the JSON form.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::table::Table;
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) if text.is_empty() => "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn name_of(object: &Value) -> String {
+    match object["namespace"].as_str() {
+        Some(namespace) => format!("{namespace}/{}", text(&object["name"])),
+        None => text(&object["name"]),
+    }
+}
+
+/// `forebay status`.
+#[must_use]
+pub fn status(answer: &Value) -> String {
+    let mut out = format!(
+        "Node {}: {}, configuration {}, {}, {} open connections\n\n",
+        text(&answer["node"]),
+        if answer["well"] == Value::Bool(true) {
+            "well"
+        } else {
+            "not well"
+        },
+        text(&answer["generation"]),
+        text(&answer["drain"]),
+        text(&answer["open_connections"]),
+    );
+    let mut nodes = Table::new("Nodes", &["NAME", "ADDRESS", "STATE", "WEIGHT"]);
+    for replica in items(&answer["replicas"]) {
+        nodes.row(
+            [
+                &replica["name"],
+                &replica["address"],
+                &replica["state"],
+                &replica["weight"],
+            ]
+            .map(text),
+        );
+    }
+    out += &nodes.to_string();
+    out += &objects(&answer["objects"]);
+    out += &problems(&answer["problems"]);
+    out
+}
+
+/// `forebay validate`.
+#[must_use]
+pub fn validation(answer: &Value) -> String {
+    let mut out = objects(&answer["objects"]);
+    out += &problems(&answer["problems"]);
+    for ignored in items(&answer["ignored"]) {
+        let _ = writeln!(
+            out,
+            "note: {}: {}",
+            text(&ignored["object"]),
+            text(&ignored["message"])
+        );
+    }
+    out += if answer["well"] == Value::Bool(true) {
+        "everything is well\n"
+    } else {
+        "not everything is well\n"
+    };
+    out
+}
+
+/// One table for each kind, then each condition that is not as it should be.
+fn objects(objects: &Value) -> String {
+    let mut gateways = Table::new("Gateways", &["NAME", "ADDRESSES", "PROGRAMMED"]);
+    let mut listeners = Table::new("Listeners", &["GATEWAY", "NAME", "ROUTES", "PROGRAMMED"]);
+    let mut routes = Table::new("Routes", &["NAME", "PARENT", "ACCEPTED", "REFS"]);
+    let mut others = Table::new(
+        "Other objects",
+        &["KIND", "NAME", "CONDITION", "STATUS", "REASON"],
+    );
+    let mut remarks = Table::new(
+        "Not as asked for",
+        &["OBJECT", "CONDITION", "REASON", "MESSAGE"],
+    );
+    for object in items(objects) {
+        let (name, status) = (name_of(object), &object["status"]);
+        let kind = text(&object["kind"]);
+        remark(
+            &mut remarks,
+            &format!("{kind} {name}"),
+            &status["conditions"],
+        );
+        match kind.as_str() {
+            "Gateway" => {
+                let addresses = items(&status["addresses"])
+                    .iter()
+                    .map(|a| text(&a["value"]));
+                gateways.row([
+                    name.clone(),
+                    join(addresses),
+                    truth(&status["conditions"], "Programmed"),
+                ]);
+                for listener in items(&status["listeners"]) {
+                    let section = text(&listener["name"]);
+                    remark(
+                        &mut remarks,
+                        &format!("{kind} {name} listener {section}"),
+                        &listener["conditions"],
+                    );
+                    let routes = text(&listener["attachedRoutes"]);
+                    listeners.row([
+                        name.clone(),
+                        section,
+                        routes,
+                        truth(&listener["conditions"], "Programmed"),
+                    ]);
+                }
+            }
+            "HTTPRoute" => {
+                for parent in items(&status["parents"]) {
+                    let of = text(&parent["parentRef"]["name"]);
+                    remark(
+                        &mut remarks,
+                        &format!("{kind} {name} at {of}"),
+                        &parent["conditions"],
+                    );
+                    let accepted = truth(&parent["conditions"], "Accepted");
+                    routes.row([
+                        name.clone(),
+                        of,
+                        accepted,
+                        truth(&parent["conditions"], "ResolvedRefs"),
+                    ]);
+                }
+            }
+            _ => {
+                for c in items(&status["conditions"]) {
+                    let [of, value, reason] = [&c["type"], &c["status"], &c["reason"]].map(text);
+                    others.row([kind.clone(), name.clone(), of, value, reason]);
+                }
+            }
+        }
+    }
+    format!("{gateways}{listeners}{routes}{others}{remarks}")
+}
+
+fn join(parts: impl Iterator<Item = String>) -> String {
+    let parts: Vec<String> = parts.collect();
+    if parts.is_empty() {
+        "-".into()
+    } else {
+        parts.join(",")
+    }
+}
+
+fn truth(conditions: &Value, kind: &str) -> String {
+    let found = items(conditions).iter().find(|c| c["type"] == kind);
+    found.map_or_else(|| "-".into(), |c| text(&c["status"]))
+}
+
+/// Adds the conditions that say something is wrong.
+fn remark(remarks: &mut Table, object: &str, conditions: &Value) {
+    const BAD_IF_TRUE: [&str; 3] = [
+        "Conflicted",
+        "PartiallyInvalid",
+        "forebay.dev/UnsupportedFields",
+    ];
+    for c in items(conditions) {
+        let kind = text(&c["type"]);
+        let bad = if BAD_IF_TRUE.contains(&kind.as_str()) {
+            "True"
+        } else {
+            "False"
+        };
+        if c["status"] == bad {
+            remarks.row([
+                object.to_owned(),
+                kind,
+                text(&c["reason"]),
+                text(&c["message"]),
+            ]);
+        }
+    }
+}
+
+fn problems(problems: &Value) -> String {
+    let mut table = Table::new("Errors", &["FILE", "OBJECT", "FIELD", "MESSAGE"]);
+    for problem in items(problems) {
+        table.row(
+            [
+                &problem["file"],
+                &problem["object"],
+                &problem["field"],
+                &problem["message"],
+            ]
+            .map(text),
+        );
+    }
+    table.to_string()
+}
+
+/// `forebay routes`.
+#[must_use]
+pub fn routes(config: &Value) -> String {
+    let rules = items(&config["rules"]);
+    let clusters = items(&config["clusters"]);
+    let mut table = Table::new(
+        "",
+        &["ADDRESS", "LISTENER", "HOST", "MATCH", "RULE", "BACKENDS"],
+    );
+    for bind in config["binds"]
+        .as_object()
+        .into_iter()
+        .flat_map(|b| b.values())
+    {
+        for listener in items(&bind["listeners"]) {
+            for entry in items(&listener["router"]["entries"]) {
+                let rule = entry["rule"]
+                    .as_u64()
+                    .and_then(|at| rules.get(usize::try_from(at).ok()?));
+                let backends = items(&rule.unwrap_or(&Value::Null)["backends"]).iter();
+                let backends = join(backends.map(|backend| {
+                    let cluster = backend["target"]["Cluster"].as_u64();
+                    let cluster = cluster.and_then(|at| clusters.get(usize::try_from(at).ok()?));
+                    let name = cluster.map_or_else(|| "invalid".into(), cluster_name);
+                    format!("{name}={}", text(&backend["weight"]))
+                }));
+                let key = &rule.unwrap_or(&Value::Null)["key"];
+                let rule = format!("{}/rule/{}", text(&key["route"]), text(&key["index"]));
+                let matching = matching(&entry["matching"]);
+                table.row([
+                    text(&bind["key"]),
+                    text(&listener["name"]),
+                    text(&entry["hostname"]),
+                    matching,
+                    rule,
+                    backends,
+                ]);
+            }
+        }
+    }
+    table.to_string()
+}
+
+fn cluster_name(cluster: &Value) -> String {
+    format!(
+        "{}:{}",
+        text(&cluster["key"]["service"]),
+        text(&cluster["key"]["port"])
+    )
+}
+
+fn matching(matching: &Value) -> String {
+    let mut parts = Vec::new();
+    for (kind, sign) in [("Exact", "="), ("Prefix", "^"), ("Regex", "~")] {
+        if let Some(path) = matching["path"][kind].as_str() {
+            parts.push(format!(
+                "{sign}{}",
+                if path.is_empty() { "/" } else { path }
+            ));
+        }
+    }
+    if let Some(method) = matching["method"].as_str() {
+        parts.push(method.to_owned());
+    }
+    for (what, list) in [
+        ("header", &matching["headers"]),
+        ("query", &matching["query"]),
+    ] {
+        parts.extend(
+            items(list)
+                .iter()
+                .map(|pair| format!("{what}:{}", text(&pair[0]))),
+        );
+    }
+    parts.join(" ")
+}
+
+/// `forebay endpoints`.
+#[must_use]
+pub fn endpoints(answer: &Value) -> String {
+    let mut clusters = Table::new(
+        "Clusters",
+        &["NAME", "CONNECTIONS", "REQUESTS", "PENDING", "EJECTIONS"],
+    );
+    let mut endpoints = Table::new(
+        "Endpoints",
+        &["CLUSTER", "ADDRESS", "HEALTH", "ACTIVE", "IDLE"],
+    );
+    for cluster in items(answer) {
+        let (name, used) = (text(&cluster["name"]), &cluster["in_use"]);
+        let [connections, requests, pending, ejections] = [
+            &used["connections"],
+            &used["requests"],
+            &used["pending"],
+            &cluster["ejections"],
+        ]
+        .map(text);
+        clusters.row([name.clone(), connections, requests, pending, ejections]);
+        for endpoint in items(&cluster["endpoints"]) {
+            let health = if endpoint["ejected"] == Value::Bool(true) {
+                format!(
+                    "ejected, back in {} ms or later",
+                    text(&endpoint["ejected_for_ms"])
+                )
+            } else if endpoint["terminating"] == Value::Bool(true) {
+                "terminating".into()
+            } else {
+                "usable".into()
+            };
+            let [address, active, idle] =
+                [&endpoint["address"], &endpoint["active"], &endpoint["idle"]].map(text);
+            endpoints.row([name.clone(), address, health, active, idle]);
+        }
+    }
+    format!("{clusters}{endpoints}")
+}
+
+/// `forebay explain`.
+#[must_use]
+pub fn explanation(answer: &Value) -> String {
+    let mut out = String::new();
+    if items(&answer["binds"]).is_empty() {
+        out += "no Gateway listens on that port\n";
+    }
+    for bind in items(&answer["binds"]) {
+        let _ = writeln!(
+            out,
+            "{} (Gateway {})",
+            text(&bind["address"]),
+            text(&bind["gateway"])
+        );
+        let _ = writeln!(
+            out,
+            "  listener  {}",
+            if bind["listener"].is_null() {
+                "none has this host: 404".into()
+            } else {
+                text(&bind["listener"])
+            }
+        );
+        for passed in items(&bind["passed_over"]) {
+            let _ = writeln!(
+                out,
+                "  not       {}: {}",
+                text(&passed["rule"]),
+                text(&passed["because"])
+            );
+        }
+        if bind["rule"].is_null() {
+            out += "  rule      none matches: 404\n";
+        } else {
+            let _ = writeln!(out, "  rule      {}", text(&bind["rule"]["rule"]));
+        }
+        for backend in items(&bind["rule"]["backends"]) {
+            let rule = match backend["destination_rule"].as_str() {
+                Some(name) => format!(" under DestinationRule {name}"),
+                None => String::new(),
+            };
+            let to = join(items(&backend["endpoints"]).iter().map(text));
+            let _ = writeln!(
+                out,
+                "  weight {:>3}  {}{rule}: {to}",
+                text(&backend["weight"]),
+                text(&backend["target"])
+            );
+        }
+    }
+    out
+}
+
+/// `forebay check`.
+#[must_use]
+pub fn findings(answer: &Value) -> String {
+    let mut table = Table::new("", &["CHECK", "", "FOUND", "WHAT TO DO"]);
+    for finding in items(answer) {
+        let ok = if finding["ok"] == Value::Bool(true) {
+            "ok"
+        } else {
+            "NOT OK"
+        };
+        table.row([
+            text(&finding["check"]),
+            ok.into(),
+            text(&finding["found"]),
+            text(&finding["remedy"]),
+        ]);
+    }
+    table.to_string()
+}
