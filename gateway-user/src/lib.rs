@@ -14,6 +14,7 @@ pub mod allocate;
 pub mod app;
 pub mod args;
 pub mod cli;
+pub mod datapath;
 pub mod drain;
 pub mod file;
 pub mod l4;

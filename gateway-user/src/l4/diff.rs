@@ -174,7 +174,6 @@ mod tests {
             encapsulate_always: false,
             tunnel_port: 17410,
             probe_port: 17411,
-            tunnel_source: own,
             ticks_per_second: 250,
             drain_timeout: Duration::from_secs(60),
         };
@@ -182,8 +181,7 @@ mod tests {
     }
 
     fn snapshot(replicas: &[(u8, ReplicaState, u8)], ports: &[u16]) -> Snapshot {
-        let mut snapshot = Snapshot::default();
-        snapshot.replicas = replicas
+        let replicas = replicas
             .iter()
             .map(|(n, state, weight)| Replica {
                 name: format!("n{n}"),
@@ -192,6 +190,10 @@ mod tests {
                 weight: *weight,
             })
             .collect();
+        let mut snapshot = Snapshot {
+            replicas,
+            ..Snapshot::default()
+        };
         for port in ports {
             let key = BindKey {
                 address: IpAddr::from([10, 9, 0, 1]),

@@ -33,8 +33,6 @@ pub struct Settings {
     pub tunnel_port: u16,
     /// `--probe-port`.
     pub probe_port: u16,
-    /// Outer source address of tunnel packets.
-    pub tunnel_source: IpAddr,
     /// Ticks of the kernel per second, for the limits below.
     pub ticks_per_second: u32,
     /// `--drain-timeout`.
@@ -107,6 +105,7 @@ pub struct Planner {
     vips: Vips,
     ranks: Ranks,
     reach: BTreeMap<IpAddr, Reach>,
+    own_reach: Reach,
     shared: BTreeSet<IpAddr>,
     listed: Vec<ListedNode>,
     left_out: Vec<String>,
@@ -123,6 +122,7 @@ impl Planner {
             vips: Vips::new(settings.drain_timeout),
             ranks: Ranks::default(),
             reach: BTreeMap::new(),
+            own_reach: Reach::default(),
             shared: BTreeSet::new(),
             listed: Vec::new(),
             left_out: Vec::new(),
@@ -166,7 +166,12 @@ impl Planner {
         self.reach = reach;
     }
 
-    /// VIP addresses that are configured on an interface of this node.
+    /// MAC and index of the uplink: in the own entry they are what ARP answers carry.
+    pub fn set_own_reach(&mut self, reach: Reach) {
+        self.own_reach = reach;
+    }
+
+    /// Addresses that are configured on an interface of this node.
     pub fn set_shared(&mut self, shared: BTreeSet<IpAddr>) {
         self.shared = shared;
     }
@@ -222,7 +227,7 @@ impl Planner {
         if speakers.is_empty() {
             speakers = of_state(ReplicaState::Draining);
         }
-        let own = self.own_index();
+        let own = self.own().map_or(0, |node| node.index);
         self.vips
             .addresses()
             .into_iter()
@@ -296,11 +301,8 @@ impl Planner {
             .collect();
     }
 
-    fn own_index(&self) -> NodeIndex {
-        self.listed
-            .iter()
-            .find(|node| node.own)
-            .map_or(0, |node| node.index)
+    fn own(&self) -> Option<&ListedNode> {
+        self.listed.iter().find(|node| node.own)
     }
 
     fn ranked(&self, member: &Member) -> Ranked {
@@ -312,6 +314,7 @@ impl Planner {
 
     fn config(&self) -> Config {
         let settings = &self.settings;
+        let own = self.own();
         let ticks = |time: Duration| {
             let ticks = time.as_millis() * u128::from(settings.ticks_per_second) / 1000;
             u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
@@ -325,7 +328,7 @@ impl Planner {
         }
         Config {
             abi_version: ABI_VERSION,
-            self_index: u32::from(self.own_index()),
+            self_index: own.map_or(0, |node| u32::from(node.index)),
             fingerprint: self.fingerprint(),
             flags,
             tunnel_port: settings.tunnel_port.to_be_bytes(),
@@ -334,7 +337,7 @@ impl Planner {
             hop_limit: HOP_LIMIT,
             hop_window_jiffies: ticks(HOP_WINDOW),
             hash_key: settings.hash_key,
-            tunnel_source: abi_address(settings.tunnel_source),
+            tunnel_source: own.map_or([0; 16], |node| abi_address(node.member.address)),
             ..Config::default()
         }
     }
@@ -359,11 +362,12 @@ impl Planner {
     fn node_table(&self) -> Box<[NodeEntry]> {
         let mut table = vec![NodeEntry::default(); MAX_NODES as usize].into_boxed_slice();
         for node in &self.listed {
-            let reach = self
-                .reach
-                .get(&node.member.address)
-                .copied()
-                .unwrap_or_default();
+            let reach = if node.own {
+                self.own_reach
+            } else {
+                let known = self.reach.get(&node.member.address);
+                known.copied().unwrap_or_default()
+            };
             let flag = |set: bool, flag: u32| if set { flag } else { 0 };
             let state = node.member.state;
             table[usize::from(node.index)] = NodeEntry {

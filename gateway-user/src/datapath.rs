@@ -1,0 +1,130 @@
+//! The privileged shell around the kernel's tables: loads, attaches, pins, writes, watches neighbours.
+//!
+//! [`Driver`] is what the application holds: it feeds `l4` with facts and has its operations carried out. All
+//! that needs privileges goes through the trait [`NodePrivileges`]; [`Agent`] does it in this process. What
+//! only touches rows, alive bits and the heartbeat goes through [`SharedTables`], which needs none. This module
+//! decides nothing about who owns what; it is the only one of the daemon with `unsafe` code.
+
+#![allow(
+    unsafe_code,
+    reason = "mmapped maps, bpf(2) and raw sockets; each block says why it is sound"
+)]
+
+pub mod agent;
+pub mod attach;
+pub mod driver;
+pub mod error;
+pub mod gratuitous;
+pub mod mmap;
+pub mod neighbours;
+pub mod netlink;
+pub mod object;
+pub mod pins;
+pub mod routes;
+pub mod status;
+mod sys;
+pub mod writer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::BorrowedFd;
+
+pub use agent::{Agent, AgentSettings};
+pub use attach::{AttachMode, Attachment, attach_pass};
+pub use driver::{Driver, DriverSettings};
+pub use error::Error;
+pub use mmap::SharedTables;
+pub use neighbours::ForwardMode;
+pub use pins::detach;
+pub use status::DatapathStatus;
+
+use crate::l4::diff::{Image, MapOp};
+use crate::l4::tables::Reach;
+
+/// Addresses on this node's interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalAddresses {
+    /// All addresses configured on an interface of this node.
+    pub configured: BTreeSet<IpAddr>,
+    /// The first address of an uplink.
+    pub uplink: Option<IpAddr>,
+}
+
+/// Everything that needs privileges on this node: the border between `agent` and `run`.
+pub trait NodePrivileges: Send {
+    /// How the programs are attached to each uplink.
+    fn attachments(&self) -> &[Attachment];
+
+    /// What the maps say now (live halves).
+    fn image(&self) -> Image;
+
+    /// Carries out one operation on the tables; blocks until a half has rested (at most 100 ms).
+    ///
+    /// # Errors
+    /// The operation that the kernel refused.
+    fn apply(&mut self, op: &MapOp) -> Result<(), Error>;
+
+    /// Hands the listening sockets of one group to `sk_lookup`, at most eight; replaces those set before.
+    ///
+    /// # Errors
+    /// No such group, too many sockets, or a socket that is not a listening TCP socket.
+    fn set_listeners(&mut self, group: u16, sockets: &[BorrowedFd<'_>]) -> Result<(), Error>;
+
+    /// The tables that need no privilege once they are mapped.
+    fn shared(&self) -> SharedTables;
+
+    /// Sums over all CPUs, by the counters' names.
+    fn counters(&self) -> BTreeMap<&'static str, u64>;
+
+    /// How the given node addresses are reached; asks the kernel to resolve those that are not known yet.
+    ///
+    /// # Errors
+    /// Netlink said no.
+    fn reach(&mut self, nodes: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Reach>, Error>;
+
+    /// Addresses on this node's interfaces; also sets `arp_ignore` and `arp_announce` on interfaces that are
+    /// new since the last call.
+    ///
+    /// # Errors
+    /// Netlink said no.
+    fn local_addresses(&mut self) -> Result<LocalAddresses, Error>;
+
+    /// Makes exactly these addresses local by routes on `lo`, by adding and removing own routes only.
+    ///
+    /// # Errors
+    /// Netlink said no.
+    fn set_local_routes(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error>;
+
+    /// Tells the link that `address` is at this node now (gratuitous ARP on every uplink).
+    ///
+    /// # Errors
+    /// The packet socket said no.
+    fn announce(&mut self, address: Ipv4Addr) -> Result<(), Error>;
+}
+
+/// Bytes that the UDP form adds over IPv4: outer IPv4, UDP, Forebay's header.
+pub const TUNNEL_OVERHEAD_V4: u32 = 20 + 8 + 8;
+
+/// `TCP_MAXSEG` for the listening sockets of a node whose uplink has `mtu`: always leaves room for the tunnel
+/// header (1424 at MTU 1500). None while only one node is listed: nothing is forwarded then.
+#[must_use]
+pub fn listener_mss(mtu: u32, listed_nodes: usize) -> Option<u32> {
+    const IPV4_AND_TCP: u32 = 20 + 20;
+    (listed_nodes > 1).then(|| {
+        mtu.saturating_sub(IPV4_AND_TCP + TUNNEL_OVERHEAD_V4)
+            .max(536)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mss_leaves_room_for_the_tunnel_when_there_is_somebody_to_forward_to() {
+        assert_eq!(listener_mss(1500, 1), None);
+        assert_eq!(listener_mss(1500, 2), Some(1424));
+        assert_eq!(listener_mss(9000, 3), Some(8924));
+        assert_eq!(listener_mss(500, 3), Some(536));
+    }
+}

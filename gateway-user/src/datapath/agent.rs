@@ -1,0 +1,328 @@
+//! [`NodePrivileges`] in this process.
+//!
+//! Belongs to the network namespace of the thread that opened it and must be used there. Dropping it leaves
+//! everything in the kernel as it is: programs go on with the last tables. [`super::detach`] cleans up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use aya::Ebpf;
+use aya::maps::{DevMapHash, Map, MapData, SockMap};
+use gateway_common::abi::{
+    self, COUNTERS_PER_CPU, Config, Counter, GROUPS, MAX_CPUS, MAX_NODES, NodeEntry, PORT_WORDS,
+    ROWS, SLOTS_PER_GROUP, VIP_SLOTS, VipEntry,
+};
+use rustix::net::sockopt;
+
+use super::attach::{self, AttachMode, Attachment};
+use super::mmap::{MappedArray, SharedTables};
+use super::neighbours::{ForwardMode, Neighbours};
+use super::netlink::Netlink;
+use super::writer::Writer;
+use super::{Error, LocalAddresses, NodePrivileges, gratuitous, object, pins, routes};
+use crate::l4::diff::{Image, MapOp};
+use crate::l4::tables::Reach;
+
+/// What the agent is told at its start.
+#[derive(Clone, Debug)]
+pub struct AgentSettings {
+    /// Uplinks, at least one.
+    pub interfaces: Vec<String>,
+    /// How to attach.
+    pub mode: AttachMode,
+    /// `--bpffs`.
+    pub bpffs: PathBuf,
+    /// `--forward`.
+    pub forward: ForwardMode,
+}
+
+/// The agent.
+pub struct Agent {
+    attachments: Vec<Attachment>,
+    forward: ForwardMode,
+    writer: Writer,
+    counters: MappedArray,
+    ports: MappedArray,
+    sockets: SockMap<MapData>,
+    devices: DevMapHash<MapData>,
+    known_devices: BTreeSet<u32>,
+    group_ports: BTreeMap<u16, Vec<u16>>,
+    netlink: Netlink,
+    neighbours: Neighbours,
+    quieted: BTreeSet<u32>,
+}
+
+impl Agent {
+    /// Loads (or adopts) the maps, attaches the programs and pins both.
+    ///
+    /// # Errors
+    /// One sentence that names what is missing; nothing that an earlier process pinned is disturbed by a failure.
+    pub fn open(settings: &AgentSettings) -> Result<Self, Error> {
+        object::embedded()?;
+        let mut netlink = Netlink::open().map_err(Error::netlink("opening a netlink socket"))?;
+        let names: BTreeSet<String> = routes::interfaces(&mut netlink)?
+            .into_values()
+            .map(|i| i.name)
+            .collect();
+        if let Some(missing) = settings
+            .interfaces
+            .iter()
+            .find(|name| !names.contains(*name))
+        {
+            return Err(Error::NoInterface(missing.clone()));
+        }
+        let directory = pins::prepare(&settings.bpffs)?;
+        let mut programs = object::load(&directory)?;
+        attach::lookup(&mut programs, &directory)?;
+        let attachments = settings
+            .interfaces
+            .iter()
+            .map(|interface| attach::uplink(&mut programs, &directory, interface, settings.mode))
+            .collect::<Result<Vec<_>, _>>()?;
+        attach::release_others(&directory, &settings.interfaces)?;
+        let mut agent = Self::over(&mut programs, netlink, attachments, settings.forward)?;
+        for index in agent
+            .attachments
+            .iter()
+            .map(|a| a.ifindex)
+            .collect::<Vec<_>>()
+        {
+            agent.add_device(index);
+        }
+        Ok(agent)
+    }
+
+    fn over(
+        programs: &mut Ebpf,
+        netlink: Netlink,
+        attachments: Vec<Attachment>,
+        forward: ForwardMode,
+    ) -> Result<Self, Error> {
+        let words = size_of::<u64>();
+        let config = array(programs, abi::map::CONFIG, 1, size_of::<Config>())?;
+        let nodes = array(
+            programs,
+            abi::map::NODES,
+            2 * MAX_NODES,
+            size_of::<NodeEntry>(),
+        )?;
+        let vips = array(
+            programs,
+            abi::map::VIPS,
+            2 * VIP_SLOTS,
+            size_of::<VipEntry>(),
+        )?;
+        let shared = SharedTables {
+            rows: Arc::new(array(programs, abi::map::ROWS, ROWS, words)?),
+            alive: Arc::new(array(programs, abi::map::ALIVE, MAX_NODES, words)?),
+            heartbeat: Arc::new(array(programs, abi::map::HEARTBEAT, 1, words)?),
+        };
+        Ok(Self {
+            attachments,
+            forward,
+            writer: Writer::new(config, nodes, vips, shared),
+            counters: array(
+                programs,
+                abi::map::COUNTERS,
+                MAX_CPUS * COUNTERS_PER_CPU,
+                words,
+            )?,
+            ports: array(programs, abi::map::PORTS, PORT_WORDS, words)?,
+            sockets: SockMap::try_from(take(programs, abi::map::SOCKETS)?)
+                .map_err(unfit(abi::map::SOCKETS))?,
+            devices: DevMapHash::try_from(take(programs, abi::map::DEVICES)?)
+                .map_err(unfit(abi::map::DEVICES))?,
+            known_devices: BTreeSet::new(),
+            group_ports: BTreeMap::new(),
+            netlink,
+            neighbours: Neighbours::default(),
+            quieted: BTreeSet::new(),
+        })
+    }
+
+    /// A device that cannot be added only means that packets to nodes behind it are dropped and counted.
+    fn add_device(&mut self, ifindex: u32) {
+        if ifindex != 0
+            && self.known_devices.insert(ifindex)
+            && let Err(error) = self.devices.insert(ifindex, ifindex, None, 0)
+        {
+            tracing::warn!(ifindex, %error, "packets cannot be forwarded through this interface");
+        }
+    }
+
+    fn write_ports(&self, listening: &BTreeSet<u16>) {
+        let mut words = vec![0_u64; PORT_WORDS as usize];
+        for port in listening {
+            words[usize::from(port / 64)] |= 1 << (port % 64);
+        }
+        for (place, word) in self.ports.words().iter().zip(words) {
+            place.store(word, Ordering::Release);
+        }
+    }
+
+    fn listening_ports(&self) -> BTreeSet<u16> {
+        self.group_ports.values().flatten().copied().collect()
+    }
+}
+
+impl NodePrivileges for Agent {
+    fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    fn image(&self) -> Image {
+        self.writer.image()
+    }
+
+    fn apply(&mut self, op: &MapOp) -> Result<(), Error> {
+        self.writer.apply(op);
+        Ok(())
+    }
+
+    fn set_listeners(&mut self, group: u16, sockets: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        let unfit = |reason: String| Error::Listeners { group, reason };
+        if u32::from(group) >= GROUPS || sockets.len() > SLOTS_PER_GROUP as usize {
+            return Err(unfit(format!(
+                "there are {GROUPS} groups of at most {SLOTS_PER_GROUP} sockets"
+            )));
+        }
+        let ports = sockets
+            .iter()
+            .map(|socket| listening_port(*socket).map_err(unfit))
+            .collect::<Result<Vec<_>, _>>()?;
+        // New ports are closed to direct dials before their sockets take connections.
+        let mut before = self.listening_ports();
+        before.extend(&ports);
+        self.write_ports(&before);
+        let first = u32::from(group) * SLOTS_PER_GROUP;
+        for slot in 0..SLOTS_PER_GROUP {
+            match sockets.get(slot as usize) {
+                Some(socket) => self
+                    .sockets
+                    .set(first + slot, &socket.as_raw_fd(), 0)
+                    .map_err(|error| unfit(error.to_string()))?,
+                // An empty slot cannot be cleared, which is what we want.
+                None => drop(self.sockets.clear_index(&(first + slot))),
+            }
+        }
+        self.group_ports.insert(group, ports);
+        self.write_ports(&self.listening_ports());
+        Ok(())
+    }
+
+    fn shared(&self) -> SharedTables {
+        self.writer.shared().clone()
+    }
+
+    fn counters(&self) -> BTreeMap<&'static str, u64> {
+        let words = self.counters.words();
+        Counter::ALL
+            .iter()
+            .map(|counter| {
+                let of_cpu = |cpu| {
+                    words[(cpu * COUNTERS_PER_CPU + counter.slot()) as usize]
+                        .load(Ordering::Relaxed)
+                };
+                (counter.name(), (0..MAX_CPUS).map(of_cpu).sum())
+            })
+            .collect()
+    }
+
+    fn reach(&mut self, nodes: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Reach>, Error> {
+        let reach = self
+            .neighbours
+            .refresh(&mut self.netlink, nodes, self.forward)?;
+        for ifindex in reach
+            .values()
+            .map(|reach| reach.ifindex)
+            .collect::<BTreeSet<_>>()
+        {
+            self.add_device(ifindex);
+        }
+        Ok(reach)
+    }
+
+    fn local_addresses(&mut self) -> Result<LocalAddresses, Error> {
+        let interfaces = routes::interfaces(&mut self.netlink)?;
+        for (index, interface) in interfaces
+            .iter()
+            .filter(|(_, interface)| interface.name != "lo")
+        {
+            if self.quieted.insert(*index) {
+                routes::quiet_arp(&mut self.netlink, *index, &interface.name)?;
+            }
+        }
+        self.quieted.retain(|index| interfaces.contains_key(index));
+        let uplinks: Vec<u32> = self.attachments.iter().map(|a| a.ifindex).collect();
+        let configured = routes::configured(&mut self.netlink)?;
+        let uplink = configured
+            .iter()
+            .find(|(index, _)| uplinks.contains(index))
+            .map(|(_, address)| IpAddr::V4(*address));
+        let configured = configured
+            .into_iter()
+            .map(|(_, address)| IpAddr::V4(address))
+            .collect();
+        Ok(LocalAddresses { configured, uplink })
+    }
+
+    fn set_local_routes(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+        routes::set_own_routes(&mut self.netlink, addresses)
+    }
+
+    fn announce(&mut self, address: Ipv4Addr) -> Result<(), Error> {
+        for uplink in &self.attachments {
+            gratuitous::send(uplink.ifindex, uplink.mac, address).map_err(Error::netlink(
+                format!("announcing {address} on {}", uplink.interface),
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+    programs
+        .take_map(name)
+        .ok_or_else(|| Error::BadObject(format!("it has no map {name}")))
+}
+
+fn unfit(name: &'static str) -> impl FnOnce(aya::maps::MapError) -> Error {
+    move |error| Error::BadObject(format!("map {name}: {error}"))
+}
+
+/// Maps an array for reading and writing, after a look at its size.
+fn array<T: From<MappedArray>>(
+    programs: &mut Ebpf,
+    name: &'static str,
+    entries: u32,
+    size: usize,
+) -> Result<T, Error> {
+    let Map::Array(data) = take(programs, name)? else {
+        return Err(Error::BadObject(format!("map {name} is no array")));
+    };
+    let info = data.info().map_err(unfit(name))?;
+    if info.max_entries() != entries || info.value_size() as usize != size {
+        return Err(Error::BadObject(format!(
+            "map {name} has {} entries of {} bytes, not {entries} of {size}",
+            info.max_entries(),
+            info.value_size()
+        )));
+    }
+    MappedArray::new(name, data.fd().as_fd(), entries, size).map(T::from)
+}
+
+/// The port that a listening TCP socket is bound to.
+fn listening_port(socket: BorrowedFd<'_>) -> Result<u16, String> {
+    let listening = sockopt::socket_acceptconn(socket).map_err(|error| error.to_string())?;
+    if !listening {
+        return Err("one of them is not listening".to_owned());
+    }
+    let name = rustix::net::getsockname(socket).map_err(|error| error.to_string())?;
+    std::net::SocketAddr::try_from(name)
+        .map(|address| address.port())
+        .map_err(|_| "one of them is not bound to an IP address".to_owned())
+}

@@ -1,0 +1,396 @@
+//! Feeds `l4` with facts and carries out what it wants: the one object that the application holds.
+//!
+//! Synchronous; belongs on a thread of its own (a change may block 100 ms while a half rests), in the network
+//! namespace of its [`NodePrivileges`]. The application calls [`Driver::tick`] at [`Driver::next_tick`] or
+//! earlier. A failure leaves the tables at the last finished operation; the next tick tries again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use gateway_common::abi::{NodeIndex, vip_flag};
+use gateway_common::hash::Key;
+
+use super::neighbours::ForwardMode;
+use super::routes::only_v4;
+use super::status::{DatapathStatus, Forward, NodeStatus, VipStatus};
+use super::{Error, LocalAddresses, NodePrivileges, SharedTables, listener_mss, sys};
+use crate::l4::address_of;
+use crate::l4::diff::{Image, MapOp, diff};
+use crate::l4::tables::{Planner, Reach, Settings};
+use crate::snapshot::{BindKey, ObjectKey, Snapshot};
+
+/// How often neighbours and local addresses are looked at.
+const REFRESH: Duration = Duration::from_secs(1);
+/// The same while a listed node is not resolved.
+const REFRESH_UNRESOLVED: Duration = Duration::from_millis(100);
+
+/// What the driver is told at its start.
+#[derive(Clone, Debug)]
+pub struct DriverSettings {
+    /// `--node-name`.
+    pub node_name: String,
+    /// `hash-seed` of the cluster's keys.
+    pub hash_key: Key,
+    /// `--forward`.
+    pub forward: ForwardMode,
+    /// `--tunnel-port`.
+    pub tunnel_port: u16,
+    /// `--probe-port`.
+    pub probe_port: u16,
+    /// `--drain-timeout`.
+    pub drain_timeout: Duration,
+}
+
+/// See the module.
+pub struct Driver {
+    privileges: Box<dyn NodePrivileges>,
+    shared: SharedTables,
+    forward: ForwardMode,
+    planner: Planner,
+    started: Instant,
+    /// What the maps say, kept in step with them.
+    image: Image,
+    reach: BTreeMap<IpAddr, Reach>,
+    local: LocalAddresses,
+    routes: Option<BTreeSet<Ipv4Addr>>,
+    announced: BTreeSet<IpAddr>,
+    proxy_alive: bool,
+    draining: bool,
+    have_snapshot: bool,
+    dirty: bool,
+    next_refresh: Instant,
+    last_apply: Duration,
+}
+
+impl Driver {
+    /// Takes over what the maps say. Nothing is written before the first snapshot.
+    ///
+    /// # Errors
+    /// The local addresses cannot be read.
+    pub fn new(
+        mut privileges: Box<dyn NodePrivileges>,
+        settings: &DriverSettings,
+        now: Instant,
+    ) -> Result<Self, Error> {
+        let l4 = Settings {
+            hash_key: settings.hash_key,
+            encapsulate_always: settings.forward == ForwardMode::Udp,
+            tunnel_port: settings.tunnel_port,
+            probe_port: settings.probe_port,
+            ticks_per_second: sys::ticks_per_second(),
+            drain_timeout: settings.drain_timeout,
+        };
+        let local = privileges.local_addresses()?;
+        let own_address = local.uplink.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let mut planner = Planner::new(l4, &settings.node_name, own_address);
+        let image = privileges.image();
+        planner.adopt(&image, Duration::ZERO);
+        if let Some(uplink) = privileges.attachments().first() {
+            planner.set_own_reach(Reach {
+                source_mac: uplink.mac,
+                ifindex: uplink.ifindex,
+                resolved: true,
+                ..Reach::default()
+            });
+        }
+        planner.set_shared(local.configured.clone());
+        Ok(Self {
+            shared: privileges.shared(),
+            privileges,
+            forward: settings.forward,
+            planner,
+            started: now,
+            image,
+            reach: BTreeMap::new(),
+            local,
+            routes: None,
+            announced: BTreeSet::new(),
+            proxy_alive: false,
+            draining: false,
+            have_snapshot: false,
+            dirty: false,
+            next_refresh: now,
+            last_apply: Duration::ZERO,
+        })
+    }
+
+    /// Socket group of each Gateway: make the listening sockets and [`Self::set_listeners`] with them before
+    /// the snapshot comes, so that no VIP is without a socket.
+    pub fn groups(&mut self, snapshot: &Snapshot) -> BTreeMap<ObjectKey, u16> {
+        self.planner.groups(snapshot)
+    }
+
+    /// The listening sockets of one group.
+    ///
+    /// # Errors
+    /// See [`NodePrivileges::set_listeners`].
+    pub fn set_listeners(&mut self, group: u16, sockets: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        self.privileges.set_listeners(group, sockets)
+    }
+
+    /// Rows, alive words and the heartbeat, for whoever beats.
+    #[must_use]
+    pub fn shared(&self) -> SharedTables {
+        self.shared.clone()
+    }
+
+    /// Takes a snapshot and writes what it changes.
+    ///
+    /// # Errors
+    /// What could not be read or written; the next tick tries again.
+    pub fn on_snapshot(&mut self, snapshot: &Snapshot, now: Instant) -> Result<(), Error> {
+        self.have_snapshot = true;
+        self.planner.on_snapshot(snapshot, self.time(now));
+        self.dirty = true;
+        self.next_refresh = now;
+        self.tick(now)
+    }
+
+    /// This node's own decision to drain, or to stop doing so.
+    ///
+    /// # Errors
+    /// As [`Self::on_snapshot`].
+    pub fn set_draining(&mut self, draining: bool, now: Instant) -> Result<(), Error> {
+        self.draining = draining;
+        self.planner.set_draining(draining, self.time(now));
+        self.dirty = true;
+        self.tick(now)
+    }
+
+    /// Whether the local proxy is alive: without it this node has no local routes for the VIPs.
+    ///
+    /// # Errors
+    /// As [`Self::on_snapshot`].
+    pub fn set_proxy_alive(&mut self, alive: bool, now: Instant) -> Result<(), Error> {
+        self.dirty |= self.proxy_alive != alive;
+        self.proxy_alive = alive;
+        self.tick(now)
+    }
+
+    /// The proxy's last socket of a VIP that left the configuration is gone.
+    ///
+    /// # Errors
+    /// As [`Self::on_snapshot`].
+    pub fn sockets_gone(&mut self, vip: BindKey, now: Instant) -> Result<(), Error> {
+        self.planner.sockets_gone(vip);
+        self.dirty = true;
+        self.tick(now)
+    }
+
+    /// VIPs that left the configuration and wait for [`Self::sockets_gone`] or the deadline.
+    #[must_use]
+    pub fn draining_vips(&self) -> Vec<BindKey> {
+        self.planner.vips().draining().collect()
+    }
+
+    /// `TCP_MAXSEG` for listening sockets, none if they need none.
+    #[must_use]
+    pub fn listener_mss(&self) -> Option<u32> {
+        let mtu = self.privileges.attachments().iter().map(|a| a.mtu).min()?;
+        listener_mss(mtu, self.planner.listed().len())
+    }
+
+    /// When [`Self::tick`] has something to do at the latest.
+    #[must_use]
+    pub fn next_tick(&self) -> Instant {
+        let timeout = self.planner.poll_timeout().map(|at| self.started + at);
+        timeout.map_or(self.next_refresh, |at| at.min(self.next_refresh))
+    }
+
+    /// Lets time pass: ends what has ended, looks at neighbours and addresses, writes what changed.
+    ///
+    /// # Errors
+    /// What could not be read or written.
+    pub fn tick(&mut self, now: Instant) -> Result<(), Error> {
+        let time = self.time(now);
+        if self.planner.poll_timeout().is_some_and(|at| at <= time) {
+            self.planner.handle_timeout(time);
+            self.dirty = true;
+        }
+        if !self.have_snapshot {
+            self.next_refresh = now + REFRESH;
+            return Ok(());
+        }
+        if self.next_refresh <= now {
+            // Set first: an error must not make the caller spin.
+            self.next_refresh = now + REFRESH;
+            self.refresh(now)?;
+        }
+        if self.dirty {
+            self.write()?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Withdraws the local routes: the daemon stops, the programs go on.
+    ///
+    /// # Errors
+    /// Netlink said no.
+    pub fn shutdown(mut self) -> Result<(), Error> {
+        self.privileges.set_local_routes(&BTreeSet::new())
+    }
+
+    fn time(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+
+    fn refresh(&mut self, now: Instant) -> Result<(), Error> {
+        let local = self.privileges.local_addresses()?;
+        if local != self.local {
+            self.planner.set_shared(local.configured.clone());
+            self.local = local;
+            self.dirty = true;
+        }
+        let others: BTreeSet<IpAddr> = self
+            .planner
+            .listed()
+            .iter()
+            .filter(|node| !node.own)
+            .map(|node| node.member.address)
+            .collect();
+        let reach = self.privileges.reach(&others)?;
+        if !others
+            .iter()
+            .all(|node| reach.get(node).is_some_and(|r| r.resolved))
+        {
+            self.next_refresh = now + REFRESH_UNRESOLVED;
+        }
+        if reach != self.reach {
+            self.planner.set_reach(reach.clone());
+            self.reach = reach;
+            self.dirty = true;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), Error> {
+        let begun = Instant::now();
+        let desired = self.planner.desired();
+        let ops = diff(&self.image, &desired);
+        let wanted = if self.proxy_alive {
+            only_v4(self.planner.routes())
+        } else {
+            BTreeSet::new()
+        };
+        // New VIPs are local before packets for them come through, old ones until they do not.
+        if let Some(routes) = &self.routes {
+            let both = routes.union(&wanted).copied().collect();
+            self.set_routes(both)?;
+        }
+        let mut took = begun.elapsed();
+        for op in &ops {
+            let begun = Instant::now();
+            match op {
+                MapOp::Rows(rows) => self.shared.store_rows(rows),
+                other => self.privileges.apply(other)?,
+            }
+            self.image.apply(op);
+            took += begun.elapsed();
+        }
+        self.last_apply = took;
+        self.set_routes(wanted)?;
+        let announced = self.planner.announced();
+        for address in only_v4(announced.difference(&self.announced).copied()) {
+            // Nobody may be listening yet (an interface that is down): the next change of announcer speaks again.
+            if let Err(error) = self.privileges.announce(address) {
+                tracing::warn!(%address, %error, "no gratuitous ARP was sent");
+            }
+        }
+        self.announced = announced;
+        Ok(())
+    }
+
+    fn set_routes(&mut self, wanted: BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+        if self.routes.as_ref() != Some(&wanted) {
+            self.privileges.set_local_routes(&wanted)?;
+            self.routes = Some(wanted);
+        }
+        Ok(())
+    }
+
+    /// What the datapath does right now.
+    #[must_use]
+    pub fn status(&self) -> DatapathStatus {
+        let mut rows: BTreeMap<NodeIndex, u32> = BTreeMap::new();
+        for row in &self.image.rows {
+            *rows.entry(row.owner()).or_default() += 1;
+        }
+        let nodes = self
+            .planner
+            .listed()
+            .iter()
+            .map(|node| {
+                let reach = self
+                    .reach
+                    .get(&node.member.address)
+                    .copied()
+                    .unwrap_or_default();
+                NodeStatus {
+                    name: node.member.name.clone(),
+                    address: node.member.address,
+                    state: node.member.state,
+                    weight: node.member.weight,
+                    index: node.index,
+                    rows: rows.get(&node.index).copied().unwrap_or_default(),
+                    forward: self.way(node.own, &reach),
+                    mac: reach.mac,
+                }
+            })
+            .collect();
+        DatapathStatus {
+            interfaces: self.privileges.attachments().to_vec(),
+            forward: self.forward,
+            nodes,
+            rows_in_transition: self.image.rows_in_transition(),
+            draining: self.draining,
+            proxy_alive: self.proxy_alive,
+            vips: self.vip_status(),
+            announcing: self.announced.iter().copied().collect(),
+            routes: self
+                .routes
+                .iter()
+                .flatten()
+                .map(|a| IpAddr::V4(*a))
+                .collect(),
+            shared: self
+                .planner
+                .vips()
+                .addresses()
+                .intersection(&self.local.configured)
+                .copied()
+                .collect(),
+            left_out: self.planner.left_out().map(str::to_owned).collect(),
+            counters: self.privileges.counters(),
+            last_apply: self.last_apply,
+        }
+    }
+
+    fn way(&self, own: bool, reach: &Reach) -> Forward {
+        match (own, reach.resolved, self.forward) {
+            (true, _, _) => Forward::Own,
+            (_, false, _) => Forward::Unresolved,
+            (_, _, ForwardMode::Auto | ForwardMode::L2) if reach.on_link => Forward::L2,
+            _ => Forward::Udp,
+        }
+    }
+
+    fn vip_status(&self) -> Vec<VipStatus> {
+        self.image
+            .vips
+            .values()
+            .filter(|entry| entry.key.protocol != 0)
+            .map(|entry| VipStatus {
+                vip: SocketAddr::new(
+                    address_of(entry.key.address),
+                    u16::from_be_bytes(entry.key.port),
+                )
+                .to_string(),
+                group: entry.group,
+                draining: entry.flags & vip_flag::DRAINING != 0,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,134 @@
+//! What can go wrong at the border to the kernel: each error is one sentence that names the thing and the remedy.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Errors of the datapath.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Built without `cargo xtask build-ebpf`.
+    #[error(
+        "this forebay was built without its BPF object; run `cargo xtask build-ebpf` and build again"
+    )]
+    NoObject,
+    /// The embedded object is not what this build expects.
+    #[error(
+        "the BPF object of this forebay cannot be used: {0}; run `cargo xtask build-ebpf` and build again"
+    )]
+    BadObject(String),
+    /// EPERM from the kernel.
+    #[error(
+        "{what} is not permitted: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW (before Linux 5.8 CAP_SYS_ADMIN)"
+    )]
+    NotPermitted {
+        /// What was tried.
+        what: String,
+    },
+    /// A kernel that lacks something.
+    #[error(
+        "the kernel refused to load {program}: {reason}; Forebay needs Linux 5.15 or newer with CONFIG_BPF_SYSCALL"
+    )]
+    Load {
+        /// Map or program.
+        program: String,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// No such interface.
+    #[error(
+        "interface {0} does not exist: name an existing one with --interface (`ip link` lists them)"
+    )]
+    NoInterface(String),
+    /// Another program has the interface.
+    #[error(
+        "interface {interface} already runs an XDP program that is not Forebay's ({owner}): remove it, or give Forebay another interface with --interface"
+    )]
+    ForeignXdp {
+        /// Interface name.
+        interface: String,
+        /// What runs there.
+        owner: String,
+    },
+    /// The driver refused native XDP and the user insists.
+    #[error("interface {interface} refuses native XDP ({source}): use --datapath auto or generic")]
+    NativeRefused {
+        /// Interface name.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Attaching failed otherwise.
+    #[error("attaching {program} to {to} failed: {source}")]
+    Attach {
+        /// Program name.
+        program: &'static str,
+        /// Interface or namespace.
+        to: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A pinned map of another layout.
+    #[error(
+        "the pinned map {path} has another layout than this forebay's ({difference}): stop every forebay on this node and run `forebay detach`"
+    )]
+    PinnedMapDiffers {
+        /// Pin.
+        path: PathBuf,
+        /// What differs.
+        difference: String,
+    },
+    /// The BPF file system.
+    #[error("{path} cannot be used for pinned maps: {reason}")]
+    Bpffs {
+        /// Directory.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A pin.
+    #[error("pinning {path} failed: {source}")]
+    Pin {
+        /// Pin.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// mmap of a map.
+    #[error("mapping the BPF map {map} failed: {source}")]
+    Map {
+        /// Map name.
+        map: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The listening sockets of a group.
+    #[error("the listening sockets of group {group} cannot be used: {reason}")]
+    Listeners {
+        /// Group.
+        group: u16,
+        /// Why.
+        reason: String,
+    },
+    /// Netlink.
+    #[error("{what} failed: {source}")]
+    Netlink {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// A netlink error, with EPERM told apart.
+    pub(crate) fn netlink(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| {
+            if source.raw_os_error() == Some(libc::EPERM) {
+                Self::NotPermitted { what }
+            } else {
+                Self::Netlink { what, source }
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Routing netlink, one blocking request at a time: what the agent needs and no more.
+//!
+//! The socket belongs to the network namespace of the thread that opened it. Replies are handed out as raw
+//! bodies; [`attributes`] walks them and stops at anything malformed.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with, sockopt,
+};
+
+/// Request is to be acknowledged.
+const REQUEST_ACK: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+/// Length of `struct nlmsghdr`.
+const HEADER: usize = 16;
+
+/// A message under construction: a fixed part, then attributes.
+#[derive(Debug, Default)]
+pub struct Body(Vec<u8>);
+
+impl Body {
+    /// Starts with the fixed part (`struct rtmsg`, `ndmsg` and the like).
+    #[must_use]
+    pub fn new(fixed: &[u8]) -> Self {
+        let mut body = Self(fixed.to_vec());
+        body.pad();
+        body
+    }
+
+    /// Adds one attribute.
+    #[must_use]
+    pub fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
+        let length = u16::try_from(value.len() + 4).expect("attributes here are short");
+        self.0.extend(length.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.pad();
+        self
+    }
+
+    /// Adds one attribute that holds attributes.
+    #[must_use]
+    pub fn nested(self, kind: u16, inner: &Self) -> Self {
+        self.attribute(kind, &inner.0)
+    }
+
+    fn pad(&mut self) {
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+}
+
+/// The attributes of a message after its fixed part: kind (without flags) and value.
+pub fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (length, kind) = (number(rest, 0)?, number(rest, 2)?);
+        let value = rest.get(4..usize::from(length))?;
+        rest = rest
+            .get(usize::from(length).next_multiple_of(4)..)
+            .unwrap_or_default();
+        Some((kind & 0x3fff, value))
+    })
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+/// A 32-bit number of the host's order at `at`; 0 beyond the end.
+#[must_use]
+pub fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes
+        .get(at..at + 4)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u32::from_ne_bytes)
+}
+
+/// A socket to the kernel's routing tables.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// Opens a socket in this thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel has no netlink, or no descriptor is left.
+    pub fn open() -> io::Result<Self> {
+        let socket = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        sockopt::set_socket_timeout(
+            &socket,
+            sockopt::Timeout::Recv,
+            Some(std::time::Duration::from_secs(2)),
+        )?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
+    }
+
+    /// One request; returns what came before the acknowledgement.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn request(&mut self, kind: u16, flags: i32, body: &Body) -> io::Result<Vec<Vec<u8>>> {
+        self.send(kind, REQUEST_ACK | flags as u16, body)?;
+        self.receive()
+    }
+
+    /// All entries of a table.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn dump(&mut self, kind: u16, body: &Body) -> io::Result<Vec<Vec<u8>>> {
+        self.send(kind, (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16, body)?;
+        self.receive()
+    }
+
+    fn send(&mut self, kind: u16, flags: u16, body: &Body) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let length = u32::try_from(HEADER + body.0.len()).map_err(io::Error::other)?;
+        let mut message = Vec::with_capacity(HEADER + body.0.len());
+        message.extend(length.to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend(flags.to_ne_bytes());
+        message.extend(self.sequence.to_ne_bytes());
+        message.extend([0; 4]);
+        message.extend(&body.0);
+        send(&self.socket, &message, SendFlags::empty())?;
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<Vec<Vec<u8>>> {
+        let mut bodies = Vec::new();
+        let mut buffer = vec![0; 65_536];
+        loop {
+            let (received, _) = recv(&self.socket, buffer.as_mut_slice(), RecvFlags::empty())?;
+            let mut rest = &buffer[..received];
+            while rest.len() >= HEADER {
+                let length = word(rest, 0) as usize;
+                let Some(message) = rest.get(..length).filter(|m| m.len() >= HEADER) else {
+                    return Err(io::ErrorKind::InvalidData.into());
+                };
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                if word(message, 8) != self.sequence {
+                    continue;
+                }
+                match i32::from(number(message, 4).unwrap_or_default()) {
+                    libc::NLMSG_DONE => return Ok(bodies),
+                    libc::NLMSG_ERROR => match word(message, HEADER).cast_signed() {
+                        0 => return Ok(bodies),
+                        errno => return Err(io::Error::from_raw_os_error(-errno)),
+                    },
+                    _ => bodies.push(message[HEADER..].to_vec()),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_come_back_and_malformed_ones_end_the_walk() {
+        let inner = Body::default().attribute(7, &[9]);
+        let body = Body::new(&[1, 2, 3])
+            .attribute(1, &[4, 5])
+            .nested(2, &inner);
+        assert_eq!(body.0.len() % 4, 0);
+        let walked: Vec<(u16, &[u8])> = attributes(&body.0[4..]).collect();
+        assert_eq!(walked[0], (1, [4, 5].as_slice()));
+        assert_eq!(walked[1].0, 2);
+        assert_eq!(attributes(walked[1].1).next(), Some((7, [9].as_slice())));
+        for malformed in [&[3_u8, 0, 1, 0][..], &[200, 0, 1, 0], &[8, 0], &[]] {
+            assert_eq!(attributes(malformed).count(), 0);
+        }
+    }
+
+    #[test]
+    fn the_kernel_lists_the_loopback_interface() {
+        let mut netlink = Netlink::open().unwrap();
+        let links = netlink
+            .dump(libc::RTM_GETLINK, &Body::new(&[0; 16]))
+            .unwrap();
+        let named_lo = links.iter().any(|link| {
+            attributes(&link[16..])
+                .any(|(kind, value)| kind == libc::IFLA_IFNAME && value == b"lo\0")
+        });
+        assert!(named_lo);
+    }
+}

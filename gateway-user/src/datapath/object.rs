@@ -1,0 +1,176 @@
+//! The BPF object inside this program, and its maps: made new or adopted from their pins.
+//!
+//! A pinned map is adopted only if kind, sizes, capacity and flags are those of this build. Another layout under
+//! the same ABI version is refused and never replaced: programs that forward right now may live on it.
+
+use std::path::Path;
+
+use aya::maps::MapInfo;
+use aya::{Ebpf, EbpfLoader};
+use aya_obj::Object;
+
+use super::Error;
+
+/// As `include_bytes!` but aligned as ELF wants it.
+#[repr(C, align(8))]
+struct Aligned<T: ?Sized>(T);
+
+static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/forebay.o")));
+
+/// The embedded object.
+///
+/// # Errors
+/// This program was built without one.
+pub fn embedded() -> Result<&'static [u8], Error> {
+    if EMBEDDED.0.is_empty() {
+        return Err(Error::NoObject);
+    }
+    Ok(&EMBEDDED.0)
+}
+
+/// What two maps must have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    kind: u32,
+    key: u32,
+    value: u32,
+    entries: u32,
+    flags: u32,
+}
+
+impl Layout {
+    /// The first difference in words, if any. `self` is pinned, `other` is wanted.
+    fn difference(&self, other: &Self) -> Option<String> {
+        /// Set by the kernel itself on device maps.
+        const BPF_F_RDONLY_PROG: u32 = 1 << 7;
+        [
+            ("kind", self.kind, other.kind),
+            ("key size", self.key, other.key),
+            ("value size", self.value, other.value),
+            ("capacity", self.entries, other.entries),
+            (
+                "flags",
+                self.flags & !BPF_F_RDONLY_PROG,
+                other.flags & !BPF_F_RDONLY_PROG,
+            ),
+        ]
+        .into_iter()
+        .find(|(_, is, wanted)| is != wanted)
+        .map(|(what, is, wanted)| format!("{what} {is} instead of {wanted}"))
+    }
+}
+
+/// Loads the object's maps and prepares its programs; every map is pinned in `directory`, those already there
+/// are adopted.
+///
+/// # Errors
+/// No object, a pinned map of another layout, no permission, or a kernel that refuses a map.
+pub fn load(directory: &Path) -> Result<Ebpf, Error> {
+    let object = embedded()?;
+    let parsed = Object::parse(object).map_err(|error| Error::BadObject(error.to_string()))?;
+    // BTF of the kernel is not needed and takes 16 MiB to parse.
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    let names: Vec<&String> = parsed
+        .maps
+        .iter()
+        .filter(|(_, map)| {
+            matches!(
+                map.section_kind(),
+                aya_obj::EbpfSectionKind::Maps | aya_obj::EbpfSectionKind::BtfMaps
+            )
+        })
+        .map(|(name, _)| name)
+        .collect();
+    for name in names {
+        let path = directory.join(name);
+        let map = &parsed.maps[name];
+        let wanted = Layout {
+            kind: map.map_type(),
+            key: map.key_size(),
+            value: map.value_size(),
+            entries: map.max_entries(),
+            flags: map.map_flags(),
+        };
+        check(&path, wanted)?;
+        loader.map_pin_path(name, path);
+    }
+    loader
+        .load(object)
+        .map_err(|error| refused("its maps", &error))
+}
+
+fn check(path: &Path, wanted: Layout) -> Result<(), Error> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let differs = |difference: String| Error::PinnedMapDiffers {
+        path: path.to_owned(),
+        difference,
+    };
+    let info = MapInfo::from_pin(path).map_err(|error| differs(error.to_string()))?;
+    let kind = info
+        .map_type()
+        .map_err(|error| differs(error.to_string()))?;
+    let pinned = Layout {
+        kind: kind as u32,
+        key: info.key_size(),
+        value: info.value_size(),
+        entries: info.max_entries(),
+        flags: info.map_flags(),
+    };
+    pinned
+        .difference(&wanted)
+        .map_or(Ok(()), |difference| Err(differs(difference)))
+}
+
+/// The kernel's refusal as a sentence, with missing permission told apart.
+pub(super) fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
+    let mut reasons = Vec::new();
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && io.raw_os_error() == Some(libc::EPERM)
+        {
+            return Error::NotPermitted {
+                what: format!("loading the BPF object ({what})"),
+            };
+        }
+        reasons.push(error.to_string());
+        next = error.source();
+    }
+    Error::Load {
+        program: what.to_owned(),
+        reason: reasons.join(": "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_of_layout_is_named() {
+        let wanted = Layout {
+            kind: 2,
+            key: 4,
+            value: 48,
+            entries: 2048,
+            flags: 1024,
+        };
+        assert_eq!(wanted.difference(&wanted), None);
+        let other = Layout {
+            value: 40,
+            ..wanted
+        };
+        assert_eq!(
+            other.difference(&wanted).as_deref(),
+            Some("value size 40 instead of 48")
+        );
+        let device = Layout {
+            flags: 1024 | 128,
+            ..wanted
+        };
+        assert_eq!(device.difference(&wanted), None);
+    }
+}

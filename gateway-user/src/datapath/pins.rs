@@ -1,0 +1,113 @@
+//! The directory of pins: `<bpffs>/v<ABI_VERSION>/` with one pin for each map and each link.
+//!
+//! If the directory does not lie on a BPF file system one is mounted there and marked, so that [`detach`] takes
+//! it away again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gateway_common::abi::ABI_VERSION;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use super::Error;
+use super::netlink::Netlink;
+use super::routes;
+
+/// `BPF_FS_MAGIC` of Linux.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// A directory that says that this file system was mounted by us.
+const MARK: &str = "mounted-by-forebay";
+
+/// Where this build's pins lie below `bpffs`.
+#[must_use]
+pub fn directory(bpffs: &Path) -> PathBuf {
+    bpffs.join(format!("v{ABI_VERSION}"))
+}
+
+/// Makes [`directory`], on a BPF file system.
+///
+/// # Errors
+/// The directory cannot be made, or no BPF file system can be mounted.
+pub fn prepare(bpffs: &Path) -> Result<PathBuf, Error> {
+    let failed = |what: &'static str| {
+        move |error: io::Error| Error::Bpffs {
+            path: bpffs.to_owned(),
+            reason: format!("{what} failed: {error}; name another directory with --bpffs"),
+        }
+    };
+    fs::create_dir_all(bpffs).map_err(failed("making it"))?;
+    if !is_bpffs(bpffs).map_err(failed("looking at it"))? {
+        mount("bpf", bpffs, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
+            .map_err(|errno| Error::Bpffs {
+                path: bpffs.to_owned(),
+                reason: format!(
+                    "it is not on a BPF file system and mounting one failed: {}; run `mount -t bpf bpf {}` as root",
+                    io::Error::from(errno),
+                    bpffs.display()
+                ),
+            })?;
+        fs::create_dir(bpffs.join(MARK)).map_err(failed("marking the new mount"))?;
+    }
+    let directory = directory(bpffs);
+    fs::create_dir_all(&directory).map_err(failed("making the directory of this version"))?;
+    Ok(directory)
+}
+
+fn is_bpffs(path: &Path) -> io::Result<bool> {
+    let statistics = rustix::fs::statfs(path)?;
+    Ok(statistics.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC)
+}
+
+/// Takes everything away that Forebay left in the kernel: links (which detaches the programs), maps and local
+/// routes of this network namespace, and the BPF file system if it was mounted for them. The ARP settings of
+/// the interfaces stay. Doing it again is no error.
+///
+/// # Errors
+/// A pin that cannot be removed, or netlink said no.
+pub fn detach(bpffs: &Path) -> Result<(), Error> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| Error::Pin { path, source }
+    };
+    for version in entries(bpffs).map_err(failed(bpffs))? {
+        let is_version = version
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_prefix('v')?.parse::<u32>().ok())
+            .is_some();
+        if !is_version {
+            continue;
+        }
+        // Links first: from then on no program reads the maps.
+        let mut pins = entries(&version).map_err(failed(&version))?;
+        pins.sort_by_key(|pin| !is_link(pin));
+        for pin in pins {
+            fs::remove_file(&pin).map_err(failed(&pin))?;
+        }
+        fs::remove_dir(&version).map_err(failed(&version))?;
+    }
+    if bpffs.join(MARK).is_dir() {
+        fs::remove_dir(bpffs.join(MARK)).map_err(failed(bpffs))?;
+        unmount(bpffs, UnmountFlags::empty()).map_err(|errno| failed(bpffs)(errno.into()))?;
+    }
+    let mut netlink = Netlink::open().map_err(Error::netlink("opening a netlink socket"))?;
+    routes::set_own_routes(&mut netlink, &std::collections::BTreeSet::new())
+}
+
+/// Prefix of the pins of links; map names have none.
+pub(super) const LINK_PREFIX: &str = "link-";
+
+fn is_link(pin: &Path) -> bool {
+    pin.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with(LINK_PREFIX))
+}
+
+/// Paths in a directory; none if it does not exist.
+pub(super) fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,101 @@
+//! What the datapath does right now, for `/status`, `forebay status` and metrics.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::attach::Attachment;
+use super::neighbours::ForwardMode;
+use crate::snapshot::ReplicaState;
+
+/// The whole picture.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DatapathStatus {
+    /// Uplinks and their modes.
+    pub interfaces: Vec<Attachment>,
+    /// `--forward`.
+    pub forward: ForwardMode,
+    /// Listed nodes in the order of their names.
+    pub nodes: Vec<NodeStatus>,
+    /// Rows in transition, of 65,536.
+    pub rows_in_transition: u32,
+    /// Whether this node is draining by its own decision.
+    pub draining: bool,
+    /// Whether the local proxy is alive, as the application said.
+    pub proxy_alive: bool,
+    /// VIPs, `address:port`.
+    pub vips: Vec<VipStatus>,
+    /// VIP addresses that this node answers ARP for.
+    pub announcing: Vec<IpAddr>,
+    /// Addresses with a local route of ours.
+    pub routes: Vec<IpAddr>,
+    /// VIP addresses that are configured on an interface of this node.
+    pub shared: Vec<IpAddr>,
+    /// What found no place in the tables, one sentence part each.
+    pub left_out: Vec<String>,
+    /// Counters since the maps were made, by name.
+    pub counters: BTreeMap<&'static str, u64>,
+    /// How long the last change of the tables took, in microseconds.
+    #[serde(serialize_with = "microseconds", rename = "last_apply_us")]
+    pub last_apply: Duration,
+}
+
+/// One listed node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeStatus {
+    /// Name.
+    pub name: String,
+    /// Address.
+    pub address: IpAddr,
+    /// State.
+    pub state: ReplicaState,
+    /// Weight.
+    pub weight: u8,
+    /// Index in this machine's tables.
+    pub index: u16,
+    /// Rows that it owns.
+    pub rows: u32,
+    /// How packets go to it.
+    pub forward: Forward,
+    /// Its MAC, or the next hop's; zero if not resolved.
+    #[serde(serialize_with = "mac")]
+    pub mac: [u8; 6],
+}
+
+/// How packets go to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Forward {
+    /// It is this node.
+    Own,
+    /// MAC rewrite.
+    L2,
+    /// UDP encapsulation.
+    Udp,
+    /// Not at all: its address (or the next hop's) is not resolved.
+    Unresolved,
+}
+
+/// One VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VipStatus {
+    /// `address:port`.
+    pub vip: String,
+    /// Socket group.
+    pub group: u16,
+    /// Deleted, its sockets end.
+    pub draining: bool,
+}
+
+pub(super) fn mac<S: Serializer>(mac: &[u8; 6], serializer: S) -> Result<S::Ok, S::Error> {
+    let [a, b, c, d, e, f] = mac;
+    serializer.collect_str(&format_args!(
+        "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
+    ))
+}
+
+fn microseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,192 @@
+//! bpf(2) commands for links, as raw as the kernel has them: unlike the loader library's, creating a link here
+//! never falls back to an attachment that cannot be pinned, and any link's program can be replaced.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+
+/// What a pinned link belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkTarget {
+    /// An interface index; 0 if the interface is gone.
+    Interface(u32),
+    /// The inode of a network namespace; 0 if the namespace is gone.
+    Namespace(u32),
+    /// Another kind of link.
+    Other,
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: the union consists of plain integers and arrays of them; zero is a value of all.
+    unsafe { std::mem::zeroed() }
+}
+
+fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: `attributes` is a whole bpf_attr; what it points to is kept alive by the callers.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_long,
+            std::ptr::from_mut(attributes),
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(result).map_err(io::Error::other)
+}
+
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just handed us this descriptor.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+/// Opens a pinned object.
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET, &mut attributes).map(owned)
+}
+
+/// Pins an object.
+pub(crate) fn pin(fd: impl AsFd, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attributes.__bindgen_anon_4.bpf_fd = raw(fd.as_fd());
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attributes).map(|_| ())
+}
+
+/// Attaches an XDP program; `flags` are `XDP_FLAGS_…`.
+pub(crate) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
+    link(program, ifindex, bpf_attach_type::BPF_XDP, flags)
+}
+
+/// Attaches an `sk_lookup` program to a network namespace.
+pub(crate) fn link_lookup(
+    program: BorrowedFd<'_>,
+    namespace: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
+    link(program, raw(namespace), bpf_attach_type::BPF_SK_LOOKUP, 0)
+}
+
+fn link(
+    program: BorrowedFd<'_>,
+    target: u32,
+    kind: bpf_attach_type,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let mut attributes = zeroed();
+    attributes.link_create.__bindgen_anon_1.prog_fd = raw(program);
+    attributes.link_create.__bindgen_anon_2.target_fd = target;
+    attributes.link_create.attach_type = kind as u32;
+    attributes.link_create.flags = flags;
+    bpf(bpf_cmd::BPF_LINK_CREATE, &mut attributes).map(owned)
+}
+
+/// Replaces the program of a link; packets meet the old one or the new one, never none.
+pub(crate) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = zeroed();
+    attributes.link_update.link_fd = raw(link);
+    attributes.link_update.__bindgen_anon_1.new_prog_fd = raw(program);
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attributes).map(|_| ())
+}
+
+/// What a link is attached to.
+pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
+    use aya_obj::generated::bpf_link_type::{BPF_LINK_TYPE_NETNS, BPF_LINK_TYPE_XDP};
+    // SAFETY: plain integers and arrays of them.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attributes = zeroed();
+    attributes.info.bpf_fd = raw(link);
+    attributes.info.info = std::ptr::from_mut(&mut info) as u64;
+    attributes.info.info_len = size_of::<bpf_link_info>() as u32;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    // SAFETY: the kernel fills the member that belongs to `type_`; all are plain integers.
+    Ok(unsafe {
+        if info.type_ == BPF_LINK_TYPE_XDP as u32 {
+            LinkTarget::Interface(info.__bindgen_anon_1.xdp.ifindex)
+        } else if info.type_ == BPF_LINK_TYPE_NETNS as u32 {
+            LinkTarget::Namespace(info.__bindgen_anon_1.netns.netns_ino)
+        } else {
+            LinkTarget::Other
+        }
+    })
+}
+
+/// Ticks of the kernel's jiffies per second, told by the resolution of the coarse clock.
+pub(crate) fn ticks_per_second() -> u32 {
+    let mut resolution = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes one timespec of ours.
+    let result = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };
+    match u32::try_from(resolution.tv_nsec) {
+        Ok(nanoseconds) if result == 0 && nanoseconds > 0 => 1_000_000_000 / nanoseconds,
+        _ => 250,
+    }
+}
+
+/// An ethtool request that reads one 32-bit value, for example `ETHTOOL_GTXCSUM`.
+pub(crate) fn ethtool_value(interface: &str, command: u32) -> io::Result<u32> {
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    let mut value = Value { command, data: 0 };
+    ethtool(interface, std::ptr::from_mut(&mut value).cast())?;
+    Ok(value.data)
+}
+
+/// Name of the driver of an interface.
+pub(crate) fn ethtool_driver(interface: &str) -> io::Result<String> {
+    const ETHTOOL_GDRVINFO: u32 = 3;
+    // struct ethtool_drvinfo is 196 bytes: u32 command, then char driver[32], then what we do not read.
+    let mut information = [0_u32; 49];
+    information[0] = ETHTOOL_GDRVINFO;
+    ethtool(interface, information.as_mut_ptr().cast())?;
+    let bytes = bytemuck::cast_slice::<u32, u8>(&information[1..9]);
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    Ok(String::from_utf8_lossy(&bytes[..end]).into_owned())
+}
+
+fn ethtool(interface: &str, data: *mut libc::c_char) -> io::Result<()> {
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    // SAFETY: plain integers, arrays and a pointer.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *place = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = data;
+    // SAFETY: `request` names an interface and points to a structure of the size its command says.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,276 @@
+//! Carries out map operations: halves are built aside and flipped, rows are single stores.
+//!
+//! The half that was live before the last flip rests [`REST`] before it is written again, so that a program that
+//! read the flip word just before finds its half whole. A flip is one store, after everything that it shows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use gateway_common::abi::{
+    Config, MAX_NODES, NodeEntry, NodeIndex, VIP_SLOTS, VipEntry, node_flag, vip_flag,
+};
+
+use super::mmap::{MappedArray, SharedTables};
+use crate::l4::diff::{Image, MapOp, without_halves};
+use crate::l4::tables::VipHalf;
+
+/// How long a half rests after the other one went live.
+pub const REST: Duration = Duration::from_millis(100);
+
+const NODE_WORDS: usize = size_of::<NodeEntry>() / 4;
+const VIP_WORDS: usize = size_of::<VipEntry>() / 4;
+const VIP_HALF_WORD: usize = std::mem::offset_of!(Config, vip_half) / 4;
+const NODE_HALF_WORD: usize = std::mem::offset_of!(Config, node_half) / 4;
+const VIP_SEED_WORD: usize = std::mem::offset_of!(Config, vip_seed) / 4;
+const NODE_FLAGS_WORD: usize = std::mem::offset_of!(NodeEntry, flags) / 4;
+
+/// Writes the tables.
+#[derive(Debug)]
+pub struct Writer {
+    config: Arc<MappedArray>,
+    nodes: Arc<MappedArray>,
+    vips: Arc<MappedArray>,
+    shared: SharedTables,
+    nodes_flipped: Option<Instant>,
+    vips_flipped: Option<Instant>,
+}
+
+impl Writer {
+    /// A writer over mapped tables.
+    #[must_use]
+    pub fn new(
+        config: Arc<MappedArray>,
+        nodes: Arc<MappedArray>,
+        vips: Arc<MappedArray>,
+        shared: SharedTables,
+    ) -> Self {
+        // Who wrote before us may have flipped just now.
+        let now = Some(Instant::now());
+        Self {
+            config,
+            nodes,
+            vips,
+            shared,
+            nodes_flipped: now,
+            vips_flipped: now,
+        }
+    }
+
+    /// Rows, alive words and heartbeat.
+    #[must_use]
+    pub fn shared(&self) -> &SharedTables {
+        &self.shared
+    }
+
+    /// What the live halves say.
+    #[must_use]
+    pub fn image(&self) -> Image {
+        let config: Config = self.config.read(0);
+        let first = live(config.node_half) * MAX_NODES as usize;
+        let nodes = (first..first + MAX_NODES as usize)
+            .map(|slot| self.nodes.read::<NodeEntry>(slot * NODE_WORDS))
+            .map(|entry| {
+                if entry.flags & node_flag::LISTED == 0 {
+                    NodeEntry::default()
+                } else {
+                    entry
+                }
+            })
+            .collect();
+        let first = live(config.vip_half) * VIP_SLOTS as usize;
+        let vips: BTreeMap<_, _> = (first..first + VIP_SLOTS as usize)
+            .map(|slot| self.vips.read::<VipEntry>(slot * VIP_WORDS))
+            .filter(|entry| entry.flags & vip_flag::USED != 0)
+            .map(|entry| (entry.key, entry))
+            .collect();
+        Image {
+            config: without_halves(config),
+            nodes,
+            vips,
+            rows: self.shared.rows(),
+        }
+    }
+
+    /// Carries out one operation; blocks at most [`REST`].
+    pub fn apply(&mut self, op: &MapOp) {
+        match op {
+            MapOp::Config(config) => self.write_config(*config),
+            MapOp::Nodes(nodes) => self.write_nodes(nodes),
+            MapOp::UnlistNodes(indices) => self.unlist(indices),
+            MapOp::Vips(half) => self.write_vips(half),
+            MapOp::Rows(rows) => self.shared.store_rows(rows),
+        }
+    }
+
+    fn write_config(&self, wanted: Config) {
+        let current: Config = self.config.read(0);
+        let whole = Config {
+            vip_half: current.vip_half,
+            node_half: current.node_half,
+            vip_seed: current.vip_seed,
+            ..wanted
+        };
+        self.config.write(0, &whole);
+    }
+
+    fn write_nodes(&mut self, nodes: &[NodeEntry]) {
+        rest(self.nodes_flipped);
+        let half = 1 - live(self.config.half_words()[NODE_HALF_WORD].load(Ordering::Relaxed));
+        let first = half * MAX_NODES as usize;
+        for (slot, entry) in (first..first + MAX_NODES as usize).zip(nodes) {
+            self.nodes.write(slot * NODE_WORDS, entry);
+        }
+        self.flip(NODE_HALF_WORD, half);
+        self.nodes_flipped = Some(Instant::now());
+    }
+
+    fn unlist(&self, indices: &[NodeIndex]) {
+        let half = live(self.config.half_words()[NODE_HALF_WORD].load(Ordering::Relaxed));
+        for index in indices
+            .iter()
+            .filter(|index| u32::from(**index) < MAX_NODES)
+        {
+            let slot = half * MAX_NODES as usize + usize::from(*index);
+            self.nodes.half_words()[slot * NODE_WORDS + NODE_FLAGS_WORD]
+                .store(0, Ordering::Release);
+        }
+    }
+
+    fn write_vips(&mut self, vips: &VipHalf) {
+        rest(self.vips_flipped);
+        let half = 1 - live(self.config.half_words()[VIP_HALF_WORD].load(Ordering::Relaxed));
+        let first = half * VIP_SLOTS as usize;
+        let words =
+            &self.vips.half_words()[first * VIP_WORDS..(first + VIP_SLOTS as usize) * VIP_WORDS];
+        for word in words {
+            word.store(0, Ordering::Relaxed);
+        }
+        for (slot, entry) in &vips.slots {
+            self.vips.write((first + *slot as usize) * VIP_WORDS, entry);
+        }
+        self.config.half_words()[VIP_SEED_WORD + half].store(vips.seed, Ordering::Relaxed);
+        self.flip(VIP_HALF_WORD, half);
+        self.vips_flipped = Some(Instant::now());
+    }
+
+    fn flip(&self, word: usize, half: usize) {
+        fence(Ordering::SeqCst);
+        self.config.half_words()[word].store(u32::from(half == 1), Ordering::SeqCst);
+    }
+}
+
+fn live(half: u32) -> usize {
+    usize::from(half & 1 == 1)
+}
+
+fn rest(flipped: Option<Instant>) {
+    if let Some(left) = flipped.and_then(|at| REST.checked_sub(at.elapsed())) {
+        std::thread::sleep(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_common::abi::{ROWS, Row, VipKey};
+
+    use super::*;
+
+    fn array(entries: u32, value_size: usize) -> Arc<MappedArray> {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(u64::from(entries) * value_size as u64)
+            .unwrap();
+        Arc::new(MappedArray::new("TEST", &file, entries, value_size).unwrap())
+    }
+
+    fn writer() -> Writer {
+        let shared = SharedTables {
+            rows: array(ROWS, 8),
+            alive: array(MAX_NODES, 8),
+            heartbeat: array(1, 8),
+        };
+        Writer::new(
+            array(1, size_of::<Config>()),
+            array(2 * MAX_NODES, size_of::<NodeEntry>()),
+            array(2 * VIP_SLOTS, size_of::<VipEntry>()),
+            shared,
+        )
+    }
+
+    #[test]
+    fn operations_do_to_the_maps_what_they_do_to_an_image() {
+        let mut writer = writer();
+        let mut image = Image::default();
+        assert_eq!(writer.image(), image);
+        let mut nodes = image.nodes.clone();
+        nodes[3] = NodeEntry {
+            flags: node_flag::LISTED,
+            ifindex: 2,
+            ..NodeEntry::default()
+        };
+        nodes[4] = NodeEntry {
+            flags: node_flag::LISTED,
+            ifindex: 3,
+            ..NodeEntry::default()
+        };
+        let key = VipKey {
+            address: [9; 16],
+            port: [0, 80],
+            protocol: 6,
+            pad: 0,
+        };
+        let vip = VipEntry {
+            key,
+            flags: vip_flag::USED,
+            group: 5,
+            number: 1,
+            reserved: 0,
+        };
+        let ops = [
+            MapOp::Nodes(nodes),
+            MapOp::Rows(vec![(0, Row(3)), (65_535, Row(4))]),
+            MapOp::Config(Config {
+                self_index: 3,
+                flags: 1,
+                ..Config::default()
+            }),
+            MapOp::UnlistNodes(vec![4]),
+            MapOp::Vips(VipHalf {
+                seed: 8,
+                slots: vec![(8191, vip)],
+            }),
+            MapOp::Vips(VipHalf {
+                seed: 9,
+                slots: vec![],
+            }),
+        ];
+        for op in &ops {
+            writer.apply(op);
+            image.apply(op);
+            assert_eq!(writer.image(), image, "after {op:?}");
+        }
+        let config: Config = writer.config.read(0);
+        assert_eq!(
+            (config.node_half, config.vip_half, config.vip_seed),
+            (1, 0, [9, 8])
+        );
+    }
+
+    #[test]
+    fn a_half_rests_before_it_is_written_again() {
+        let mut writer = writer();
+        let half = MapOp::Vips(VipHalf {
+            seed: 1,
+            slots: vec![],
+        });
+        writer.apply(&half);
+        let flipped = Instant::now();
+        writer.apply(&half);
+        assert!(
+            flipped.elapsed() >= REST - Duration::from_millis(5),
+            "{:?}",
+            flipped.elapsed()
+        );
+    }
+}
