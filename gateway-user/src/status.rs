@@ -118,7 +118,7 @@ pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus>
         push(Kind::HttpRoute, key, Status::Route(status.clone()));
     }
     for (id, messages) in &conditions.warnings {
-        let condition = Condition::no("forebay.dev/Usable", "Refused", messages.join("; "));
+        let condition = Condition::no("forebay.dev/Usable", "Invalid", messages.join("; "));
         let conditions = vec![condition];
         push(id.kind, &id.key, Status::Plain(ClassStatus { conditions }));
     }

@@ -62,18 +62,13 @@ pub fn translate(inputs: &Inputs, context: &Context<'_>) -> Translation {
         ..Conditions::default()
     };
     let mut gateways = gateway::read(inputs, context);
-    let mut clusters = cluster::Clusters::new(inputs);
-    let mut rules = Vec::new();
+    let mut gathered = http_route::Gathered {
+        clusters: cluster::Clusters::new(inputs),
+        rules: Vec::new(),
+    };
     for (key, object) in &inputs.http_routes {
         let route = (key, object.as_ref());
-        let status = http_route::attach(
-            inputs,
-            context,
-            route,
-            &mut gateways,
-            &mut clusters,
-            &mut rules,
-        );
+        let status = http_route::attach(inputs, context, route, &mut gateways, &mut gathered);
         if let Some(status) = status {
             conditions.http_routes.insert(key.clone(), status);
         }
@@ -94,9 +89,10 @@ pub fn translate(inputs: &Inputs, context: &Context<'_>) -> Translation {
             .binds
             .extend(binds.map(|bind| (bind.key, Arc::new(bind))));
     }
-    let (clusters_by_key, moved) = clusters.finish(context, &snapshot.binds, &mut conditions);
-    conditions.destination_rules = clusters.rules.statuses(inputs, &clusters_by_key);
-    snapshot.clusters = clusters_by_key;
+    let http_route::Gathered { clusters, rules } = gathered;
+    let moved;
+    (snapshot.clusters, moved) = clusters.finish(context, &snapshot.binds, &mut conditions);
+    conditions.destination_rules = clusters.rules.statuses(inputs, &snapshot.clusters);
     snapshot.rules = rules
         .into_iter()
         .map(|rule| Arc::new(settle(rule, &moved)))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Inputs;
-use super::condition::{ClassStatus, Condition, list};
+use super::condition::{ClassStatus, Condition, sentences};
 use crate::allocate::PoolRange;
 use crate::snapshot::ObjectKey;
 
@@ -31,9 +31,9 @@ pub(super) fn judge(inputs: &Inputs) -> BTreeMap<ObjectKey, ClassStatus> {
                 operator.map(|op| format!("namespaceSelector has the unknown operator {op:?}")),
             );
             let accepted = if faults.is_empty() {
-                Condition::yes("Accepted", "Accepted", "the pool is in use")
+                Condition::yes("Accepted", "Accepted", "all ranges can be used")
             } else {
-                Condition::no("Accepted", "Invalid", list(&faults))
+                Condition::no("Accepted", "Invalid", sentences(&faults))
             };
             let mut unsupported: Vec<String> = spec
                 .unread

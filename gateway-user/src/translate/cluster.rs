@@ -29,6 +29,8 @@ struct Wanted<'a> {
     key: ClusterKey,
     port_name: &'a str,
     policy: TrafficPolicy,
+    /// Whether a rule that is attached somewhere leads to it.
+    used: bool,
 }
 
 impl<'a> Clusters<'a> {
@@ -77,11 +79,17 @@ impl<'a> Clusters<'a> {
             key,
             port_name: &port.name,
             policy,
+            used: false,
         });
         Ok(position)
     }
 
-    /// The clusters sorted by key, and the final position for each interned one.
+    /// Notes that a rule of the snapshot leads to the cluster.
+    pub(super) fn mark_used(&mut self, position: u32) {
+        self.wanted[position as usize].used = true;
+    }
+
+    /// The used clusters sorted by key, and the final position for each interned one.
     pub(super) fn finish(
         &self,
         context: &Context<'_>,
@@ -91,7 +99,11 @@ impl<'a> Clusters<'a> {
         let refusal = Refusal::new(context, vips);
         let mut moved = vec![0; self.wanted.len()];
         let mut clusters = Vec::with_capacity(self.wanted.len());
-        for (at, (_, &position)) in (0u32..).zip(&self.positions) {
+        let used = self
+            .positions
+            .values()
+            .filter(|&&p| self.wanted[p as usize].used);
+        for (at, &position) in (0u32..).zip(used) {
             moved[position as usize] = at;
             let wanted = &self.wanted[position as usize];
             clusters.push(Arc::new(Cluster {
@@ -192,10 +204,12 @@ impl Refusal {
             .map_err(|_| format!("endpoint address {text:?} is not an IP address"))?;
         let address = address.to_canonical();
         let socket = SocketAddr::new(address, port);
-        let why = if address.is_unspecified() || address.is_multicast() {
+        let why = if address.is_unspecified() || address.is_multicast() || is_broadcast(address) {
             "not the address of one host"
         } else if is_link_local(address) {
             "link-local"
+        } else if address == METADATA {
+            "a cloud's metadata service"
         } else if self.on_cluster && address.is_loopback() {
             "a loopback address"
         } else if self.addresses.contains(&address) || self.sockets.contains(&socket) {
@@ -207,11 +221,16 @@ impl Refusal {
     }
 }
 
-/// Link-local, and the one cloud metadata address that is not.
+/// The one metadata address that is not link-local.
+const METADATA: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254));
+
 fn is_link_local(address: IpAddr) -> bool {
-    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254);
     match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6 == METADATA,
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
+}
+
+fn is_broadcast(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if v4.is_broadcast())
 }

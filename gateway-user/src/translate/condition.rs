@@ -87,13 +87,22 @@ impl Condition {
     }
 }
 
-/// Joins sentences or names, at most eight of them: statuses have a size limit.
+/// Joins names by commas.
 pub(super) fn list(items: &[String]) -> String {
-    const SHOWN: usize = 8;
-    let shown = items[..items.len().min(SHOWN)].join(", ");
-    match items.len().saturating_sub(SHOWN) {
+    join(items, ", ", 32)
+}
+
+/// Joins sentences by semicolons.
+pub(super) fn sentences(items: &[String]) -> String {
+    join(items, "; ", 16)
+}
+
+/// Not without end: a condition's message has a size limit.
+fn join(items: &[String], between: &str, most: usize) -> String {
+    let shown = items[..items.len().min(most)].join(between);
+    match items.len().saturating_sub(most) {
         0 => shown,
-        more => format!("{shown} and {more} more"),
+        more => format!("{shown}{between}and {more} more"),
     }
 }
 

@@ -237,6 +237,9 @@ impl Rule<'_> {
                 format!("applies to {}{subsets}", list(&names)),
             );
         }
+        if let Some(message) = self.policies.as_ref().ok().and_then(Policies::refused) {
+            return Condition::no(TYPE, "UnsupportedValue", message);
+        }
         let others: BTreeSet<String> = match self.host.strip_prefix('*') {
             None => by_host
                 .get(&self.host)
@@ -284,7 +287,7 @@ fn ejection(used: &[&Cluster]) -> Option<Condition> {
             let share = 100u32.checked_div(count)?;
             (share > outlier.max_ejection_percent).then(|| {
                 format!(
-                    "{} with {count} endpoints needs {share} percent for one, maxEjectionPercent is {}",
+                    "one of {count} of {} is {share} percent, maxEjectionPercent is {}",
                     cluster.key, outlier.max_ejection_percent
                 )
             })

@@ -185,6 +185,9 @@ impl<'a> Gateway<'a> {
         if self.fault.is_some() {
             return Condition::no("Programmed", "Invalid", "the Gateway is not accepted");
         }
+        if !self.listeners.iter().any(Listener::serves) {
+            return Condition::no("Programmed", "Invalid", "no listener can be served");
+        }
         match &self.allocation.problem {
             Some(Problem::AddressNotUsable(message) | Problem::UnsupportedAddress(message)) => {
                 Condition::no("Programmed", "AddressNotUsable", message.clone())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cluster::Clusters;
-use super::condition::{Condition, ParentStatus, RouteStatus, list};
+use super::condition::{Condition, ParentStatus, RouteStatus, list, sentences};
 use super::gateway::Gateway;
 use super::listener::{Fault, GROUP, Listener};
 use super::objects::{self, BackendRef, MatchSpec, ParentRef, RuleSpec};
@@ -42,13 +42,19 @@ struct CompiledRule<'a> {
     backend_timeout: Option<Duration>,
 }
 
-/// The rules of a route as Gateways of one namespace see them.
-#[derive(Clone, Default)]
+/// The rules of a route as Gateways of one namespace see them, in the order of `Route::rules`.
+#[derive(Default)]
 struct Resolved {
-    /// Positions in the snapshot's rules, in the order of `Route::rules`.
-    positions: Vec<u32>,
+    /// Backends, with clusters as they were interned.
+    backends: Vec<Vec<Backend>>,
     /// Bad backendRefs.
     faults: Vec<Fault>,
+}
+
+/// What translate gathers over all routes.
+pub(super) struct Gathered<'a> {
+    pub(super) clusters: Clusters<'a>,
+    pub(super) rules: Vec<Rule>,
 }
 
 /// Attaches one route to all Gateways that it names; `None` if none of them is ours.
@@ -57,12 +63,12 @@ pub(super) fn attach<'a>(
     context: &Context<'_>,
     route: (&'a ObjectKey, &'a objects::HttpRoute),
     gateways: &mut Gateways<'_>,
-    clusters: &mut Clusters<'a>,
-    rules: &mut Vec<Rule>,
+    gathered: &mut Gathered<'a>,
 ) -> Option<RouteStatus> {
     let route = Route::compile(route.0, route.1);
     let generation = route.object.metadata.generation();
     let mut by_namespace: BTreeMap<String, Resolved> = BTreeMap::new();
+    let first_rule = gathered.rules.len();
     let mut parents = Vec::new();
     for parent in &route.object.spec.parent_refs {
         if parent.group.as_deref().unwrap_or(GROUP) != GROUP
@@ -81,10 +87,13 @@ pub(super) fn attach<'a>(
         };
         let resolved = by_namespace
             .entry(namespace.to_owned())
-            .or_insert_with_key(|namespace| route.resolve(inputs, clusters, rules, namespace));
+            .or_insert_with_key(|namespace| {
+                route.resolve(inputs, &mut gathered.clusters, namespace)
+            });
         if let (Ok(listeners), Some(gateway)) = (&attached, gateways.get_mut(&key)) {
+            let positions = route.add_rules(resolved, first_rule, gathered);
             for &at in listeners {
-                route.enter(&mut gateway.listeners[at], &resolved.positions);
+                route.enter(&mut gateway.listeners[at], &positions);
             }
         }
         parents.push(ParentStatus {
@@ -231,12 +240,11 @@ impl<'a> Route<'a> {
         effective
     }
 
-    /// Resolves all backendRefs and adds the rules to the snapshot's.
+    /// Resolves all backendRefs.
     fn resolve(
         &self,
         inputs: &'a Inputs,
         clusters: &mut Clusters<'a>,
-        rules: &mut Vec<Rule>,
         gateway_namespace: &str,
     ) -> Resolved {
         let mut resolved = Resolved::default();
@@ -262,20 +270,47 @@ impl<'a> Route<'a> {
             if backends.iter().all(|backend| backend.weight == 0) {
                 backends.clear();
             }
-            let position = u32::try_from(rules.len()).expect("fewer than 2^32 rules fit in memory");
-            resolved.positions.push(position);
-            rules.push(Rule {
-                key: RuleKey {
-                    kind: "HTTPRoute",
-                    route: self.key.clone(),
-                    index: rule.index,
-                },
-                backends,
-                request_timeout: rule.request_timeout,
-                backend_timeout: rule.backend_timeout,
-            });
+            resolved.backends.push(backends);
         }
         resolved
+    }
+
+    /// Adds the rules to the snapshot's and gives their positions. Gateways that see the same backends share a rule;
+    /// where DestinationRules make them differ, several rules of the snapshot have one key.
+    fn add_rules(
+        &self,
+        resolved: &Resolved,
+        first_rule: usize,
+        gathered: &mut Gathered<'_>,
+    ) -> Vec<u32> {
+        let mut positions = Vec::with_capacity(self.rules.len());
+        for (rule, backends) in self.rules.iter().zip(&resolved.backends) {
+            let own = &gathered.rules[first_rule..];
+            let known = own
+                .iter()
+                .position(|r| r.key.index == rule.index && r.backends == *backends);
+            let position = known.map_or(gathered.rules.len(), |at| first_rule + at);
+            if known.is_none() {
+                for backend in backends {
+                    if let BackendTarget::Cluster(cluster) = backend.target {
+                        gathered.clusters.mark_used(cluster);
+                    }
+                }
+                gathered.rules.push(Rule {
+                    key: RuleKey {
+                        kind: "HTTPRoute",
+                        route: self.key.clone(),
+                        index: rule.index,
+                    },
+                    backends: backends.clone(),
+                    request_timeout: rule.request_timeout,
+                    backend_timeout: rule.backend_timeout,
+                });
+            }
+            let position = u32::try_from(position).expect("fewer than 2^32 rules fit in memory");
+            positions.push(position);
+        }
+        positions
     }
 
     /// Puts all matches into a listener's table; a second parentRef to the same listener adds nothing.
@@ -316,9 +351,10 @@ impl<'a> Route<'a> {
         let resolved = match faults.first() {
             None => Condition::yes("ResolvedRefs", "ResolvedRefs", "all references are valid"),
             Some((reason, _)) => {
-                let messages: BTreeSet<String> = faults.iter().map(|f| f.1.clone()).collect();
-                let messages: Vec<String> = messages.into_iter().collect();
-                Condition::no("ResolvedRefs", reason, list(&messages))
+                let mut seen = BTreeSet::new();
+                let messages = faults.iter().map(|fault| fault.1.clone());
+                let messages: Vec<String> = messages.filter(|m| seen.insert(m.clone())).collect();
+                Condition::no("ResolvedRefs", reason, sentences(&messages))
             }
         };
         let partial = (accepted && !self.dropped.is_empty()).then(|| {

@@ -67,6 +67,11 @@ impl Policies {
         Ok(policies)
     }
 
+    /// Why no port without an entry of its own can be served, if so.
+    pub(super) fn refused(&self) -> Option<&str> {
+        self.general.as_ref().err().map(|tls| tls.0.as_str())
+    }
+
     /// The policy for a Service port.
     pub(super) fn for_port(&self, port: u16) -> Result<&TrafficPolicy, Fault> {
         self.ports

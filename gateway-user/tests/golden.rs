@@ -1,0 +1,303 @@
+//! Golden pairs for allocate, translate and status: `golden/<case>.in.yaml` gives `golden/<case>.out.yaml`.
+//!
+//! `FOREBAY_BLESS=1 cargo test -p gateway-user --test golden` writes the outputs anew; the difference is then reviewed
+//! like code. A first document of kind `Case` in the input sets what does not come from objects.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use gateway_user::allocate::{Allocations, allocate};
+use gateway_user::snapshot::{Backend, BackendTarget, BindKey, Snapshot, route::RouteMatch};
+use gateway_user::snapshot::{PathMatch, ValueMatch};
+use gateway_user::status::{ObjectStatus, Report, Status, merge, well};
+use gateway_user::translate::{Condition, Context, Inputs, Object, translate};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// What a case sets beside the objects.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct Case {
+    kind: String,
+    on_cluster: bool,
+    /// Further inputs, as paths from the top of the repository.
+    include: Vec<String>,
+    existing: Allocations,
+    reports: Vec<CaseReport>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct CaseReport {
+    node: String,
+    failed: BTreeMap<String, String>,
+}
+
+#[test]
+fn every_pair_agrees() {
+    let bless = std::env::var_os("FOREBAY_BLESS").is_some();
+    let cases = cases();
+    assert!(cases.len() >= 30, "only {} cases were found", cases.len());
+    let mut differing = Vec::new();
+    for input in cases {
+        let output = PathBuf::from(input.to_string_lossy().replace(".in.yaml", ".out.yaml"));
+        let text = std::fs::read_to_string(&input).expect("the input can be read");
+        let got = run(&text);
+        assert_eq!(
+            got,
+            run(&text),
+            "{} must give the same twice",
+            input.display()
+        );
+        if bless {
+            std::fs::write(&output, got).expect("the output can be written");
+        } else if std::fs::read_to_string(&output).ok().as_deref() != Some(&*got) {
+            differing.push(format!("{}\n{got}", output.display()));
+        }
+    }
+    assert!(
+        differing.is_empty(),
+        "these differ:\n{}",
+        differing.join("\n")
+    );
+}
+
+fn cases() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("the folder exists")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.to_string_lossy().ends_with(".in.yaml"))
+        .collect();
+    cases.sort();
+    cases
+}
+
+fn run(text: &str) -> String {
+    let mut documents: Vec<Value> = serde_saphyr::from_multiple(text).expect("the input is YAML");
+    let mut case = Case::default();
+    let mut inputs = Inputs::default();
+    let mut errors = Vec::new();
+    if documents[0].get("kind").and_then(Value::as_str) == Some("Case") {
+        case = serde_json::from_value(documents.remove(0)).expect("a Case");
+        assert_eq!(case.kind, "Case");
+    }
+    for path in &case.include {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+        let text = std::fs::read_to_string(path).expect("the included file can be read");
+        documents.extend(serde_saphyr::from_multiple::<Value>(&text).expect("it is YAML"));
+    }
+    for document in &documents {
+        match Object::parse(document) {
+            Ok(Some(object)) => inputs.insert(object),
+            Ok(None) => errors.push(format!("not read: {}", document["kind"])),
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    let allocations = allocate(&inputs, case.on_cluster, &case.existing);
+    let again = allocate(&inputs, case.on_cluster, &allocations);
+    assert_eq!(allocations, again, "allocation must be stable");
+    let context = Context {
+        on_cluster: case.on_cluster,
+        allocations: &allocations,
+    };
+    let translation = translate(&inputs, &context);
+    let statuses = merge(&translation, &reports(&case.reports));
+    let mut out = json!({
+        "snapshot": show_snapshot(&translation.snapshot),
+        "well": well(&statuses),
+        "statuses": statuses.iter().map(show_status).collect::<Vec<_>>(),
+    });
+    if !errors.is_empty() {
+        out["errors"] = errors.into();
+    }
+    serde_saphyr::to_string(&out).expect("the output is YAML")
+}
+
+fn reports(given: &[CaseReport]) -> Vec<Report> {
+    given
+        .iter()
+        .map(|report| Report {
+            node: report.node.clone(),
+            generation: 0,
+            failed_listeners: report
+                .failed
+                .iter()
+                .map(|(socket, why)| {
+                    let socket: std::net::SocketAddr = socket.parse().expect("ADDR:PORT");
+                    (BindKey::from(socket), why.clone())
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+fn show_snapshot(snapshot: &Snapshot) -> Value {
+    let mut shown = serde_json::Map::new();
+    let mut part = |name: &str, items: Vec<Value>| {
+        if !items.is_empty() {
+            shown.insert(name.to_owned(), items.into());
+        }
+    };
+    part(
+        "binds",
+        snapshot
+            .binds
+            .values()
+            .map(|bind| show_bind(snapshot, bind))
+            .collect(),
+    );
+    let rules = snapshot.rules.iter().map(|rule| {
+        let backends = rule
+            .backends
+            .iter()
+            .map(|b| show_backend(snapshot, b))
+            .collect::<Vec<_>>();
+        let mut shown = json!({"rule": rule.key.to_string(), "backends": backends});
+        for (name, timeout) in [
+            ("request", rule.request_timeout),
+            ("backendRequest", rule.backend_timeout),
+        ] {
+            if let Some(timeout) = timeout {
+                shown[name] = format!("{timeout:?}").into();
+            }
+        }
+        shown
+    });
+    part("rules", rules.collect());
+    let clusters = snapshot.clusters.iter().map(|cluster| {
+        let endpoints = cluster.endpoints.iter().map(|endpoint| {
+            let mut text = endpoint.key.address.to_string();
+            if let Some(uid) = &endpoint.key.pod_uid {
+                text = format!("{text} pod {uid}");
+            }
+            if endpoint.terminating {
+                text += " terminating";
+            }
+            text
+        });
+        let rule = cluster
+            .key
+            .destination_rule
+            .as_ref()
+            .map(ToString::to_string);
+        json!({
+            "cluster": cluster.key.to_string(),
+            "destinationRule": rule,
+            "policy": rule.map(|_| format!("{:?}", cluster.policy)),
+            "endpoints": endpoints.collect::<Vec<_>>(),
+        })
+    });
+    part("clusters", clusters.collect());
+    let replicas = snapshot.replicas.iter().map(|replica| {
+        format!(
+            "{} {} {:?} weight {}",
+            replica.name, replica.address, replica.state, replica.weight
+        )
+        .into()
+    });
+    part("replicas", replicas.collect());
+    shown.into()
+}
+
+fn show_bind(snapshot: &Snapshot, bind: &gateway_user::snapshot::Bind) -> Value {
+    let socket = std::net::SocketAddr::from(bind.key);
+    if bind.builtin_ready {
+        return format!("{socket} {} built-in readiness", bind.gateway).into();
+    }
+    let listeners = bind.listeners.iter().map(|listener| {
+        let hostname = listener.hostname.as_ref().map_or("*", |name| name.as_str());
+        let entries = listener.router.entries().iter().map(|entry| {
+            let hostname = entry.hostname.as_ref().map_or("*", |name| name.as_str());
+            let rule = &snapshot.rules[entry.rule as usize].key;
+            format!("{hostname} {} -> {rule}", show_match(&entry.matching))
+        });
+        json!({"listener": format!("{} {hostname}", listener.name), "routes": entries.collect::<Vec<_>>()})
+    });
+    json!({"bind": format!("{socket} {}", bind.gateway), "listeners": listeners.collect::<Vec<_>>()})
+}
+
+fn show_match(matching: &RouteMatch) -> String {
+    let mut text = match &matching.path {
+        PathMatch::Exact(path) => format!("={path}"),
+        PathMatch::Prefix(path) => format!("{path}/*"),
+        PathMatch::Regex(pattern) => format!("~{}", pattern.0.as_str()),
+    };
+    if let Some(method) = &matching.method {
+        text = format!("{method} {text}");
+    }
+    let value = |value: &ValueMatch| match value {
+        ValueMatch::Exact(value) => format!("={value}"),
+        ValueMatch::Regex(pattern) => format!("~{}", pattern.0.as_str()),
+    };
+    for (name, want) in &matching.headers {
+        text += &format!(" header {name}{}", value(want));
+    }
+    for (name, want) in &matching.query {
+        text += &format!(" query {name}{}", value(want));
+    }
+    text
+}
+
+fn show_backend(snapshot: &Snapshot, backend: &Backend) -> String {
+    match &backend.target {
+        BackendTarget::Cluster(at) => {
+            let key = &snapshot.clusters[*at as usize].key;
+            let rule = key
+                .destination_rule
+                .as_ref()
+                .map(|rule| format!(" with {rule}"));
+            format!("{} {key}{}", backend.weight, rule.unwrap_or_default())
+        }
+        BackendTarget::Invalid(why) => format!("{} 500: {why}", backend.weight),
+    }
+}
+
+fn show_status(status: &ObjectStatus) -> Value {
+    let name = format!("{} {}/{}", status.kind, status.namespace, status.name);
+    let mut shown = json!({"object": name});
+    match &status.status {
+        Status::Gateway(gateway) => {
+            shown["addresses"] = gateway.addresses.iter().map(|a| a.0.to_string()).collect();
+            shown["conditions"] = show_conditions(&gateway.conditions);
+            let listeners = gateway.listeners.iter().map(|listener| {
+                let kinds: Vec<_> = listener
+                    .supported_kinds
+                    .iter()
+                    .map(|kind| kind.kind)
+                    .collect();
+                json!({
+                    "name": listener.name,
+                    "attachedRoutes": listener.attached_routes,
+                    "supportedKinds": kinds,
+                    "conditions": show_conditions(&listener.conditions),
+                })
+            });
+            shown["listeners"] = listeners.collect();
+        }
+        Status::Route(route) => {
+            let parents = route.parents.iter().map(|parent| {
+                json!({"parentRef": parent.parent_ref, "conditions": show_conditions(&parent.conditions)})
+            });
+            shown["parents"] = parents.collect();
+        }
+        Status::Plain(plain) => shown["conditions"] = show_conditions(&plain.conditions),
+    }
+    shown
+}
+
+fn show_conditions(conditions: &[Condition]) -> Value {
+    conditions
+        .iter()
+        .map(|condition| {
+            let generation = match condition.observed_generation {
+                1 => String::new(),
+                generation => format!(" @{generation}"),
+            };
+            Value::from(format!(
+                "{}={:?}{generation} {}: {}",
+                condition.kind, condition.status, condition.reason, condition.message
+            ))
+        })
+        .collect()
+}
