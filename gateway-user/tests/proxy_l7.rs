@@ -1,7 +1,13 @@
-//! The data plane end to end over loopback sockets: no privileges, no sleeps, every wait bounded.
+//! The data plane end to end over loopback sockets: no privileges, every wait bounded.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
+#[path = "proxy/answers.rs"]
+mod answers;
 #[path = "proxy/basic.rs"]
 mod basic;
+#[path = "proxy/change.rs"]
+mod change;
+#[path = "proxy/limits.rs"]
+mod limits;
 #[path = "proxy/support.rs"]
 mod support;

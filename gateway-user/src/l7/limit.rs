@@ -237,3 +237,6 @@ fn give(count: &AtomicU32) {
     let before = count.fetch_sub(1, SeqCst);
     debug_assert!(before > 0, "a permit was given back twice");
 }
+
+#[cfg(test)]
+mod tests;

@@ -343,3 +343,6 @@ impl<K: Ord + Clone> Default for Outlier<K> {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -269,3 +269,6 @@ fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,11 @@ impl Progress {
         self.bytes.load(Relaxed)
     }
 
+    /// More bytes were taken.
+    pub(super) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
     /// Whether the whole body was taken.
     #[must_use]
     pub(super) fn ended(&self) -> bool {
@@ -61,7 +66,7 @@ impl Body for RequestBody {
             .and_then(|f| f.as_ref().ok())
             .and_then(Frame::data_ref)
         {
-            progress.bytes.fetch_add(data.len() as u64, Relaxed);
+            progress.add(data.len() as u64);
         }
         if frame.is_none() || incoming.is_end_stream() {
             progress.ended.store(true, Relaxed);

@@ -28,8 +28,8 @@ pub(super) struct LiveEndpoint {
     pub(super) label: Arc<str>,
     counters: Counters,
     active: AtomicU32,
-    /// Listed and not ejected: an idle connection to it may be kept.
-    keeps_idle: AtomicBool,
+    /// Listed and not ejected: requests may go to it and idle connections be kept.
+    usable_now: AtomicBool,
 }
 
 impl LiveEndpoint {
@@ -39,8 +39,13 @@ impl LiveEndpoint {
             key,
             counters: Counters::default(),
             active: AtomicU32::new(0),
-            keeps_idle: AtomicBool::new(true),
+            usable_now: AtomicBool::new(true),
         }
+    }
+
+    /// Whether it is listed and not ejected.
+    pub(super) fn is_usable(&self) -> bool {
+        self.usable_now.load(Relaxed)
     }
 
     /// A try at this endpoint begins.
@@ -258,7 +263,7 @@ impl LiveCluster {
 
     /// Keeps a connection for later, unless its endpoint is out or gone (then it closes).
     pub(super) fn put_idle(&self, connection: PooledConnection) {
-        if connection.endpoint.keeps_idle.load(Relaxed) {
+        if connection.endpoint.is_usable() {
             let since = Instant::now();
             self.idle_of(connection.worker)
                 .push(Idle { since, connection });
@@ -324,7 +329,7 @@ impl LiveCluster {
     }
 
     fn close_idle_of(&self, endpoint: &LiveEndpoint) {
-        endpoint.keeps_idle.store(false, Relaxed);
+        endpoint.usable_now.store(false, Relaxed);
         self.reopen_if_usable(endpoint);
         for worker in 0..self.idle.len() {
             let closed: Vec<_> = {
@@ -346,7 +351,7 @@ impl LiveCluster {
             .iter()
             .any(|e| std::ptr::eq(&raw const **e, endpoint))
         {
-            endpoint.keeps_idle.store(true, Relaxed);
+            endpoint.usable_now.store(true, Relaxed);
         }
     }
 
@@ -377,7 +382,7 @@ impl LiveCluster {
             .map(|(e, _)| Arc::clone(e))
             .collect();
         for endpoint in &usable {
-            endpoint.keeps_idle.store(true, Relaxed);
+            endpoint.usable_now.store(true, Relaxed);
         }
         self.view.store(Arc::new(View {
             policy,

@@ -53,7 +53,7 @@ async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stream: TcpStre
         service_fn(|request| forward::handle(Rc::clone(worker), Rc::clone(downstream), request));
     let connection = http1::Builder::new()
         .keep_alive(true)
-        .pipeline_flush(true)
+        // Never `pipeline_flush`: with it hyper takes frames of a body without any bound.
         .max_buf_size(BUFFER)
         .max_headers(MAX_HEADERS)
         .header_read_timeout(None)

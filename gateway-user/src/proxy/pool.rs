@@ -70,9 +70,13 @@ pub(super) async fn acquire(
             }
             Some(Grant::Room(room, request)) => {
                 // Time has passed: the endpoint picked before may be out by now.
-                let endpoint = cluster
-                    .pick(worker.random(), except)
-                    .ok_or(Refusal::NoEndpoint)?;
+                let endpoint = if endpoint.is_usable() {
+                    endpoint
+                } else {
+                    cluster
+                        .pick(worker.random(), except)
+                        .ok_or(Refusal::NoEndpoint)?
+                };
                 return connect(worker, cluster, endpoint, room, request).await;
             }
             Some(Grant::Overflow) => return Err(Refusal::Overflow),

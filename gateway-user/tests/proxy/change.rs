@@ -1,0 +1,239 @@
+//! Configuration changes, draining, listeners.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use gateway_user::proxy::stats::Stats;
+use gateway_user::proxy::{Mode, Proxy, ProxySettings, Timers};
+use gateway_user::snapshot::{BindKey, ObjectKey, Snapshot, TrafficPolicy};
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_under_load_fail_no_request() {
+    let servers = [
+        backend(fixed(200, "a")).await,
+        backend(fixed(200, "b")).await,
+    ];
+    let at = free_address();
+    let policy = TrafficPolicy::default();
+    let of = |i: usize| {
+        let live = cluster("a", &policy, &[servers[i].address]);
+        let other = cluster(&format!("other-{i}"), &policy, &[servers[1 - i].address]);
+        snapshot(at, &[(1, live), (i as u32, other)], |_| {})
+    };
+    let proxy = start(2, &of(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            tokio::spawn(async move {
+                let (mut client, mut good) = (Client::connect(at).await, 0);
+                while !stop.load(SeqCst) {
+                    assert_eq!(client.get("/").await.status, 200);
+                    good += 1;
+                }
+                good
+            })
+        })
+        .collect();
+    for change in 1..=40 {
+        let before = servers[0].count() + servers[1].count();
+        assert_eq!(proxy.publish(&of(change % 2)).failed, []);
+        until(|| servers[0].count() + servers[1].count() > before + 20).await;
+    }
+    stop.store(true, SeqCst);
+    let mut good = 0;
+    for client in clients {
+        good += client.await.unwrap();
+    }
+    assert!(good > 800, "{good}");
+    assert_eq!(proxy.stats().read().classes[5], 0);
+}
+
+#[tokio::test]
+async fn a_removed_listener_answers_404_and_closes() {
+    let server = backend(fixed(200, "a")).await;
+    let at = free_address();
+    let live = cluster("a", &TrafficPolicy::default(), &[server.address]);
+    let proxy = start(1, &snapshot(at, &[(1, live)], |_| {}));
+    let mut client = Client::connect(at).await;
+    assert_eq!(client.get("/").await.status, 200);
+    assert_eq!(proxy.publish(&Snapshot::default()).failed, []);
+    let answer = client.get("/").await;
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (404, Some("close"))
+    );
+    assert!(client.closed().await);
+    until(|| std::net::TcpStream::connect(at).is_err()).await;
+}
+
+#[tokio::test]
+async fn draining_finishes_what_runs_and_closes_what_is_idle() {
+    let (release, released) = tokio::sync::watch::channel(false);
+    let server = backend(script(move |seen| {
+        let mut released = released.clone();
+        async move {
+            if seen.path() == "/slow" {
+                released.wait_for(|r| *r).await.unwrap();
+            }
+            answer(200, "ok")
+        }
+    }))
+    .await;
+    let at = free_address();
+    let live = cluster("a", &TrafficPolicy::default(), &[server.address]);
+    let settings = ProxySettings {
+        timers: Timers {
+            drain_idle: Duration::from_millis(50),
+            ..Timers::default()
+        },
+        ..ProxySettings::default()
+    };
+    let proxy = start_with(settings, &snapshot(at, &[(1, live)], |_| {}));
+    let mut idle = Client::connect(at).await;
+    assert_eq!(idle.get("/").await.header("connection"), None);
+    let mut busy = Client::connect(at).await;
+    busy.send(&request("/slow")).await;
+    until(|| server.count() == 2).await;
+    assert_eq!(proxy.open_connections(), 2);
+    proxy.drain();
+    assert!(idle.closed().await);
+    until(|| proxy.open_connections() == 1).await;
+    let new = get(at, "/").await;
+    assert_eq!((new.status, new.header("connection")), (200, Some("close")));
+    release.send(true).unwrap();
+    let last = busy.next().await.unwrap();
+    assert_eq!(
+        (last.status, last.header("connection")),
+        (200, Some("close"))
+    );
+    assert!(busy.closed().await);
+    until(|| proxy.open_connections() == 0).await;
+    proxy.shutdown(Instant::now() + BOUND);
+}
+
+#[tokio::test]
+async fn a_port_in_use_stops_no_other() {
+    let server = backend(fixed(200, "a")).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (at, busy) = (free_address(), taken.local_addr().unwrap());
+    let live = cluster("a", &TrafficPolicy::default(), &[server.address]);
+    let mut both = snapshot(at, &[(1, live)], |_| {});
+    let mut bind = (*both.binds[&BindKey::from(at)]).clone();
+    bind.key = busy.into();
+    both.binds.insert(busy.into(), Arc::new(bind));
+    let proxy = Proxy::start(ProxySettings::default(), Arc::new(Stats::new(1))).unwrap();
+    let report = proxy.publish(&both);
+    assert_eq!(
+        report.failed,
+        [(
+            busy.into(),
+            format!(
+                "cannot listen on {busy}: the port is in use by another process; stop that process or change the listener's port"
+            )
+        )]
+    );
+    assert_eq!(get(at, "/").await.status, 200);
+    drop(taken);
+    assert_eq!(
+        proxy.publish(&both).failed,
+        [],
+        "tried again with each snapshot"
+    );
+    assert_eq!(get(busy, "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn steered_connections_belong_to_the_vip_that_they_were_made_to() {
+    let server = backend(fixed(200, "a")).await;
+    let vip = "127.0.0.1:80".parse().unwrap();
+    let live = cluster("a", &TrafficPolicy::default(), &[server.address]);
+    let settings = ProxySettings {
+        mode: Mode::Steered,
+        workers: 2,
+        ..ProxySettings::default()
+    };
+    let proxy = start_with(settings, &snapshot(vip, &[(1, live)], |_| {}));
+    let gateway = ObjectKey::new("default", "gateway");
+    let fds = proxy.listener_fds(&gateway).unwrap();
+    assert_eq!(fds.len(), 2);
+    let socket = std::net::TcpListener::from(fds.into_iter().next().unwrap());
+    let port = socket.local_addr().unwrap().port();
+    assert!(
+        proxy
+            .listener_fds(&ObjectKey::new("x", "y"))
+            .unwrap()
+            .is_empty()
+    );
+    // A VIP's address, a port that it does not have: 404 and close.
+    let answer = get(([127, 0, 0, 1], port).into(), "/").await;
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (404, Some("close"))
+    );
+    let reading = proxy.stats().read();
+    assert!(reading.events.contains(&("downstream_unknown_address", 0)));
+    proxy.publish(&Snapshot::default());
+    assert!(proxy.listener_fds(&gateway).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn all_workers_beat() {
+    let settings = ProxySettings {
+        workers: 3,
+        ..ProxySettings::default()
+    };
+    let proxy = Proxy::start(settings, Arc::new(Stats::new(3))).unwrap();
+    until(|| proxy.beat() >= 2).await;
+}
+
+#[tokio::test]
+async fn the_readiness_listener_answers_by_itself() {
+    let at = free_address();
+    let ready = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&ready);
+    let mut only = snapshot(at, &[], |_| {});
+    let mut bind = (*only.binds[&BindKey::from(at)]).clone();
+    bind.builtin_ready = true;
+    only.binds.insert(at.into(), Arc::new(bind));
+    let settings = ProxySettings {
+        ready: Box::new(move || asked.load(SeqCst)),
+        ..ProxySettings::default()
+    };
+    let _proxy = start_with(settings, &only);
+    assert_eq!(get(at, "/healthz/ready").await.status, 503);
+    ready.store(true, SeqCst);
+    assert_eq!(get(at, "/healthz/ready").await.status, 200);
+    assert_eq!(get(at, "/healthz/live").await.status, 200);
+    assert_eq!(get(at, "/").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_access_log_has_one_line_for_each_request() {
+    let server = backend(fixed(200, "hello")).await;
+    let at = free_address();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let live = cluster("a", &TrafficPolicy::default(), &[server.address]);
+    let settings = ProxySettings {
+        access_log: gateway_user::proxy::access_log::Destination::File(file.path().to_owned()),
+        ..ProxySettings::default()
+    };
+    let proxy = start_with(settings, &snapshot(at, &[(1, live)], |_| {}));
+    for _ in 0..3 {
+        get(at, "/a").await;
+    }
+    proxy.shutdown(Instant::now() + BOUND);
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[0]["upstream_cluster"], "default/a:80");
+    assert_eq!(lines[0]["route_name"], "default/route/rule/0");
+    assert_eq!(lines[0]["bytes_sent"], 5);
+    assert_eq!(lines[0]["upstream_host"], server.address.to_string());
+}
