@@ -154,7 +154,10 @@ impl Proxy {
                 .build()
                 .map_err(StartError::Worker)?;
             let (sender, commands) = tokio::sync::mpsc::unbounded_channel();
-            let (shared, log) = (Arc::clone(&shared), log.as_ref().map(|l| l.sender()));
+            let (shared, log) = (
+                Arc::clone(&shared),
+                log.as_ref().map(access_log::Writer::sender),
+            );
             let seed = settings.seed;
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{index}"))

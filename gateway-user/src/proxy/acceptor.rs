@@ -110,18 +110,22 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: TcpListener, bind: Opti
             }
         };
         worker.count(Event::DownstreamConnections);
-        let bind = bind.or_else(|| stream.local_addr().ok().map(BindKey::from));
-        match bind {
-            Some(bind) if is_ours(&worker, bind) => worker::spawn(&worker, stream, bind),
-            _ => worker.count(Event::DownstreamUnknownAddress),
+        match bind.or_else(|| steered_to(&worker, &stream)) {
+            Some(bind) => worker::spawn(&worker, stream, bind),
+            None => worker.count(Event::DownstreamUnknownAddress),
         }
     }
 }
 
-/// Whether the address is a VIP. An unknown port of one is served (and answered with 404): its listener may have
-/// been removed a moment ago.
-fn is_ours(worker: &Worker, bind: BindKey) -> bool {
-    worker.live().addresses.contains(&bind.address)
+/// The bind that a steered connection was made to. An unknown port of a VIP is served (and answered with 404): its
+/// listener may have been removed a moment ago.
+fn steered_to(worker: &Worker, stream: &tokio::net::TcpStream) -> Option<BindKey> {
+    let bind = BindKey::from(stream.local_addr().ok()?);
+    worker
+        .live()
+        .addresses
+        .contains(&bind.address)
+        .then_some(bind)
 }
 
 #[cfg(test)]

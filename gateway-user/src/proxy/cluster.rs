@@ -87,6 +87,7 @@ pub(super) struct LiveCluster {
     pub(super) limiter: Limiter<Waiter>,
     /// Ejections.
     pub(super) outlier_stats: OutlierStats,
+    configured: Mutex<Arc<Cluster>>,
     view: ArcSwap<View>,
     balance: Balance,
     thresholds: Thresholds,
@@ -98,12 +99,13 @@ pub(super) struct LiveCluster {
 impl LiveCluster {
     /// A cluster with fresh state. `seed` decides where round robin starts.
     #[must_use]
-    pub(super) fn new(cluster: &Cluster, workers: usize, seed: u64, now: Instant) -> Self {
+    pub(super) fn new(cluster: &Arc<Cluster>, workers: usize, seed: u64, now: Instant) -> Self {
         let live = Self {
             key: cluster.key.clone(),
             name: cluster.key.to_string().into(),
             limiter: Limiter::new(&cluster.policy.pool),
             outlier_stats: OutlierStats::default(),
+            configured: Mutex::new(Arc::clone(cluster)),
             view: ArcSwap::from_pointee(View {
                 policy: cluster.policy.clone(),
                 all: Vec::new(),
@@ -116,12 +118,24 @@ impl LiveCluster {
             idle: (0..workers).map(|_| Mutex::default()).collect(),
             shards: (0..workers).map(|_| ClusterShard::default()).collect(),
         };
-        live.update(cluster, now);
+        live.configure(cluster, now);
         live
     }
 
-    /// Takes a new configuration; endpoints that stay keep their health and their connections.
-    pub(super) fn update(&self, cluster: &Cluster, now: Instant) {
+    /// Takes a new configuration, if it is new: most snapshots change few clusters.
+    pub(super) fn update(&self, cluster: &Arc<Cluster>, now: Instant) {
+        let mut configured = self
+            .configured
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&configured, cluster) && *configured != *cluster {
+            self.configure(cluster, now);
+        }
+        *configured = Arc::clone(cluster);
+    }
+
+    /// Endpoints that stay keep their health and their connections.
+    fn configure(&self, cluster: &Cluster, now: Instant) {
         let mut outlier = self.outlier();
         let old = self.view.load_full();
         let mut known: BTreeMap<&EndpointKey, &Arc<LiveEndpoint>> =

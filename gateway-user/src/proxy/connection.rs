@@ -1,18 +1,20 @@
 //! One client connection: hyper's HTTP/1 server over the watched socket, and the one timer beside it.
 
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::Instant;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
-use super::downstream::{Check, Downstream, Watched};
+use super::downstream::{Check, Downstream, Timers, Watched};
 use super::forward;
+use super::stats::Event;
 use super::worker::Worker;
 use crate::snapshot::BindKey;
 
@@ -59,7 +61,13 @@ async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stream: TcpStre
         .header_read_timeout(None)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
-    let mut sleep = pin!(tokio::time::sleep(std::time::Duration::ZERO));
+    let mut clock = pin!(Clock {
+        sleep: tokio::time::sleep(Duration::ZERO),
+        downstream,
+        timers: worker.timers(),
+        drain_seen: false,
+        retired: false,
+    });
     std::future::poll_fn(|cx| {
         downstream.register(cx.waker());
         loop {
@@ -67,28 +75,12 @@ async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stream: TcpStre
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            if downstream.is_draining() && sleep.deadline().into_std() > Instant::now() {
-                // Draining shortens limits that the timer has not seen yet.
-                sleep.as_mut().reset(tokio::time::Instant::now());
-            }
-            if sleep.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            match downstream.check(Instant::now(), worker.timers()) {
-                Check::Wait(until) => {
-                    sleep.as_mut().reset(until.into());
-                    if sleep.as_mut().poll(cx).is_pending() {
-                        return Poll::Pending;
-                    }
-                }
-                Check::Retire(event) => {
+            match ready!(clock.as_mut().poll_expired(cx)) {
+                Expired::Retire(event) => {
                     worker.count(event);
                     connection.as_mut().graceful_shutdown();
-                    sleep
-                        .as_mut()
-                        .reset((Instant::now() + worker.timers().header).into());
                 }
-                Check::Abort(event) => {
+                Expired::Abort(event) => {
                     worker.count(event);
                     return Poll::Ready(());
                 }
@@ -96,6 +88,51 @@ async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stream: TcpStre
         }
     })
     .await;
+}
+
+pin_project_lite::pin_project! {
+    /// The one timer of a connection; it follows the notes whenever it fires.
+    struct Clock<'a> {
+        #[pin]
+        sleep: Sleep,
+        downstream: &'a Downstream,
+        timers: &'a Timers,
+        drain_seen: bool,
+        retired: bool,
+    }
+}
+
+enum Expired {
+    /// Close without cutting anything off; what hangs even then is cut off at the next expiry.
+    Retire(Event),
+    Abort(Event),
+}
+
+impl Clock<'_> {
+    fn poll_expired(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Expired> {
+        let mut this = self.project();
+        if this.downstream.is_draining() && !*this.drain_seen {
+            // Draining shortens limits that the timer has not seen yet.
+            *this.drain_seen = true;
+            this.sleep.as_mut().reset(tokio::time::Instant::now());
+        }
+        loop {
+            ready!(this.sleep.as_mut().poll(cx));
+            let now = Instant::now();
+            match this.downstream.check(now, this.timers) {
+                Check::Wait(until) => this.sleep.as_mut().reset(until.into()),
+                Check::Retire(event) if !*this.retired => {
+                    *this.retired = true;
+                    let patience = now + this.timers.header;
+                    this.sleep.as_mut().reset(patience.into());
+                    return Poll::Ready(Expired::Retire(event));
+                }
+                Check::Retire(event) | Check::Abort(event) => {
+                    return Poll::Ready(Expired::Abort(event));
+                }
+            }
+        }
+    }
 }
 
 /// Keeps the count of open connections exact, however the connection ends.

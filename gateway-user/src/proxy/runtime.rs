@@ -102,9 +102,8 @@ impl Live {
 
     /// Clusters that `self` has and `next` has not.
     pub(super) fn gone<'a>(&'a self, next: &'a Self) -> impl Iterator<Item = &'a Arc<LiveCluster>> {
-        self.clusters
-            .iter()
-            .filter(|c| !next.clusters.iter().any(|n| Arc::ptr_eq(c, n)))
+        let kept: BTreeSet<&ClusterKey> = next.clusters.iter().map(|c| &c.key).collect();
+        self.clusters.iter().filter(move |c| !kept.contains(&c.key))
     }
 }
 

@@ -162,8 +162,9 @@ async fn a_client_that_does_not_read_stops_the_endpoint() {
     // It comes to a halt once the sockets' buffers are full, long before the end.
     let mut last = usize::MAX;
     let mut still = 0;
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
     while still < 5 {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tick.tick().await;
         let now = written.load(SeqCst);
         still = if now == last && now > 0 { still + 1 } else { 0 };
         last = now;

@@ -237,9 +237,9 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
 /// Polls until `what` holds.
 pub(crate) async fn until(mut what: impl FnMut() -> bool) {
     let wait = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(1));
         while !what() {
-            tokio::task::yield_now().await;
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tick.tick().await;
         }
     };
     tokio::time::timeout(BOUND, wait).await.expect("in time");
