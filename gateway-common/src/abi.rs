@@ -10,7 +10,7 @@ pub mod node;
 pub mod row;
 pub mod vip;
 
-pub use config::Config;
+pub use config::{Config, LiveConfig};
 pub use counter::{COUNTERS_PER_CPU, Counter, MAX_CPUS};
 pub use node::{NodeEntry, NodeIndex, node_flag, peers};
 pub use row::Row;
@@ -61,7 +61,8 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// `SockMap`, [`super::GROUPS`] × [`super::SLOTS_PER_GROUP`] listening sockets.
     pub const SOCKETS: &str = "SOCKETS";
-    /// `Array<u64>`, bitmap of the loopback ports in [`SOCKETS`], mmapable.
+    /// `Array<u64>`, bitmap of the loopback ports in [`SOCKETS`], mmapable: bit `port % 64` of word
+    /// `port / 64`, the port in host order.
     pub const PORTS: &str = "PORTS";
     /// `DevMapHash` from ifindex to device, for forwarding across interfaces.
     pub const DEVICES: &str = "DEVICES";

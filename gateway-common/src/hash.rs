@@ -93,7 +93,13 @@ pub const fn row_of(flow: u64) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn vip_slot(key: &VipKey, seed: u32) -> u32 {
-    let words = key.words();
+    vip_slot_of(key.words(), seed)
+}
+
+/// [`vip_slot`] of a key's words.
+#[inline(always)]
+#[must_use]
+pub const fn vip_slot_of(words: [u32; 5], seed: u32) -> u32 {
     let high = words[0] as u64 | (words[1] as u64) << 32;
     let low = words[2] as u64 | (words[3] as u64) << 32;
     let port = words[4] as u64 | (seed as u64) << 32;

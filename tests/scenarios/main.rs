@@ -1,1 +1,3 @@
 //! End-to-end scenarios; needs root. Run by `cargo xtask test`.
+
+mod xdp_verdicts;

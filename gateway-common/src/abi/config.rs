@@ -1,5 +1,12 @@
 //! The one-entry configuration map.
 
+#![allow(
+    unsafe_code,
+    reason = "words in shared memory are read one by one, by volatile reads"
+)]
+
+use core::marker::PhantomData;
+
 use bytemuck::{Pod, Zeroable};
 
 /// What the programs need to know about this node. Fields are single aligned words: each is read and written
@@ -37,6 +44,91 @@ pub struct Config {
     pub tunnel_source: [u8; 16],
     /// Room for later words; zero.
     pub reserved: [u64; 4],
+}
+
+/// The configuration where the programs find it: in memory that the daemon may write at any moment.
+///
+/// Each call reads its field once, as it stands then.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveConfig<'a> {
+    config: *const Config,
+    lifetime: PhantomData<&'a Config>,
+}
+
+impl<'a> LiveConfig<'a> {
+    /// A configuration that nobody writes.
+    #[must_use]
+    pub const fn of(config: &'a Config) -> Self {
+        Self {
+            config,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// A configuration in shared memory.
+    ///
+    /// # Safety
+    ///
+    /// `config` must be aligned and readable for `'a`, and written by others in whole words only.
+    #[inline(always)]
+    #[must_use]
+    pub const unsafe fn at(config: *const Config) -> Self {
+        Self {
+            config,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// Seed of the VIP table's slot hash for a half.
+    #[inline(always)]
+    #[must_use]
+    pub fn vip_seed(self, half: u32) -> u32 {
+        let [first, second] = self.vip_seeds();
+        if half & 1 == 0 { first } else { second }
+    }
+}
+
+macro_rules! live {
+    ($($(#[$doc:meta])* $method:ident = $field:ident: $kind:ty;)*) => {
+        impl LiveConfig<'_> {
+            $($(#[$doc])*
+            #[inline(always)]
+            #[must_use]
+            pub fn $method(self) -> $kind {
+                // SAFETY: readable and aligned, by the constructors.
+                unsafe { (&raw const (*self.config).$field).read_volatile() }
+            })*
+        }
+    };
+}
+
+live! {
+    /// See [`Config::abi_version`].
+    abi_version = abi_version: u32;
+    /// See [`Config::self_index`].
+    self_index = self_index: u32;
+    /// See [`Config::vip_half`].
+    vip_half = vip_half: u32;
+    /// See [`Config::node_half`].
+    node_half = node_half: u32;
+    /// See [`Config::fingerprint`].
+    fingerprint = fingerprint: u32;
+    /// See [`Config::flags`].
+    flags = flags: u32;
+    /// See [`Config::tunnel_port`].
+    tunnel_port = tunnel_port: [u8; 2];
+    /// See [`Config::beat_limit_jiffies`].
+    beat_limit_jiffies = beat_limit_jiffies: u32;
+    /// See [`Config::hop_limit`].
+    hop_limit = hop_limit: u32;
+    /// See [`Config::hop_window_jiffies`].
+    hop_window_jiffies = hop_window_jiffies: u32;
+    /// See [`Config::vip_seed`].
+    vip_seeds = vip_seed: [u32; 2];
+    /// See [`Config::hash_key`].
+    hash_key = hash_key: [u64; 2];
+    /// See [`Config::tunnel_source`].
+    tunnel_source = tunnel_source: [u8; 16];
 }
 
 /// Bits of [`Config::flags`].

@@ -14,7 +14,8 @@ pub struct NodeEntry {
     pub address: [u8; 16],
     /// MAC of the node if it is on-link ([`node_flag::ON_LINK`]), else of the next hop toward it.
     pub mac: [u8; 6],
-    /// MAC of our own interface toward the node.
+    /// MAC of our own interface toward the node; in the own entry ([`node_flag::SELF`], with `ifindex` and
+    /// [`node_flag::RESOLVED`]) the MAC of the uplink, which ARP answers carry.
     pub source_mac: [u8; 6],
     /// Interface index toward the node.
     pub ifindex: u32,

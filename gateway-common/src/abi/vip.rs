@@ -31,6 +31,14 @@ impl VipKey {
         }
     }
 
+    /// The words of [`VipKey::v4`], without a way through memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4_words(address: [u8; 4], port: [u8; 2], protocol: u8) -> [u32; 5] {
+        let last = u32::from_le_bytes([port[0], port[1], protocol, 0]);
+        [0, 0, 0xffff_0000, u32::from_le_bytes(address), last]
+    }
+
     /// The key of the entry for the address of `self`.
     #[inline(always)]
     #[must_use]

@@ -1,0 +1,187 @@
+//! The decision's packet and tables on the host: a byte vector and plain vectors.
+//!
+//! For tests, of this crate and of the agreement between kernel and host. Nothing here is fast.
+
+use std::cell::RefCell;
+
+use crate::abi::{
+    Config, Counter, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, VIP_PROBES, VIP_SLOTS,
+    VipEntry, VipKey, peers, state, vip_flag,
+};
+use crate::hash::vip_slot;
+use crate::packet::{Header, Packet};
+use crate::steer::{Local, Tables, Tuple};
+
+/// A packet in a byte vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPacket {
+    /// Its bytes, from the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// Index of the interface on which it came in.
+    pub ingress: u32,
+    /// Bytes that can be pushed in front.
+    pub headroom: u32,
+}
+
+impl Packet for HostPacket {
+    fn len(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    fn ingress(&self) -> u32 {
+        self.ingress
+    }
+
+    fn read<H: Header>(&self, offset: u32) -> Option<H> {
+        let offset = offset as usize;
+        self.bytes
+            .get(offset..offset + size_of::<H>())
+            .map(bytemuck::pod_read_unaligned)
+    }
+
+    fn write<H: Header>(&mut self, offset: u32, header: H) -> Option<()> {
+        let offset = offset as usize;
+        let place = self.bytes.get_mut(offset..offset + size_of::<H>())?;
+        place.copy_from_slice(bytemuck::bytes_of(&header));
+        Some(())
+    }
+
+    fn push(&mut self, bytes: u32) -> Option<()> {
+        self.headroom = self.headroom.checked_sub(bytes)?;
+        self.bytes
+            .splice(0..0, std::iter::repeat_n(0, bytes as usize));
+        Some(())
+    }
+
+    fn pop(&mut self, bytes: u32) -> Option<()> {
+        if bytes > self.len() {
+            return None;
+        }
+        self.bytes.drain(..bytes as usize);
+        self.headroom += bytes;
+        Some(())
+    }
+}
+
+/// A node's tables, clock and sockets as plain values.
+#[derive(Clone, Debug)]
+pub struct HostTables {
+    /// The configuration.
+    pub config: Config,
+    /// All rows.
+    pub rows: Vec<Row>,
+    /// Both halves of the VIP table.
+    pub vips: Vec<VipEntry>,
+    /// Both halves of the node table.
+    pub nodes: Vec<NodeEntry>,
+    /// Nodes suspected of being dead.
+    pub suspects: Vec<NodeIndex>,
+    /// The proxy's heartbeat.
+    pub heartbeat: u64,
+    /// The kernel's tick counter.
+    pub jiffies: u64,
+    /// What the sockets say about a flow; flows that are not listed have none.
+    pub sockets: Vec<(Tuple, Local)>,
+    /// What the program remembers.
+    pub state: RefCell<Vec<u64>>,
+    /// What was counted, in order.
+    pub counted: RefCell<Vec<Counter>>,
+}
+
+impl Default for HostTables {
+    fn default() -> Self {
+        Self {
+            config: Config::default(),
+            rows: vec![Row::default(); ROWS as usize],
+            vips: vec![VipEntry::default(); 2 * VIP_SLOTS as usize],
+            nodes: vec![NodeEntry::default(); 2 * MAX_NODES as usize],
+            suspects: Vec::new(),
+            heartbeat: 0,
+            jiffies: 0,
+            sockets: Vec::new(),
+            state: RefCell::new(vec![0; state::WORDS as usize]),
+            counted: RefCell::new(Vec::new()),
+        }
+    }
+}
+
+impl HostTables {
+    /// Puts a VIP into the live half; `false` if no slot within the probes is free.
+    pub fn put_vip(&mut self, key: VipKey, group: u16, flags: u32) -> bool {
+        let half = self.config.vip_half & 1;
+        let first = vip_slot(&key, self.config.vip_seed[half as usize]);
+        for probe in 0..VIP_PROBES {
+            let slot =
+                &mut self.vips[(half * VIP_SLOTS + ((first + probe) & (VIP_SLOTS - 1))) as usize];
+            if slot.flags & vip_flag::USED == 0 {
+                *slot = VipEntry {
+                    key,
+                    flags: flags | vip_flag::USED,
+                    group,
+                    ..VipEntry::default()
+                };
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Puts a node into the live half and indexes it.
+    pub fn put_node(&mut self, index: NodeIndex, entry: NodeEntry) {
+        let first = ((self.config.node_half & 1) * MAX_NODES) as usize;
+        let half = &mut self.nodes[first..first + MAX_NODES as usize];
+        half[usize::from(index)] = entry;
+        peers::index(half).expect("a test lists fewer nodes than there are probes");
+    }
+}
+
+impl Tables for HostTables {
+    type Packet = HostPacket;
+
+    fn config(&self) -> Option<LiveConfig<'_>> {
+        Some(LiveConfig::of(&self.config))
+    }
+
+    fn row(&self, row: u32) -> Option<Row> {
+        self.rows.get(row as usize).copied()
+    }
+
+    fn vip(&self, slot: u32) -> Option<VipEntry> {
+        self.vips.get(slot as usize).copied()
+    }
+
+    fn node(&self, slot: u32) -> Option<NodeEntry> {
+        self.nodes.get(slot as usize).copied()
+    }
+
+    fn suspect(&self, node: NodeIndex) -> bool {
+        self.suspects.contains(&node)
+    }
+
+    fn heartbeat(&self) -> u64 {
+        self.heartbeat
+    }
+
+    fn state(&self, slot: u32) -> u64 {
+        self.state.borrow()[slot as usize]
+    }
+
+    fn set_state(&self, slot: u32, word: u64) {
+        self.state.borrow_mut()[slot as usize] = word;
+    }
+
+    fn jiffies(&self) -> u64 {
+        self.jiffies
+    }
+
+    fn local(&self, _: &HostPacket, tuple: &Tuple) -> Local {
+        self.sockets
+            .iter()
+            .find(|(flow, _)| flow == tuple)
+            .map_or(Local::None, |(_, local)| *local)
+    }
+
+    fn count(&self, counter: Counter) {
+        self.counted.borrow_mut().push(counter);
+    }
+}

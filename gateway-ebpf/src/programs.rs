@@ -1,0 +1,51 @@
+//! The XDP programs.
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use gateway_common::abi::Counter;
+use gateway_common::steer::steer;
+use gateway_common::verdict::{Action, Verdict};
+
+use crate::context::XdpPacket;
+use crate::counters::count;
+use crate::maps::{DEVICES, Maps};
+
+/// On every uplink: decides about each packet that arrives.
+#[xdp]
+pub fn forebay_xdp(context: XdpContext) -> u32 {
+    let mut packet = XdpPacket { context };
+    act(steer(&mut packet, &Maps))
+}
+
+/// Passes everything: for the far end of a veth pair, which takes transmitted frames only if it runs a program.
+#[xdp]
+pub fn forebay_pass(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+#[inline(always)]
+fn act(verdict: Verdict) -> u32 {
+    let (action, counter) = match verdict.action {
+        Action::Pass => (XDP_PASS, verdict.counter),
+        Action::Drop => (XDP_DROP, verdict.counter),
+        Action::Transmit => (XDP_TX, verdict.counter),
+        // The flags are what the kernel returns if the device is not in the map.
+        Action::Redirect { ifindex } => match DEVICES.redirect(ifindex, u64::from(XDP_DROP)) {
+            Ok(action) => (action, verdict.counter),
+            Err(_) => (XDP_DROP, Counter::NeighbourUnresolved),
+        },
+    };
+    count(counter);
+    action
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Some helpers are open to programs under a GPL-compatible licence only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,249 @@
+//! The built kernel object, loaded but attached to nothing: packets run through it by BPF_PROG_TEST_RUN.
+//!
+//! Tables are given as the host's ([`HostTables`]), so that one value describes both sides of a comparison.
+//! Sockets are looked up in the caller's network namespace: see [`fresh_namespace`].
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, DevMapHash};
+use aya::programs::{SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use gateway_common::abi::{COUNTERS_PER_CPU, Counter, MAX_CPUS, NodeEntry, Row, VipEntry, map};
+use gateway_common::host::HostTables;
+use gateway_common::verdict::Action;
+use rustix::thread::UnshareFlags;
+
+/// The loopback interface, on which test runs arrive.
+pub const INGRESS: u32 = 1;
+
+/// What one packet came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What the program returned.
+    pub action: Action,
+    /// The packet as it left it.
+    pub bytes: Vec<u8>,
+    /// Everything that was counted meanwhile, in the order of slots.
+    pub counted: Vec<Counter>,
+}
+
+/// The loaded object.
+pub struct Object {
+    ebpf: Ebpf,
+    written: HostTables,
+}
+
+impl Object {
+    /// Loads the object and both of its programs.
+    pub fn load() -> Result<Self> {
+        let path = path()?;
+        let mut ebpf = EbpfLoader::new()
+            .load_file(&path)
+            .with_context(|| format!("cannot load {}", path.display()))?;
+        let xdp: &mut Xdp = ebpf
+            .program_mut("forebay_xdp")
+            .context("no program forebay_xdp")?
+            .try_into()?;
+        xdp.load().context("the kernel refuses forebay_xdp")?;
+        let lookup: &mut SkLookup = ebpf
+            .program_mut("forebay_lookup")
+            .context("no program forebay_lookup")?
+            .try_into()?;
+        lookup.load().context("the kernel refuses forebay_lookup")?;
+        Ok(Self {
+            ebpf,
+            written: HostTables::default(),
+        })
+    }
+
+    /// Writes what differs from the tables written last.
+    pub fn write(&mut self, tables: &HostTables) -> Result<()> {
+        let old = std::mem::replace(&mut self.written, tables.clone());
+        self.set::<112>(map::CONFIG, 0, bytemuck::cast(tables.config))?;
+        for (i, row) in changed(&old.rows, &tables.rows) {
+            let Row(bits) = *row;
+            self.set::<8>(map::ROWS, i, bits.to_ne_bytes())?;
+        }
+        for (i, vip) in changed::<VipEntry>(&old.vips, &tables.vips) {
+            self.set::<32>(map::VIPS, i, bytemuck::cast(*vip))?;
+        }
+        for (i, node) in changed::<NodeEntry>(&old.nodes, &tables.nodes) {
+            self.set::<48>(map::NODES, i, bytemuck::cast(*node))?;
+        }
+        for (list, suspect) in [(&old.suspects, 0u64), (&tables.suspects, 1)] {
+            for node in list {
+                self.set::<8>(map::ALIVE, u32::from(*node), suspect.to_ne_bytes())?;
+            }
+        }
+        self.set::<8>(map::HEARTBEAT, 0, tables.heartbeat.to_ne_bytes())?;
+        for (i, word) in tables.state.borrow().iter().enumerate() {
+            self.set::<8>(map::STATE, i as u32, word.to_ne_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Lets packets be redirected to interface `ifindex`, by sending them to loopback.
+    pub fn add_device(&mut self, ifindex: u32) -> Result<()> {
+        let mut devices =
+            DevMapHash::try_from(self.ebpf.map_mut(map::DEVICES).context("no map DEVICES")?)?;
+        devices
+            .insert(ifindex, INGRESS, None, 0)
+            .context("cannot add a device")
+    }
+
+    /// Runs one packet, which arrives on [`INGRESS`].
+    pub fn run(&mut self, packet: &[u8]) -> Result<Run> {
+        let before = self.counters()?;
+        let mut out = vec![0; packet.len() + 256];
+        let (returned, length, _) = self.test_run(packet, &mut out, 1)?;
+        out.truncate(length);
+        let mut counted = Vec::new();
+        for (counter, (before, after)) in
+            Counter::ALL.iter().zip(before.iter().zip(self.counters()?))
+        {
+            counted.extend((*before..after).map(|_| *counter));
+        }
+        Ok(Run {
+            action: action(returned, &self.written)?,
+            bytes: out,
+            counted,
+        })
+    }
+
+    /// Nanoseconds per packet over `repeat` runs. The packet is not restored between them, so this is good only
+    /// for packets that the program leaves as they are.
+    pub fn time(&mut self, packet: &[u8], repeat: u32) -> Result<u64> {
+        let (_, _, nanoseconds) =
+            self.test_run(packet, &mut vec![0; packet.len() + 256], repeat)?;
+        Ok(nanoseconds)
+    }
+
+    /// Instructions that the verifier walked, of `forebay_xdp` and of `forebay_lookup`.
+    pub fn verified_instructions(&self) -> Result<[u32; 2]> {
+        let xdp: &Xdp = self
+            .ebpf
+            .program("forebay_xdp")
+            .context("no program forebay_xdp")?
+            .try_into()?;
+        let lookup: &SkLookup = self
+            .ebpf
+            .program("forebay_lookup")
+            .context("no program forebay_lookup")?
+            .try_into()?;
+        let count =
+            |info: aya::programs::ProgramInfo| info.verified_instruction_count().unwrap_or(0);
+        Ok([count(xdp.info()?), count(lookup.info()?)])
+    }
+
+    /// A word of what the program remembers, see `gateway_common::abi::state`.
+    pub fn state(&self, slot: u32) -> Result<u64> {
+        let words: Array<_, u64> =
+            Array::try_from(self.ebpf.map(map::STATE).context("no map STATE")?)?;
+        Ok(words.get(&slot, 0)?)
+    }
+
+    /// Sums over all CPUs, in the order of [`Counter::ALL`].
+    fn counters(&self) -> Result<Vec<u64>> {
+        let words: Array<_, u64> =
+            Array::try_from(self.ebpf.map(map::COUNTERS).context("no map COUNTERS")?)?;
+        let cpus = std::thread::available_parallelism()?.get() as u32;
+        let sum = |counter: &Counter| -> Result<u64> {
+            (0..cpus.min(MAX_CPUS)).try_fold(0, |sum, cpu| {
+                Ok(sum + words.get(&(cpu * COUNTERS_PER_CPU + counter.slot()), 0)?)
+            })
+        };
+        Counter::ALL.iter().map(sum).collect()
+    }
+
+    fn test_run(&self, packet: &[u8], out: &mut [u8], repeat: u32) -> Result<(u32, usize, u64)> {
+        let xdp: &Xdp = self
+            .ebpf
+            .program("forebay_xdp")
+            .context("no program forebay_xdp")?
+            .try_into()?;
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(out),
+            ctx_in: None,
+            ctx_out: None,
+            repeat,
+            attrs: TestRunAttrs::new(),
+        };
+        let result = xdp.test_run(options).context("BPF_PROG_TEST_RUN")?;
+        Ok((
+            result.return_value,
+            result.data_size_out as usize,
+            result.duration.as_nanos() as u64,
+        ))
+    }
+
+    fn set<const SIZE: usize>(&mut self, name: &str, index: u32, value: [u8; SIZE]) -> Result<()>
+    where
+        [u8; SIZE]: aya::Pod,
+    {
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .with_context(|| format!("no map {name}"))?;
+        let mut array: Array<_, [u8; SIZE]> =
+            Array::try_from(map).with_context(|| format!("map {name}"))?;
+        array
+            .set(index, value, 0)
+            .with_context(|| format!("entry {index} of {name}"))
+    }
+}
+
+/// Puts the calling thread into a network namespace of its own, which ends with it.
+pub fn fresh_namespace() -> Result<()> {
+    #[allow(
+        deprecated,
+        reason = "the namespace of a thread is no memory-safety matter"
+    )]
+    rustix::thread::unshare(UnshareFlags::NEWNET)
+        .context("cannot make a network namespace: run as root")
+}
+
+/// Where the object is: `FOREBAY_EBPF_OBJECT`, else where `cargo xtask build-ebpf` puts it.
+pub fn path() -> Result<PathBuf> {
+    let path = std::env::var_os("FOREBAY_EBPF_OBJECT").map_or_else(
+        || {
+            PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../target/ebpf/forebay.o"
+            ))
+        },
+        PathBuf::from,
+    );
+    ensure!(
+        path.is_file(),
+        "no kernel object at {}: run `cargo xtask build-ebpf`",
+        path.display()
+    );
+    Ok(path)
+}
+
+fn changed<'a, T: PartialEq>(old: &'a [T], new: &'a [T]) -> impl Iterator<Item = (u32, &'a T)> {
+    let pairs = old.iter().zip(new).enumerate();
+    pairs
+        .filter(|(_, (old, new))| old != new)
+        .map(|(i, (_, new))| (i as u32, new))
+}
+
+/// The action of a return code; a redirect goes where the one node off the ingress interface lies.
+fn action(returned: u32, tables: &HostTables) -> Result<Action> {
+    Ok(match returned {
+        1 => Action::Drop,
+        2 => Action::Pass,
+        3 => Action::Transmit,
+        4 => {
+            let away = tables.nodes.iter().find(|node| node.ifindex > INGRESS);
+            Action::Redirect {
+                ifindex: away
+                    .context("redirected, but every node is on the ingress")?
+                    .ifindex,
+            }
+        }
+        other => anyhow::bail!("the program returned {other}"),
+    })
+}
