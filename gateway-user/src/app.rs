@@ -4,6 +4,7 @@
 //! reports → statuses. It runs on a thread of its own, away from the proxy's workers, and decides nothing: what to do
 //! with a state is the business of the pure modules.
 
+pub mod kernel;
 pub mod view;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use crate::admin;
 use crate::admin::server::BindError;
 use crate::allocate::{Allocations, allocate};
 use crate::args::AccessLogArg;
+use crate::datapath;
 use crate::drain::{Drain, Phase, Signals};
 use crate::file::keys::{self, KeyError};
 use crate::file::merge::{Files, Problem};
@@ -30,6 +32,7 @@ use crate::snapshot::Generation;
 use crate::status::{self, Report};
 use crate::translate::{Context, translate};
 
+use self::kernel::Kernel;
 use self::view::{Shared, View};
 
 /// How often heartbeat, drain and readiness are looked at.
@@ -56,6 +59,9 @@ pub enum RunError {
     /// The proxy cannot be started.
     #[error(transparent)]
     Proxy(#[from] StartError),
+    /// The kernel half cannot be set up.
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
     /// The system refuses a runtime or the signals.
     #[error(
         "the control runtime cannot be started: {0}; check the limits on processes and open files"
@@ -110,9 +116,16 @@ impl App {
         .snapshot
         .replicas
         .len();
-        if replicas > 1 && keys::from_secret(inputs)?.is_none() {
-            return Err(KeyError::Missing(replicas).into());
-        }
+        let driver = if settings.datapath == Datapath::Off {
+            // Nothing is hashed, but nodes that disagree later would be worse than none.
+            if replicas > 1 && keys::from_secret(inputs)?.is_none() {
+                return Err(KeyError::Missing(replicas).into());
+            }
+            None
+        } else {
+            let keys = keys::load(inputs, replicas, &settings.state_dir)?;
+            Kernel::open(&settings, &keys)?
+        };
         let admin = admin::server::bind("--admin", &settings.admin).await?;
         let metrics = admin::server::bind("--metrics", &settings.metrics).await?;
         let ready = admin::server::bind("--ready", &settings.ready).await?;
@@ -120,6 +133,9 @@ impl App {
         let stats = Arc::new(Stats::new(settings.workers));
         let proxy = Proxy::start(proxy_settings(&settings, &readiness), stats)?;
         let shared = Arc::new(Shared::new(settings.node_name.clone(), proxy));
+        if let Some(driver) = driver {
+            shared.set_kernel(Kernel::start(driver, Arc::clone(&shared))?);
+        }
         let drain_asked = Arc::new(Notify::new());
         for (name, bound) in [
             ("admin", &admin),
@@ -148,7 +164,7 @@ impl App {
             signals,
             settings,
         };
-        app.reconfigure();
+        app.reconfigure().await;
         Ok(app)
     }
 
@@ -160,7 +176,7 @@ impl App {
             tokio::select! {
                 listing = self.watch.next() => {
                     if self.files.update(listing) {
-                        self.reconfigure();
+                        self.reconfigure().await;
                     }
                 }
                 () = self.signals.next() => {
@@ -181,13 +197,16 @@ impl App {
         }
         self.progress.drained = true;
         self.readiness.set(&self.progress);
+        if let Some(kernel) = self.shared.kernel() {
+            kernel.stop().await;
+        }
         self.shared.proxy.shutdown(Instant::now() + LAST_MOMENT);
         tracing::info!("stopped");
         Ok(())
     }
 
     /// Takes the manifests as they are now all the way to the proxy and the statuses.
-    fn reconfigure(&mut self) {
+    async fn reconfigure(&mut self) {
         let merged = self.files.merged();
         for problem in merged.problems.difference(&self.reported) {
             tracing::error!("{problem}");
@@ -215,6 +234,13 @@ impl App {
             snapshot: Arc::new(translation.snapshot),
             problems: merged.problems.iter().cloned().collect(),
         };
+        let programmed = match self.shared.kernel() {
+            Some(kernel) => kernel.publish(Arc::clone(&view.snapshot)).await,
+            None => Ok(()),
+        };
+        if let Err(why) = &programmed {
+            tracing::error!("the kernel tables cannot follow the configuration: {why}");
+        }
         tracing::info!(
             generation = self.generation,
             listeners = view.snapshot.binds.len(),
@@ -229,7 +255,7 @@ impl App {
         }
         self.progress.source_synced = true;
         self.progress.translated = true;
-        self.progress.maps_programmed = true;
+        self.progress.maps_programmed |= programmed.is_ok();
         self.readiness.set(&self.progress);
     }
 
@@ -260,6 +286,9 @@ impl App {
                 self.settings.drain_timeout
             );
             self.shared.proxy.drain();
+            if let Some(kernel) = self.shared.kernel() {
+                kernel.drain();
+            }
         }
         first
     }

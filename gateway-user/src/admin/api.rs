@@ -16,7 +16,7 @@ use crate::l7::explain::{Question, explain};
 use crate::readiness::Readiness;
 use crate::status;
 
-/// `/config`, `/status`, `/stats`, `/endpoints`, `/explain`, `POST /drain`.
+/// `/config`, `/status`, `/stats`, `/endpoints`, `/explain`, `/datapath`, `POST /drain`.
 pub fn router(shared: Arc<Shared>, drain: Arc<Notify>) -> Router {
     let ask_drain = move || async move {
         // Kept until the control task looks, so a request is never lost.
@@ -29,8 +29,9 @@ pub fn router(shared: Arc<Shared>, drain: Arc<Notify>) -> Router {
         .route("/stats", get(stats))
         .route("/endpoints", get(endpoints))
         .route("/explain", get(explanation))
+        .route("/datapath", get(datapath))
         .route("/drain", post(ask_drain))
-        .fallback(async || failure(StatusCode::NOT_FOUND, "no such page; there are /config /status /stats /endpoints /explain and POST /drain"))
+        .fallback(async || failure(StatusCode::NOT_FOUND, "no such page; there are /config /status /stats /endpoints /explain /datapath and POST /drain"))
         .with_state(shared)
 }
 
@@ -53,6 +54,10 @@ async fn config(State(shared): State<Arc<Shared>>) -> Response {
 async fn all_statuses(State(shared): State<Arc<Shared>>) -> Response {
     let view = shared.view();
     let well = status::well(&view.statuses) && view.problems.is_empty();
+    let datapath = match shared.kernel() {
+        Some(kernel) => kernel.status().await,
+        None => None,
+    };
     Json(json!({
         "node": shared.node,
         "well": well,
@@ -60,6 +65,7 @@ async fn all_statuses(State(shared): State<Arc<Shared>>) -> Response {
         "drain": shared.drain(),
         "open_connections": shared.proxy.open_connections(),
         "replicas": view.snapshot.replicas,
+        "datapath": datapath,
         "objects": view.statuses,
         "problems": view.problems,
     }))
@@ -72,6 +78,13 @@ async fn stats(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn endpoints(State(shared): State<Arc<Shared>>) -> Response {
     Json(shared.proxy.endpoints()).into_response()
+}
+
+async fn datapath(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.kernel() {
+        Some(kernel) => Json(kernel.status().await).into_response(),
+        None => Json(serde_json::Value::Null).into_response(),
+    }
 }
 
 async fn explanation(

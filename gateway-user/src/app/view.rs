@@ -1,11 +1,12 @@
 //! What the control task shows to whoever asks: the admin endpoint, the metrics.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
+use super::kernel::Kernel;
 use crate::drain::Phase;
 use crate::file::merge::Problem;
 use crate::proxy::Proxy;
@@ -34,6 +35,7 @@ pub struct Shared {
     pub started: Instant,
     view: ArcSwap<View>,
     drain: AtomicU8,
+    kernel: OnceLock<Kernel>,
 }
 
 impl Shared {
@@ -46,7 +48,20 @@ impl Shared {
             started: Instant::now(),
             view: ArcSwap::default(),
             drain: AtomicU8::new(0),
+            kernel: OnceLock::new(),
         }
+    }
+
+    /// The thread of the datapath; none with `--datapath off`.
+    #[must_use]
+    pub fn kernel(&self) -> Option<&Kernel> {
+        self.kernel.get()
+    }
+
+    /// Names the thread of the datapath, once.
+    pub fn set_kernel(&self, kernel: Kernel) {
+        // A second one is never started.
+        drop(self.kernel.set(kernel));
     }
 
     /// The newest view.

@@ -111,7 +111,8 @@ fn interface(name: String) -> Interface {
 }
 
 /// The interface of the IPv4 default route with the lowest metric.
-fn default_interface() -> Option<String> {
+#[must_use]
+pub fn default_interface() -> Option<String> {
     let routes = fs::read_to_string("/proc/net/route").ok()?;
     routes
         .lines()

@@ -39,6 +39,11 @@ pub enum Error {
         "interface {0} does not exist: name an existing one with --interface (`ip link` lists them)"
     )]
     NoInterface(String),
+    /// No `--interface`, and nothing to take instead.
+    #[error(
+        "there is no default route to take the interface from: name the uplink with --interface (`ip link` lists them)"
+    )]
+    NoDefaultInterface,
     /// Another program has the interface.
     #[error(
         "interface {interface} already runs an XDP program that is not Forebay's ({owner}): remove it, or give Forebay another interface with --interface"
