@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn foreign_headers_are_refused() {
         for bytes in [
-            [0x23, 0, 0, 0, 0, 0, 0, 0],
+            [0x23u8, 0, 0, 0, 0, 0, 0, 0],
             [0x13, 2, 0, 0, 0, 0, 0, 0],
             [0x13, 0, 0, 1, 0, 0, 0, 0],
             [0; 8],

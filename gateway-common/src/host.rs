@@ -80,8 +80,10 @@ pub struct HostTables {
     pub heartbeat: u64,
     /// The kernel's tick counter.
     pub jiffies: u64,
-    /// What the sockets say about a flow; flows that are not listed have none.
+    /// What the sockets say about a flow.
     pub sockets: Vec<(Tuple, Local)>,
+    /// Address and port of listening sockets, which take every other flow; the rest have no socket.
+    pub listeners: Vec<([u8; 4], [u8; 2])>,
     /// What the program remembers.
     pub state: RefCell<Vec<u64>>,
     /// What was counted, in order.
@@ -99,6 +101,7 @@ impl Default for HostTables {
             heartbeat: 0,
             jiffies: 0,
             sockets: Vec::new(),
+            listeners: Vec::new(),
             state: RefCell::new(vec![0; state::WORDS as usize]),
             counted: RefCell::new(Vec::new()),
         }
@@ -175,10 +178,12 @@ impl Tables for HostTables {
     }
 
     fn local(&self, _: &HostPacket, tuple: &Tuple) -> Local {
-        self.sockets
-            .iter()
-            .find(|(flow, _)| flow == tuple)
-            .map_or(Local::None, |(_, local)| *local)
+        let [_, _, a, b] = tuple.ports;
+        match self.sockets.iter().find(|(flow, _)| flow == tuple) {
+            Some((_, local)) => *local,
+            None if self.listeners.contains(&(tuple.destination, [a, b])) => Local::Listener,
+            None => Local::None,
+        }
     }
 
     fn count(&self, counter: Counter) {

@@ -3,6 +3,8 @@
 //! Tables are given as the host's ([`HostTables`]), so that one value describes both sides of a comparison.
 //! Sockets are looked up in the caller's network namespace: see [`fresh_namespace`].
 
+pub mod fixture;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};

@@ -68,7 +68,7 @@ impl<T: Tables> Decision<'_, T> {
             self.own()
         } else if owner == 0 {
             self.without_owner()
-        } else if self.outranks_owner() && self.from_peer() {
+        } else if self.outranks_owner() && self.comes_from_peer() {
             self.superior(owner)
         } else {
             self.send(owner, Purpose::Deliver)
@@ -239,7 +239,7 @@ impl<T: Tables> Decision<'_, T> {
 
     /// Whether a peer sent the packet here.
     #[inline(always)]
-    fn from_peer(&self) -> bool {
+    fn comes_from_peer(&self) -> bool {
         matches!(self.flow.arrival, Arrival::Tunnel(_))
             || is_peer_mac(self.tables, self.config, &self.flow.ethernet.source)
     }
