@@ -1,3 +1,4 @@
 //! End-to-end scenarios; needs root. Run by `cargo xtask test`.
 
+mod xdp_agree;
 mod xdp_verdicts;

@@ -92,7 +92,7 @@ fn xdp_verdicts_are_as_the_table_says() {
 }
 
 /// What the host's decision makes of a packet, in the form of a kernel run.
-fn on_host(tables: &HostTables, packet: &[u8]) -> Run {
+pub(crate) fn on_host(tables: &HostTables, packet: &[u8]) -> Run {
     let mut packet = HostPacket {
         bytes: packet.to_vec(),
         ingress: INGRESS,
