@@ -1,4 +1,5 @@
 //! End-to-end scenarios; needs root. Run by `cargo xtask test`.
 
+mod datapath;
 mod xdp_agree;
 mod xdp_verdicts;

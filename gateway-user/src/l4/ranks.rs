@@ -14,7 +14,7 @@ use gateway_common::rendezvous::score;
 const KEPT: usize = 5;
 
 /// What a node's scores depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ranked {
     /// `rendezvous::name_hash` of its name.
     pub name_hash: u64,
@@ -67,20 +67,32 @@ impl Ranks {
         if gone.is_empty() && come.is_empty() {
             return;
         }
-        self.nodes.retain(|index, _| !gone.contains(index));
-        let staying = self.nodes.clone();
+        let staying = self.nodes.len() - gone.len();
         self.nodes.clone_from(nodes);
+        let listed: Vec<(NodeIndex, Ranked)> = nodes.iter().map(|(i, node)| (*i, *node)).collect();
+        let highest = listed.last().map_or(0, |(index, _)| usize::from(*index));
+        let mut by_index = vec![Ranked::default(); highest + 1];
+        for (index, node) in &listed {
+            by_index[usize::from(*index)] = *node;
+        }
+        let mut candidates = Vec::with_capacity(KEPT + come.len());
         for (row, best) in (0..ROWS).zip(&mut self.best) {
             let before = length(best);
             remove(best, &gone);
-            if length(best) < before && length(best) < KEPT - 1 && length(best) < staying.len() {
-                *best = top(row, nodes);
-                continue;
-            }
-            // A list that is shorter than KEPT misses a staying node below its end: do not append past that.
-            let complete = length(best) == staying.len();
-            for index in &come {
-                insert(best, *index, row, nodes, complete);
+            let kept = length(best);
+            if kept < before && kept < KEPT - 1 && kept < staying {
+                *best = top(row, &listed);
+            } else if !come.is_empty() {
+                let last = kept.checked_sub(1).map(|last| best[last]);
+                let indices = best[..kept].iter().chain(&come);
+                candidates.clear();
+                candidates.extend(indices.map(|index| (*index, by_index[usize::from(*index)])));
+                *best = top(row, &candidates);
+                // Below the last one kept there may be staying nodes that the list does not have.
+                if kept < staying {
+                    let end = best.iter().position(|i| Some(*i) == last);
+                    best[end.map_or(KEPT, |end| end + 1)..].fill(0);
+                }
             }
         }
     }
@@ -168,31 +180,21 @@ fn remove(best: &mut [NodeIndex; KEPT], gone: &[NodeIndex]) {
     *best = kept;
 }
 
-fn insert(
-    best: &mut [NodeIndex; KEPT],
-    index: NodeIndex,
-    row: u32,
-    nodes: &BTreeMap<NodeIndex, Ranked>,
-    append: bool,
-) {
-    let of = |index: NodeIndex| nodes.get(&index).map(|node| key(node, row));
-    let used = length(best);
-    let place = best[..used]
-        .iter()
-        .position(|other| of(*other) < of(index))
-        .unwrap_or(used);
-    if place < used || (append && used < KEPT) {
-        best[place..].rotate_right(1);
-        best[place] = index;
+/// The best of `nodes` in a row, each scored once.
+fn top(row: u32, nodes: &[(NodeIndex, Ranked)]) -> [NodeIndex; KEPT] {
+    let mut best = [((0, 0), 0); KEPT];
+    for (index, node) in nodes {
+        let mut carried = (key(node, row), *index);
+        for place in &mut best {
+            if place.1 == 0 || place.0 < carried.0 {
+                std::mem::swap(place, &mut carried);
+            }
+            if carried.1 == 0 {
+                break;
+            }
+        }
     }
-}
-
-fn top(row: u32, nodes: &BTreeMap<NodeIndex, Ranked>) -> [NodeIndex; KEPT] {
-    let mut best = [0; KEPT];
-    for index in nodes.keys() {
-        insert(&mut best, *index, row, nodes, true);
-    }
-    best
+    best.map(|(_, index)| index)
 }
 
 #[cfg(test)]
