@@ -137,7 +137,7 @@ async fn timeouts_are_504_and_free_the_endpoint() {
     assert_eq!(answer.status, 504);
     assert_eq!(flagged(&proxy, "UT"), 1);
     until(|| hangs.open.load(std::sync::atomic::Ordering::SeqCst) == 0).await;
-    assert_eq!(proxy.endpoints()[0].in_use.requests, 0);
+    until(|| proxy.endpoints()[0].in_use.requests == 0).await;
 }
 
 #[tokio::test]
@@ -152,8 +152,11 @@ async fn a_client_that_goes_away_cancels_upstream() {
     drop(client);
     until(|| hangs.open.load(std::sync::atomic::Ordering::SeqCst) == 0).await;
     until(|| proxy.open_connections() == 0).await;
-    let used = proxy.endpoints()[0].in_use;
-    assert_eq!((used.connections, used.requests), (0, 0));
+    until(|| {
+        let used = proxy.endpoints()[0].in_use;
+        (used.connections, used.requests) == (0, 0)
+    })
+    .await;
     assert_eq!(flagged(&proxy, "DC"), 1);
 }
 
