@@ -352,3 +352,5 @@ impl std::fmt::Debug for Proxy {
 fn duplicate(sockets: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
     sockets.iter().map(TcpListener::try_clone).collect()
 }
+//! The data path of HTTP: sockets, connections and what passes between them.
+pub mod scan;
