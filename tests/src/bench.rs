@@ -4,6 +4,7 @@
 //! Each run lives in namespaces of its own ([`sandbox`]) and leaves nothing but its report.
 
 mod cpu;
+mod l4;
 mod l7;
 mod report;
 mod sandbox;
@@ -25,6 +26,8 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Which {
+    /// Cost of the forwarding decision, and throughput against nftables
+    L4(l4::L4),
     /// CPU per request against nginx and Envoy
     L7(l7::L7),
 }
@@ -43,7 +46,7 @@ struct Common {
     out: PathBuf,
     /// Set by the program itself for its second start inside of its namespaces
     #[arg(long, hide = true)]
-    inside: bool,
+    inside: Option<String>,
 }
 
 /// Runs the benchmark that the command line names.
@@ -52,10 +55,17 @@ struct Common {
 /// Not root, a missing tool, or a run that is void: one sentence says which.
 pub fn main() -> Result<()> {
     match Cli::parse().command {
-        Which::L7(args) if args.common.inside => l7::run(&args),
-        Which::L7(args) => {
-            l7::prepare(&args)?;
-            sandbox::enter(true)
-        }
+        Which::L4(args) => match &args.common.inside {
+            Some(outside) => l4::run(&args, outside),
+            // NAPI threads are seen from the first process namespace only.
+            None => sandbox::enter(false),
+        },
+        Which::L7(args) => match &args.common.inside {
+            Some(outside) => l7::run(&args, outside),
+            None => {
+                l7::prepare(&args)?;
+                sandbox::enter(true)
+            }
+        },
     }
 }

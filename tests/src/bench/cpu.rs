@@ -29,11 +29,11 @@ pub(crate) fn two_cores() -> Result<(usize, usize)> {
     Ok((cores[0], cores[1]))
 }
 
-/// Asks for SCHED_FIFO for the calling thread; whether it was granted goes into the report.
-pub(crate) fn real_time() -> bool {
-    let thread = gettid().as_raw_nonzero().to_string();
+/// Asks for SCHED_FIFO for a thread (`None`: the calling one); whether it was granted goes into the report.
+pub(crate) fn real_time(thread: Option<u32>, priority: u8) -> bool {
+    let thread = thread.map_or_else(|| gettid().as_raw_nonzero().to_string(), |t| t.to_string());
     let status = Command::new("chrt")
-        .args(["--fifo", "--pid", "50", &thread])
+        .args(["--fifo", "--pid", &priority.to_string(), &thread])
         .status();
     status.is_ok_and(|s| s.success())
 }

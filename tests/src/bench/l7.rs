@@ -42,7 +42,7 @@ const CELL_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Args, Debug)]
 pub(super) struct L7 {
     /// The daemon to measure [default: `forebay` beside this program]
-    #[arg(long)]
+    #[arg(long, env = "FOREBAY_BIN")]
     forebay: Option<PathBuf>,
     /// Requests of one cell [default: 20000, with --quick 3000]
     #[arg(long)]
@@ -77,8 +77,8 @@ pub(super) fn prepare(args: &L7) -> Result<()> {
 }
 
 /// Inside of the sandbox: the run.
-pub(super) fn run(args: &L7) -> Result<()> {
-    let work = sandbox::settle(&args.common.out)?;
+pub(super) fn run(args: &L7, outside: &str) -> Result<()> {
+    let work = sandbox::settle(&args.common.out, outside)?;
     let (others, core) = cpu::two_cores()?;
     let forebay = match &args.forebay {
         Some(path) => path.clone(),
@@ -241,50 +241,56 @@ fn report(
     totals: &[Totals],
     requests: u64,
 ) -> Report {
-    let (mut rows, mut groups, mut bars) = (Vec::new(), Vec::new(), Vec::new());
-    for connections in CONNECTIONS {
-        let mut group = Group {
-            label: format!("{connections} connections"),
-            bars: Vec::new(),
-        };
-        for proxy in running {
-            let Some(cells_of) = cells.get(&(connections, proxy.kind)) else {
-                continue;
-            };
-            let Some(cpu) = summary(cells_of, |c| c.cpu_us) else {
-                continue;
-            };
-            let text = |value: fn(&Cell) -> f64| {
-                summary(cells_of, value).map_or_else(String::new, |s| number(s.median))
-            };
-            let against =
-                ratio(cells, connections, proxy.kind).filter(|_| proxy.kind != Kind::Forebay);
-            rows.push(vec![
-                connections.to_string(),
-                proxy.kind.name().to_owned(),
-                cpu.text(),
-                against.map_or_else(|| "–".to_owned(), |s| s.text()),
-                text(|c| f64::from(c.p50_us)),
-                text(|c| f64::from(c.p99_us)),
-                text(|c| c.per_second),
-            ]);
-            group.bars.push((proxy.kind.name().to_owned(), cpu));
-        }
-        groups.push(group);
-        bars.extend(limits(cells, connections));
+    let (cost, chart) = cost_table(cells, running);
+    let mut bars: Vec<Bar> = CONNECTIONS.iter().flat_map(|&c| limits(cells, c)).collect();
+    let forebay = running.iter().find(|p| p.kind == Kind::Forebay);
+    bars.extend(forebay.map(|p| Bar {
+        what: "idle daemon, resident".to_owned(),
+        measured: p.idle_kib as f64 / 1024.0,
+        limit: 20.0,
+        at_most: true,
+        unit: "MiB".to_owned(),
+    }));
+    let rounds = cells.values().map(Vec::len).max().unwrap_or(0);
+    let raw = |((connections, kind), rounds): (&(usize, Kind), &Vec<Cell>)| json!({"connections": connections, "proxy": kind.name(), "rounds": rounds});
+    Report {
+        name: "l7",
+        title: "HTTP/1.1 proxying: CPU per request on one core".to_owned(),
+        notes: vec![
+            format!("{rounds} alternating rounds of {requests} requests, {} byte answers, median (min–max)", backend::BODY),
+            "proxy alone on one core, load generator and backend on another; every proxy writes the same log fields to a file".to_owned(),
+            "a ratio is the median over the rounds of the two costs in the same round; latency and rate are information only".to_owned(),
+        ],
+        tables: vec![cost, proxy_table(running, memory, totals)],
+        bars,
+        charts: vec![chart],
+        data: cells.iter().map(raw).collect(),
     }
-    bars.extend(
-        running
-            .iter()
-            .filter(|p| p.kind == Kind::Forebay)
-            .map(|p| Bar {
-                what: "idle daemon, resident".to_owned(),
-                measured: p.idle_kib as f64 / 1024.0,
-                limit: 20.0,
-                at_most: true,
-                unit: "MiB".to_owned(),
-            }),
-    );
+}
+
+fn cost_table(cells: &Cells, running: &[Proxy]) -> (Table, Chart) {
+    let (mut rows, mut groups) = (Vec::new(), Vec::new());
+    for connections in CONNECTIONS {
+        let mut bars = Vec::new();
+        for kind in running.iter().map(|p| p.kind) {
+            let cell = cells.get(&(connections, kind));
+            let Some((cell, cpu)) = cell.and_then(|c| Some((c, summary(c, |c| c.cpu_us)?))) else {
+                continue;
+            };
+            rows.push(cost_row(
+                connections,
+                kind,
+                cell,
+                &cpu,
+                ratio(cells, connections, kind),
+            ));
+            bars.push((kind.name().to_owned(), cpu));
+        }
+        groups.push(Group {
+            label: format!("{connections} connections"),
+            bars,
+        });
+    }
     let columns = [
         "connections",
         "proxy",
@@ -294,30 +300,39 @@ fn report(
         "p99 µs",
         "requests/s",
     ];
-    let cpu = Table {
+    let table = Table {
         title: "CPU per request".to_owned(),
         columns: columns.map(str::to_owned).to_vec(),
         rows,
     };
-    let charts = vec![Chart {
+    let chart = Chart {
         title: "CPU per request".to_owned(),
         unit: "µs".to_owned(),
         groups,
-    }];
-    let rounds = cells.values().map(Vec::len).max().unwrap_or(0);
-    Report {
-        name: "l7",
-        title: "HTTP/1.1 proxying: CPU per request on one core".to_owned(),
-        notes: vec![
-            format!("{rounds} alternating rounds of {requests} requests, {} byte answers, median (min–max)", backend::BODY),
-            "proxy alone on one core, load generator and backend on another; every proxy writes the same log fields to a file".to_owned(),
-            "a ratio is the median over the rounds of the two costs in the same round; latency and rate are information only".to_owned(),
-        ],
-        tables: vec![cpu, proxy_table(running, memory, totals)],
-        bars,
-        charts,
-        data: json!(cells.iter().map(|((c, k), v)| json!({"connections": c, "proxy": k.name(), "rounds": v})).collect::<Vec<_>>()),
-    }
+    };
+    (table, chart)
+}
+
+fn cost_row(
+    connections: usize,
+    kind: Kind,
+    cells: &[Cell],
+    cpu: &Summary,
+    against: Option<Summary>,
+) -> Vec<String> {
+    let median = |value: fn(&Cell) -> f64| {
+        summary(cells, value).map_or_else(String::new, |s| number(s.median))
+    };
+    let against = against.filter(|_| kind != Kind::Forebay);
+    vec![
+        connections.to_string(),
+        kind.name().to_owned(),
+        cpu.text(),
+        against.map_or_else(|| "–".to_owned(), |s| s.text()),
+        median(|c| f64::from(c.p50_us)),
+        median(|c| f64::from(c.p99_us)),
+        median(|c| c.per_second),
+    ]
 }
 
 fn limits(cells: &Cells, connections: usize) -> Vec<Bar> {

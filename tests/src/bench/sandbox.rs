@@ -10,8 +10,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::mount::{MountFlags, mount};
 
-/// The hidden flag that tells the second start that it is inside.
-pub(crate) const INSIDE: &str = "--inside";
+/// The hidden flag that tells the second start that it is inside, and what the network outside is called.
+const INSIDE: &str = "--inside";
 
 /// Starts this program again inside new namespaces and waits for it. With `processes`, everything it starts dies with it.
 pub(crate) fn enter(processes: bool) -> Result<()> {
@@ -28,7 +28,8 @@ pub(crate) fn enter(processes: bool) -> Result<()> {
     command
         .arg(program)
         .args(std::env::args_os().skip(1))
-        .arg(INSIDE);
+        .arg(INSIDE)
+        .arg(network()?);
     let status = command
         .status()
         .context("cannot run `unshare`: install util-linux")?;
@@ -39,7 +40,13 @@ pub(crate) fn enter(processes: bool) -> Result<()> {
 }
 
 /// Inside: ends the run on Ctrl-C, brings loopback up and gives a directory in memory for logs and configurations.
-pub(crate) fn settle(out: &Path) -> Result<PathBuf> {
+///
+/// `outside` is the network namespace of the first start: a run that still is in it would change the machine's own network.
+pub(crate) fn settle(out: &Path, outside: &str) -> Result<PathBuf> {
+    ensure!(
+        network()? != outside,
+        "{INSIDE} is set by the program itself: leave it out"
+    );
     end_on_signal()?;
     let work = out.join("work");
     fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
@@ -48,6 +55,13 @@ pub(crate) fn settle(out: &Path) -> Result<PathBuf> {
         .context("cannot mount a tmpfs for the run")?;
     ip("link set lo up")?;
     Ok(work)
+}
+
+/// The kernel's name of this thread's network namespace.
+fn network() -> Result<String> {
+    let link =
+        fs::read_link("/proc/thread-self/ns/net").context("cannot read the network namespace")?;
+    Ok(link.to_string_lossy().into_owned())
 }
 
 /// The first process of a namespace ignores signals that it has no handler for, so Ctrl-C needs one.

@@ -153,25 +153,9 @@ fn prepare(
     command.args(["--cpu-list", &site.core.to_string()]);
     let version = match kind {
         Kind::Forebay => {
-            command.arg(site.forebay).args([
-                "run",
-                "--datapath",
-                "off",
-                "--workers",
-                "1",
-                "--node-name",
-                "bench",
-            ]);
-            command.args([
-                "--admin",
-                "off",
-                "--metrics",
-                "off",
-                "--ready",
-                "off",
-                "--log",
-                "warn",
-            ]);
+            command.arg(site.forebay).args(words(
+                "run --datapath off --workers 1 --node-name bench --admin off --metrics off --ready off --log warn",
+            ));
             command
                 .arg("--config")
                 .arg(&directory)
@@ -188,21 +172,19 @@ fn prepare(
         }
         Kind::Envoy => {
             let envoy = envoy()?;
-            command.arg(&envoy).args([
-                "--concurrency",
-                "1",
-                "--disable-hot-restart",
-                "--log-level",
-                "error",
-            ]);
-            command
-                .args(["--file-flush-interval-msec", "1000", "-c"])
-                .arg(&file);
+            command.arg(&envoy).args(words(
+                "--concurrency 1 --disable-hot-restart --log-level error --file-flush-interval-msec 1000",
+            ));
+            command.arg("-c").arg(&file);
             output(&envoy.to_string_lossy(), &["--version"])
                 .replace(&format!("{}  ", envoy.display()), "envoy ")
         }
     };
     Ok((command, version))
+}
+
+fn words(line: &str) -> std::str::Split<'_, char> {
+    line.split(' ')
 }
 
 /// The template with its `@NAME@`s replaced.
