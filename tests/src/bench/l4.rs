@@ -1,11 +1,12 @@
 //! `bench l4`: what the forwarding decision costs, and what it does against nftables on a live link.
 //!
 //! Two parts in one run: nanoseconds per packet by test runs ([`testrun`]), and throughput on a veth pair
-//! ([`live`]).
+//! ([`live`]). The table swap is timed beside them ([`swap`]).
 
 mod frames;
 mod kernel;
 mod live;
+mod swap;
 mod testrun;
 
 use std::collections::BTreeMap;
@@ -66,8 +67,9 @@ pub(super) fn run(args: &L4, outside: &str) -> Result<()> {
     } else {
         1_000_000
     };
-    let (figures, real_time) = alone(core, || {
-        testrun::run(&mut kernel, &cases, args.rounds, repeat)
+    let ((figures, swaps), real_time) = alone(core, || {
+        let figures = testrun::run(&mut kernel, &cases, args.rounds, repeat)?;
+        Ok((figures, swap::run(&kernel, args.rounds)?))
     })?;
     eprintln!("test runs done");
     drop(sockets);
@@ -92,10 +94,11 @@ pub(super) fn run(args: &L4, outside: &str) -> Result<()> {
         eprintln!("live round {} done", round + 1);
     }
     let differences = testrun::differences(&cases, &figures);
-    let mut report = report(&differences, &live);
+    let mut report = report(&differences, &live, &swaps);
     report.notes = notes(args, repeat, real_time, span);
     report.data = json!({
         "test_runs_ns": figures,
+        "swap_us": swaps,
         "live": live.iter().map(|(h, cells)| json!({"handler": h.name(), "rounds": cells})).collect::<Vec<_>>(),
     });
     report.publish(&machine, &args.common.out, args.common.record)
@@ -129,11 +132,32 @@ fn notes(args: &L4, repeat: u32, real_time: bool, span: u64) -> Vec<String> {
     ]
 }
 
-fn report(differences: &[(&testrun::Case, Summary, Option<Summary>)], live: &Live) -> Report {
+fn report(
+    differences: &[(&testrun::Case, Summary, Option<Summary>)],
+    live: &Live,
+    swaps: &[f64],
+) -> Report {
     let (runs, mut bars, chart) = test_runs(differences);
     let (throughput, live_bars, live_chart) = throughput(live);
     bars.extend(live_bars);
-    let tables = vec![runs, throughput];
+    let mut tables = vec![runs, throughput];
+    if let Some(swap) = Summary::of(swaps) {
+        bars.push(bar(
+            "swap of all rows through shared memory",
+            swap.median / 1_000.0,
+            1.0,
+            "ms",
+            true,
+        ));
+        tables.push(Table {
+            title: "Table swap".to_owned(),
+            columns: ["operation", "µs"].map(str::to_owned).to_vec(),
+            rows: vec![vec![
+                "all 65,536 rows, one aligned store each".to_owned(),
+                swap.text(),
+            ]],
+        });
+    }
     Report {
         name: "l4",
         title: "Packet forwarding: cost of the decision and live throughput".to_owned(),

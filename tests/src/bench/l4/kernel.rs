@@ -3,10 +3,11 @@
 //! Nothing is pinned: programs, maps and links end with this process.
 
 use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use aya::maps::Array;
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{Array, Map};
 use aya::programs::{
     ProgramError, TestRun, TestRunAttrs, TestRunOptions, TestRunResult, Xdp, XdpMode,
     xdp::XdpLinkId,
@@ -74,6 +75,21 @@ impl Kernel {
         Array::try_from(array)?
             .get(&index, 0)
             .with_context(|| format!("cannot read {map}[{index}]"))
+    }
+
+    /// The file descriptor of an array map.
+    pub(super) fn fd(&self, map: &str) -> Result<BorrowedFd<'_>> {
+        match self.ebpf.map(map) {
+            Some(Map::Array(data)) => Ok(data.fd().as_fd()),
+            _ => bail!("the object has no array map {map}"),
+        }
+    }
+
+    /// A row of the steering table as the kernel sees it.
+    pub(super) fn row(&self, row: u32) -> Result<u64> {
+        let rows = self.ebpf.map(map::ROWS).context("the object has no rows")?;
+        let rows = Array::<_, u64>::try_from(rows)?;
+        rows.get(&row, 0).context("cannot read a row")
     }
 
     /// Writes the VIP and both nodes; the other node is on-link behind `ifindex`.
