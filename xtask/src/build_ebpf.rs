@@ -54,10 +54,26 @@ pub(crate) fn build(steps: &Steps) -> Result<()> {
     })
 }
 
+/// The object with the programs of the benchmarks beside the others, as one step of another command.
+pub(crate) fn build_bench(steps: &Steps) -> Result<()> {
+    steps.run("eBPF object to measure", |step| {
+        let checkout = Checkout::new(paths::root(), paths::target().join("ebpf"))?;
+        let bench = Checkout {
+            name: "forebay-bench",
+            features: &["--features", "bench"],
+            ..checkout
+        };
+        bench.build_if_changed(step)
+    })
+}
+
 /// A copy of the sources and where its object goes.
 struct Checkout {
     root: PathBuf,
     out: PathBuf,
+    /// The object's name without its extension.
+    name: &'static str,
+    features: &'static [&'static str],
     toolchain: Toolchain,
     linker: PathBuf,
 }
@@ -74,6 +90,8 @@ impl Checkout {
         Ok(Self {
             root,
             out,
+            name: "forebay",
+            features: &[],
             toolchain: toolchain::require()?,
             linker,
         })
@@ -108,14 +126,16 @@ impl Checkout {
     }
 
     fn object(&self) -> PathBuf {
-        self.out.join("forebay.o")
+        self.out.join(format!("{}.o", self.name))
     }
 
     /// The object's hash if it was built from these very inputs and nobody touched it since.
     fn up_to_date(&self, inputs: &str) -> Option<String> {
         let bytes = fs::read(self.object()).ok()?;
-        let noted: Value =
-            serde_json::from_str(&fs::read_to_string(self.out.join("forebay.json")).ok()?).ok()?;
+        let noted: Value = serde_json::from_str(
+            &fs::read_to_string(self.out.join(format!("{}.json", self.name))).ok()?,
+        )
+        .ok()?;
         let hash = hex(&Sha256::digest(&bytes));
         (noted["inputs"] == inputs && noted["sha256"] == hash.as_str()).then_some(hash)
     }
@@ -142,6 +162,7 @@ impl Checkout {
                 "-Z",
                 "build-std=core",
             ])
+            .args(self.features)
             .env("CARGO_TARGET_DIR", self.out.join("build"))
             .env("CARGO_ENCODED_RUSTFLAGS", self.flags().join("\u{1f}"))
             .env("RUSTC", &self.toolchain.rustc)
@@ -188,7 +209,7 @@ impl Checkout {
     }
 
     fn note(&self, hash: &str, inputs: &str) -> Result<()> {
-        let write = |name: &str, text: String| {
+        let write = |name: String, text: String| {
             let path = self.out.join(name);
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
         };
@@ -199,8 +220,9 @@ impl Checkout {
             "bpf-linker": setup::BPF_LINKER,
             "llvm": toolchain::LLVM_MAJOR,
         });
-        write("forebay.o.sha256", format!("{hash}  forebay.o\n"))?;
-        write("forebay.json", format!("{about:#}\n"))
+        let name = self.name;
+        write(format!("{name}.o.sha256"), format!("{hash}  {name}.o\n"))?;
+        write(format!("{name}.json"), format!("{about:#}\n"))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! This file turns flags into one call; it decides nothing else.
 
+mod bench;
 mod build_ebpf;
 mod cmd;
 mod lint;
@@ -39,6 +40,8 @@ enum Command {
         #[arg(long)]
         verify: bool,
     },
+    /// Compare with nginx, Envoy and nftables on this machine.
+    Bench(bench::Args),
     /// Formatting, clippy and documentation, without a single warning.
     Lint,
     /// Size limits, layer rules and module docs.
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Setup { check } => setup::run(check),
         Command::BuildEbpf { verify } => build_ebpf::run(verify),
+        Command::Bench(args) => bench::run(&args),
         Command::Lint => lint::run(),
         Command::Tidy => tidy::run(),
         Command::Test(args) => return test::run(&args),

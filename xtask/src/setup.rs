@@ -111,7 +111,8 @@ fn lock() -> Result<File> {
     Ok(file)
 }
 
-fn packages(step: &Step, wanted: &[&str]) -> Result<String> {
+/// Installs the Debian packages that are missing.
+pub(crate) fn packages(step: &Step, wanted: &[&str]) -> Result<String> {
     let missing: Vec<&str> = wanted
         .iter()
         .copied()
