@@ -14,6 +14,12 @@ use crate::maps::{DEVICES, Maps};
 /// On every uplink: decides about each packet that arrives.
 #[xdp]
 pub fn forebay_xdp(context: XdpContext) -> u32 {
+    handle(context)
+}
+
+/// All that the program does; a function of its own since one program must not call another.
+#[inline(always)]
+pub fn handle(context: XdpContext) -> u32 {
     let mut packet = XdpPacket { context };
     act(steer(&mut packet, &Maps))
 }

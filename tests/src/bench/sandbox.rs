@@ -4,16 +4,19 @@
 //! all of it with the last process, also after SIGKILL. It makes nothing outside except an empty mount point below the output directory.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::mount::{MountFlags, mount};
 
 /// The hidden flag that tells the second start that it is inside, and what the network outside is called.
 const INSIDE: &str = "--inside";
 
-/// Starts this program again inside new namespaces and waits for it. With `processes`, everything it starts dies with it.
+/// Becomes this program once more, inside new namespaces. With `processes`, everything that it starts dies with it.
+///
+/// Nobody waits outside, so a SIGKILL of the process that was started ends the run too.
 pub(crate) fn enter(processes: bool) -> Result<()> {
     ensure!(
         rustix::process::geteuid().is_root(),
@@ -25,18 +28,13 @@ pub(crate) fn enter(processes: bool) -> Result<()> {
         command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
     }
     let program = std::env::current_exe().context("cannot find the path of this program")?;
+    let arguments = std::env::args_os().skip(1);
     command
         .arg(program)
-        .args(std::env::args_os().skip(1))
+        .args(arguments)
         .arg(INSIDE)
         .arg(network()?);
-    let status = command
-        .status()
-        .context("cannot run `unshare`: install util-linux")?;
-    if !status.success() {
-        bail!("the run failed ({status}); its namespaces are gone");
-    }
-    Ok(())
+    Err(command.exec()).context("cannot run `unshare`: install util-linux")
 }
 
 /// Inside: ends the run on Ctrl-C, brings loopback up and gives a directory in memory for logs and configurations.
