@@ -118,9 +118,8 @@ fn ask(
 
 fn explain(args: &ExplainArgs) -> ExitCode {
     let won = |v: &Value| {
-        v["binds"]
-            .as_array()
-            .is_some_and(|b| b.iter().any(|b| !b["rule"].is_null()))
+        v.as_array()
+            .is_some_and(|all| all.iter().any(|e| !e["winner"].is_null()))
     };
     if let Some(dir) = &args.config {
         return match offline::explain(dir, &args.url, &args.method, &args.header) {

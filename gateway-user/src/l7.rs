@@ -5,5 +5,6 @@ pub mod explain;
 pub mod header;
 pub mod limit;
 pub mod outlier;
+pub mod question;
 pub mod router;
 pub mod split;

@@ -15,6 +15,7 @@ mod permit;
 mod pool;
 mod reply;
 mod runtime;
+pub mod scan;
 pub mod stats;
 mod upstream;
 mod worker;
@@ -352,5 +353,3 @@ impl std::fmt::Debug for Proxy {
 fn duplicate(sockets: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
     sockets.iter().map(TcpListener::try_clone).collect()
 }
-//! The data path of HTTP: sockets, connections and what passes between them.
-pub mod scan;

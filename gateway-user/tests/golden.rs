@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use gateway_user::allocate::{Allocations, allocate};
-use gateway_user::snapshot::{Backend, BackendTarget, BindKey, Snapshot, route::RouteMatch};
+use gateway_user::snapshot::{
+    Backend, BackendTarget, BindKey, Cluster, Snapshot, route::RouteMatch,
+};
 use gateway_user::snapshot::{PathMatch, ValueMatch};
 use gateway_user::status::{ObjectStatus, Report, Status, merge, well};
 use gateway_user::translate::{Condition, Context, Inputs, Object, translate};
@@ -60,6 +62,91 @@ fn every_pair_agrees() {
         "these differ:\n{}",
         differing.join("\n")
     );
+}
+
+/// Whatever a field holds, the object is refused or judged; nothing panics,.
+#[test]
+fn no_value_of_any_field_can_break_translate() {
+    let odd = [
+        json!(null),
+        json!(""),
+        json!("-"),
+        json!(0),
+        json!([]),
+        json!({}),
+        json!(["*.", {"a": 1}]),
+    ];
+    let (mut tried, mut read) = (0, 0);
+    for input in cases() {
+        let text = std::fs::read_to_string(&input).expect("the input can be read");
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).expect("the input is YAML");
+        let parse = |document: &Value| Object::parse(document).ok().flatten();
+        let mut all = Inputs::default();
+        documents
+            .iter()
+            .filter_map(parse)
+            .for_each(|object| all.insert(object));
+        for document in &documents {
+            let Some(original) = parse(document) else {
+                continue;
+            };
+            for (at, path) in pointers(document).into_iter().enumerate() {
+                let mut changed = document.clone();
+                *changed.pointer_mut(&path).expect("it has this field") =
+                    odd[at % odd.len()].clone();
+                tried += 1;
+                let Some(object) = parse(&changed) else {
+                    continue;
+                };
+                read += 1;
+                let mut inputs = all.clone();
+                inputs.remove(&original.id());
+                inputs.insert(object);
+                for on_cluster in [false, true] {
+                    let allocations = allocate(&inputs, on_cluster, &Allocations::default());
+                    let context = Context {
+                        on_cluster,
+                        allocations: &allocations,
+                    };
+                    let statuses = merge(&translate(&inputs, &context), &[]);
+                    assert!(!statuses.is_empty() || inputs.gateway_classes.is_empty());
+                }
+            }
+        }
+    }
+    assert!(
+        tried > 5_000 && read > 1_500,
+        "only {tried} tried and {read} read"
+    );
+}
+
+/// The paths of all values inside a value.
+fn pointers(value: &Value) -> Vec<String> {
+    let inner: Vec<(String, &Value)> = match value {
+        Value::Object(fields) => {
+            let escape = |name: &str| name.replace('~', "~0").replace('/', "~1");
+            fields
+                .iter()
+                .map(|(name, value)| (escape(name), value))
+                .collect()
+        }
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .map(|(at, v)| (at.to_string(), v))
+            .collect(),
+        _ => Vec::new(),
+    };
+    let mut paths = Vec::new();
+    for (name, value) in inner {
+        paths.push(format!("/{name}"));
+        paths.extend(
+            pointers(value)
+                .into_iter()
+                .map(|rest| format!("/{name}{rest}")),
+        );
+    }
+    paths
 }
 
 fn cases() -> Vec<PathBuf> {
@@ -165,29 +252,10 @@ fn show_snapshot(snapshot: &Snapshot) -> Value {
         shown
     });
     part("rules", rules.collect());
-    let clusters = snapshot.clusters.iter().map(|cluster| {
-        let endpoints = cluster.endpoints.iter().map(|endpoint| {
-            let mut text = endpoint.key.address.to_string();
-            if let Some(uid) = &endpoint.key.pod_uid {
-                text = format!("{text} pod {uid}");
-            }
-            if endpoint.terminating {
-                text += " terminating";
-            }
-            text
-        });
-        let rule = cluster
-            .key
-            .destination_rule
-            .as_ref()
-            .map(ToString::to_string);
-        json!({
-            "cluster": cluster.key.to_string(),
-            "destinationRule": rule,
-            "policy": rule.map(|_| format!("{:?}", cluster.policy)),
-            "endpoints": endpoints.collect::<Vec<_>>(),
-        })
-    });
+    let clusters = snapshot
+        .clusters
+        .iter()
+        .map(|cluster| show_cluster(cluster));
     part("clusters", clusters.collect());
     let replicas = snapshot.replicas.iter().map(|replica| {
         format!(
@@ -198,6 +266,30 @@ fn show_snapshot(snapshot: &Snapshot) -> Value {
     });
     part("replicas", replicas.collect());
     shown.into()
+}
+
+fn show_cluster(cluster: &Cluster) -> Value {
+    let endpoints = cluster.endpoints.iter().map(|endpoint| {
+        let mut text = endpoint.key.address.to_string();
+        if let Some(uid) = &endpoint.key.pod_uid {
+            text = format!("{text} pod {uid}");
+        }
+        if endpoint.terminating {
+            text += " terminating";
+        }
+        text
+    });
+    let rule = cluster
+        .key
+        .destination_rule
+        .as_ref()
+        .map(ToString::to_string);
+    json!({
+        "cluster": cluster.key.to_string(),
+        "destinationRule": rule,
+        "policy": rule.map(|_| format!("{:?}", cluster.policy)),
+        "endpoints": endpoints.collect::<Vec<_>>(),
+    })
 }
 
 fn show_bind(snapshot: &Snapshot, bind: &gateway_user::snapshot::Bind) -> Value {

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::app::view::Shared;
-use crate::l7::explain::{Question, explain};
+use crate::l7::question::{Question, answer};
 use crate::readiness::Readiness;
 use crate::status;
 
@@ -92,7 +92,7 @@ async fn explanation(
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Response {
     match Question::from_pairs(&pairs) {
-        Ok(question) => Json(explain(&shared.view().snapshot, &question)).into_response(),
+        Ok(question) => Json(answer(&shared.view().snapshot, &question)).into_response(),
         Err(error) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
     }
 }

@@ -167,3 +167,62 @@ impl Pools {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(text: &str) -> String {
+        match PoolRange::parse(text) {
+            Ok(range) => format!("{}-{}", range.first, range.last),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_cidr_stands_for_its_host_addresses() {
+        for (text, want) in [
+            ("192.0.2.7/24", "192.0.2.1-192.0.2.254"),
+            ("192.0.2.4/30", "192.0.2.5-192.0.2.6"),
+            ("192.0.2.4/31", "192.0.2.4-192.0.2.5"),
+            ("192.0.2.4/32", "192.0.2.4-192.0.2.4"),
+            ("0.0.0.0/0", "0.0.0.1-255.255.255.254"),
+            ("2001:db8::/126", "2001:db8::1-2001:db8::3"),
+            ("2001:db8::/127", "2001:db8::-2001:db8::1"),
+            ("::/0", "::1-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+            ("192.0.2.1 - 192.0.2.3", "192.0.2.1-192.0.2.3"),
+        ] {
+            assert_eq!(range(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        for text in [
+            "",
+            "-",
+            "/",
+            "192.0.2.1",
+            "192.0.2.0/33",
+            "::/129",
+            "192.0.2.3-192.0.2.1",
+            "192.0.2.1-::2",
+            "a/24",
+            "192.0.2.0/-1",
+        ] {
+            assert_eq!(
+                range(text),
+                format!("{text:?} is neither a CIDR nor FIRST-LAST")
+            );
+        }
+    }
+
+    #[test]
+    fn the_last_address_of_the_family_ends_the_search() {
+        assert_eq!(successor("255.255.255.255".parse().expect("address")), None);
+        assert_eq!(
+            successor("192.0.2.255".parse().expect("address")),
+            Some("192.0.3.0".parse().expect("address"))
+        );
+    }
+}

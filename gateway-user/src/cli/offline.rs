@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::allocate::{Allocations, allocate};
 use crate::file::merge::Files;
 use crate::file::read;
-use crate::l7::explain::{Question, explain as explain_in};
+use crate::l7::question::{Question, answer};
 use crate::status;
 use crate::translate::{Context, Translation, translate};
 
@@ -58,6 +58,6 @@ pub fn validate(dir: &Path) -> Result<Value, String> {
 pub fn explain(dir: &Path, url: &str, method: &str, headers: &[String]) -> Result<Value, String> {
     let question = Question::new(url, method, headers).map_err(|error| error.to_string())?;
     let (_, translation) = load(dir)?;
-    serde_json::to_value(explain_in(&translation.snapshot, &question))
+    serde_json::to_value(answer(&translation.snapshot, &question))
         .map_err(|error| error.to_string())
 }

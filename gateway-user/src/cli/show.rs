@@ -331,51 +331,67 @@ pub fn endpoints(answer: &Value) -> String {
 #[must_use]
 pub fn explanation(answer: &Value) -> String {
     let mut out = String::new();
-    if items(&answer["binds"]).is_empty() {
+    if items(answer).is_empty() {
         out += "no Gateway listens on that port\n";
     }
-    for bind in items(&answer["binds"]) {
+    for bind in items(answer) {
         let _ = writeln!(
             out,
             "{} (Gateway {})",
-            text(&bind["address"]),
+            text(&bind["bind"]),
             text(&bind["gateway"])
         );
-        let _ = writeln!(
-            out,
-            "  listener  {}",
-            if bind["listener"].is_null() {
-                "none has this host: 404".into()
+        for listener in items(&bind["listeners"]) {
+            let mark = if listener["chosen"] == Value::Bool(true) {
+                "listener"
             } else {
-                text(&bind["listener"])
-            }
-        );
-        for passed in items(&bind["passed_over"]) {
+                "not     "
+            };
             let _ = writeln!(
                 out,
-                "  not       {}: {}",
-                text(&passed["rule"]),
-                text(&passed["because"])
+                "  {mark}  {} (host {})",
+                text(&listener["name"]),
+                text(&listener["hostname"])
             );
         }
-        if bind["rule"].is_null() {
-            out += "  rule      none matches: 404\n";
-        } else {
-            let _ = writeln!(out, "  rule      {}", text(&bind["rule"]["rule"]));
+        for tried in items(&bind["considered"]) {
+            let rule = format!(
+                "{}/rule/{}",
+                text(&tried["rule"]["route"]),
+                text(&tried["rule"]["index"])
+            );
+            let what = matching(&tried["matching"]);
+            let _ = match &tried["mismatch"] {
+                Value::Null => writeln!(out, "  rule      {rule} ({what})"),
+                why => writeln!(
+                    out,
+                    "  not       {rule} ({what}): {} differs",
+                    text(why).to_lowercase()
+                ),
+            };
         }
-        for backend in items(&bind["rule"]["backends"]) {
-            let rule = match backend["destination_rule"].as_str() {
+        for backend in items(&bind["winner"]["backends"]) {
+            let key = &backend["cluster"];
+            let target = match backend["invalid"].as_str() {
+                Some(why) => format!("answers 500: {why}"),
+                None => format!("{}:{}", text(&key["service"]), text(&key["port"])),
+            };
+            let policy = match key["destination_rule"].as_str() {
                 Some(name) => format!(" under DestinationRule {name}"),
                 None => String::new(),
             };
-            let to = join(items(&backend["endpoints"]).iter().map(text));
+            let to = join(
+                items(&backend["endpoints"])
+                    .iter()
+                    .map(|e| text(&e["key"]["address"])),
+            );
             let _ = writeln!(
                 out,
-                "  weight {:>3}  {}{rule}: {to}",
-                text(&backend["weight"]),
-                text(&backend["target"])
+                "  {:>3} %     {target}{policy}: {to}",
+                text(&backend["percent"])
             );
         }
+        let _ = writeln!(out, "  {}", text(&bind["outcome"]));
     }
     out
 }

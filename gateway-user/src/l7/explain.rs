@@ -1,295 +1,300 @@
-//! Says which listener, route and rule a request belongs to, and why the better ones do not take it.
+//! Says what becomes of a request and why: the listener, the entries that were considered, the rule and its backends.
 //!
-//! Asks the same router that serves requests; it decides nothing by itself.
+//! It asks the same functions that serve requests, so that it cannot disagree with them; it is not used to serve any.
 
-use std::net::IpAddr;
-use std::str::FromStr;
+use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serde::Serialize;
 
-use super::router::{Entry, RequestView};
-use crate::snapshot::{BackendTarget, Bind, Rule, Snapshot, TrafficPolicy};
+use super::router::{Mismatch, RequestView};
+use crate::snapshot::{
+    BackendTarget, Bind, BindKey, ClusterKey, Endpoint, Hostname, ObjectKey, PathMatch, RouteMatch,
+    Rule, RuleKey, Snapshot, TrafficPolicy,
+};
 
-/// The request that is asked about.
-#[derive(Clone, Debug)]
-pub struct Question {
-    host: String,
-    port: u16,
-    path: String,
-    query: Option<String>,
-    method: String,
-    headers: HeaderMap,
-}
+/// How many entries that do not match are listed; the rest is counted.
+const SHOWN: usize = 64;
 
-/// Why a question cannot be asked.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum QuestionError {
-    /// The URL cannot be read.
-    #[error(
-        "{0:?} is not a URL that this can explain; give one such as http://shop.example.com/cart"
-    )]
-    Url(String),
-    /// A header cannot be read.
-    #[error("{0:?} is not a header; give NAME:VALUE")]
-    Header(String),
-}
-
-impl Question {
-    /// Reads a request from a URL, a method and headers as `NAME:VALUE`.
-    ///
-    /// # Errors
-    /// The part that cannot be read.
-    pub fn new(url: &str, method: &str, headers: &[String]) -> Result<Self, QuestionError> {
-        let bad = || QuestionError::Url(url.to_owned());
-        let uri = Uri::from_str(url).map_err(|_| bad())?;
-        if uri.scheme_str() != Some("http") {
-            return Err(bad());
-        }
-        let host = uri.host().ok_or_else(bad)?.to_ascii_lowercase();
-        let mut map = HeaderMap::new();
-        for header in headers {
-            let bad = || QuestionError::Header(header.clone());
-            let (name, value) = header.split_once(':').ok_or_else(bad)?;
-            let name = HeaderName::from_str(name.trim()).map_err(|_| bad())?;
-            let value = HeaderValue::from_str(value.trim()).map_err(|_| bad())?;
-            map.append(name, value);
-        }
-        Ok(Self {
-            host,
-            port: uri.port_u16().unwrap_or(80),
-            path: uri.path().to_owned(),
-            query: uri.query().map(str::to_owned),
-            method: method.to_ascii_uppercase(),
-            headers: map,
-        })
-    }
-
-    /// Reads a request from pairs named `url`, `method` and `header`, as the admin endpoint gets them.
-    ///
-    /// # Errors
-    /// The part that cannot be read.
-    pub fn from_pairs(pairs: &[(String, String)]) -> Result<Self, QuestionError> {
-        let find = |name: &str| {
-            pairs
-                .iter()
-                .find(|(n, _)| n == name)
-                .map(|(_, v)| v.as_str())
-        };
-        let headers: Vec<String> = pairs
-            .iter()
-            .filter(|(n, _)| n == "header")
-            .map(|(_, v)| v.clone())
-            .collect();
-        Self::new(
-            find("url").unwrap_or(""),
-            find("method").unwrap_or("GET"),
-            &headers,
-        )
-    }
-
-    fn view(&self) -> RequestView<'_> {
-        RequestView {
-            host: &self.host,
-            path: &self.path,
-            query: self.query.as_deref(),
-            method: &self.method,
-            headers: &self.headers,
-        }
-    }
-}
-
-/// One explanation for each address and port that the request could have been sent to.
-#[derive(Debug, Default, Serialize)]
+/// What becomes of one request.
+#[derive(Clone, Debug, Serialize)]
 pub struct Explanation {
-    /// In the order of the addresses. Empty: nothing listens on that port.
-    pub binds: Vec<BindExplanation>,
+    /// Where the client connects to.
+    pub bind: BindKey,
+    /// The Gateway that holds the address and serves the port; none: connections are refused.
+    pub gateway: Option<ObjectKey>,
+    /// The listeners of the port in the order in which they are tried.
+    pub listeners: Vec<ListenerTried>,
+    /// Entries of the winning listener, best first, up to the one that takes the request.
+    pub considered: Vec<Considered>,
+    /// Entries that do not match and are not listed.
+    pub not_listed: usize,
+    /// The rule that takes the request.
+    pub winner: Option<Winner>,
+    /// The result in one sentence.
+    pub outcome: String,
 }
 
-/// What one address and port does with the request.
-#[derive(Debug, Serialize)]
-pub struct BindExplanation {
-    /// The address and port.
-    pub address: String,
-    /// The Gateway.
-    pub gateway: String,
-    /// The listener that the host belongs to; `None`: answers 404.
-    pub listener: Option<String>,
-    /// Matches that rank higher than the one that wins, with the reason why they do not hold.
-    pub passed_over: Vec<PassedOver>,
-    /// The rule that wins; `None`: answers 404.
-    pub rule: Option<RuleExplanation>,
+/// One listener.
+#[derive(Clone, Debug, Serialize)]
+pub struct ListenerTried {
+    /// Section name.
+    pub name: Arc<str>,
+    /// Its hostname; none: any.
+    pub hostname: Option<Hostname>,
+    /// Whether the request belongs to it: the first with a hostname that fits, and no other.
+    pub chosen: bool,
 }
 
-/// A match that does not hold.
-#[derive(Debug, Serialize)]
-pub struct PassedOver {
-    /// `namespace/route/rule/N`.
-    pub rule: String,
-    /// Which of its parts does not hold.
-    pub because: String,
+/// One entry.
+#[derive(Clone, Debug, Serialize)]
+pub struct Considered {
+    /// Hostname for which it is effective.
+    pub hostname: Option<Hostname>,
+    /// What must hold.
+    pub matching: RouteMatch,
+    /// Its rule.
+    pub rule: RuleKey,
+    /// The first part that does not hold; none: it takes the request.
+    pub mismatch: Option<Mismatch>,
 }
 
-/// The rule that takes the request.
-#[derive(Debug, Serialize)]
-pub struct RuleExplanation {
-    /// `namespace/route/rule/N`.
-    pub rule: String,
-    /// Where it sends requests.
-    pub backends: Vec<BackendExplanation>,
+/// The winning rule.
+#[derive(Clone, Debug, Serialize)]
+pub struct Winner {
+    /// The rule.
+    pub rule: RuleKey,
+    /// Its timeouts as text, for example `10s`.
+    pub request_timeout: Option<String>,
+    /// One try.
+    pub backend_timeout: Option<String>,
+    /// Where its requests go.
+    pub backends: Vec<BackendShare>,
 }
 
-/// One backend of the rule.
-#[derive(Debug, Serialize)]
-pub struct BackendExplanation {
-    /// Its weight.
+/// One backend of the winning rule.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackendShare {
+    /// Weight.
     pub weight: u32,
-    /// `namespace/service:port`, or why the reference is bad.
-    pub target: String,
-    /// The DestinationRule that applies.
-    pub destination_rule: Option<String>,
+    /// Share of the rule's requests in percent, rounded down.
+    pub percent: u64,
+    /// Why the share answers 500, if it does.
+    pub invalid: Option<Arc<str>>,
+    /// The cluster.
+    pub cluster: Option<ClusterKey>,
     /// Its policy.
     pub policy: Option<TrafficPolicy>,
     /// Its endpoints.
-    pub endpoints: Vec<String>,
+    pub endpoints: Arc<[Endpoint]>,
 }
 
-/// Explains what `snapshot` does with a request. A host that is a VIP limits the answer to that address.
+/// Explains what the snapshot does with a request that arrives on `bind`.
 #[must_use]
-pub fn explain(snapshot: &Snapshot, question: &Question) -> Explanation {
-    let address = question
-        .host
-        .trim_matches(['[', ']'])
-        .parse::<IpAddr>()
-        .ok();
-    let only = address.filter(|a| snapshot.addresses.contains_key(a));
-    let binds = snapshot.binds.values();
-    Explanation {
-        binds: binds
-            .filter(|b| b.key.port == question.port && only.is_none_or(|a| a == b.key.address))
-            .map(|bind| explain_bind(snapshot, bind, question))
-            .collect(),
-    }
-}
-
-fn explain_bind(snapshot: &Snapshot, bind: &Bind, question: &Question) -> BindExplanation {
-    let listener = bind.listener(&question.host);
-    let mut explanation = BindExplanation {
-        address: std::net::SocketAddr::from(bind.key).to_string(),
-        gateway: bind.gateway.to_string(),
-        listener: listener.map(|l| l.name.to_string()),
-        passed_over: Vec::new(),
-        rule: None,
+pub fn explain(snapshot: &Snapshot, bind: BindKey, request: &RequestView<'_>) -> Explanation {
+    let mut explanation = Explanation {
+        bind,
+        gateway: None,
+        listeners: Vec::new(),
+        considered: Vec::new(),
+        not_listed: 0,
+        winner: None,
+        outcome: String::new(),
     };
-    let Some(listener) = listener else {
-        return explanation;
+    let socket = std::net::SocketAddr::from(bind);
+    explanation.outcome = match snapshot.binds.get(&bind) {
+        None => match snapshot.addresses.get(&bind.address) {
+            None => format!("{} is no address of a Gateway", bind.address),
+            Some(gateway) => format!(
+                "Gateway {gateway} has no listener on port {}: refused",
+                bind.port
+            ),
+        },
+        Some(bind) if bind.builtin_ready => {
+            explanation.gateway = Some(bind.gateway.clone());
+            format!("{socket} answers GET /healthz/ready by itself")
+        }
+        Some(bind) => explain_bind(snapshot, bind, request, &mut explanation),
     };
-    let view = question.view();
-    let winner = listener.router.pick(&view);
-    let rule_of = |position: u32| snapshot.rules.get(position as usize);
-    explanation.rule = winner
-        .and_then(rule_of)
-        .map(|rule| explain_rule(snapshot, rule));
-    for entry in listener.router.entries() {
-        if Some(entry.rule) == winner && entry.matches(&view) {
-            break;
-        }
-        if let (Some(rule), Some(because)) = (rule_of(entry.rule), mismatch(entry, &view)) {
-            let rule = rule.key.to_string();
-            explanation.passed_over.push(PassedOver { rule, because });
-        }
-    }
     explanation
 }
 
-/// The first part of the match that does not hold.
-fn mismatch(entry: &Entry, view: &RequestView<'_>) -> Option<String> {
-    if let Some(name) = entry
-        .hostname
-        .as_ref()
-        .filter(|name| !name.matches(view.host))
-    {
-        return Some(format!("its host is {name}"));
+fn explain_bind(
+    snapshot: &Snapshot,
+    bind: &Bind,
+    request: &RequestView<'_>,
+    explanation: &mut Explanation,
+) -> String {
+    explanation.gateway = Some(bind.gateway.clone());
+    let chosen = bind.listener(request.host);
+    for listener in &bind.listeners {
+        explanation.listeners.push(ListenerTried {
+            name: listener.name.clone(),
+            hostname: listener.hostname.clone(),
+            chosen: chosen.is_some_and(|chosen| Arc::ptr_eq(chosen, listener)),
+        });
     }
-    if entry.matches(view) {
-        return None;
-    }
-    let mut part = entry.clone();
-    part.hostname = None;
-    part.matching.headers.clear();
-    part.matching.query.clear();
-    part.matching.method = None;
-    if !part.matches(view) {
-        return Some(format!("its path is {:?}", entry.matching.path));
-    }
-    part.matching.method.clone_from(&entry.matching.method);
-    if !part.matches(view) {
-        return Some(format!(
-            "its method is {}",
-            entry.matching.method.as_deref().unwrap_or("")
-        ));
-    }
-    for header in &entry.matching.headers {
-        part.matching.headers = vec![header.clone()];
-        if !part.matches(view) {
-            return Some(format!("the header {} does not match", header.0));
+    let Some(listener) = chosen else {
+        return format!(
+            "no listener has a hostname that fits {:?}: 404",
+            request.host
+        );
+    };
+    for entry in listener.router.entries() {
+        let mismatch = entry.mismatch(request);
+        let Some(rule) = snapshot.rules.get(entry.rule as usize) else {
+            continue;
+        };
+        let wins = mismatch.is_none();
+        if wins || explanation.considered.len() < SHOWN {
+            explanation.considered.push(Considered {
+                hostname: entry.hostname.clone(),
+                matching: entry.matching.clone(),
+                rule: rule.key.clone(),
+                mismatch,
+            });
+        } else {
+            explanation.not_listed += 1;
+        }
+        if wins {
+            let winner = win(snapshot, rule);
+            let outcome = outcome(&winner, &entry.matching);
+            explanation.winner = Some(winner);
+            return outcome;
         }
     }
-    Some("the query does not match".into())
+    format!("no route of listener {} matches: 404", listener.name)
 }
 
-fn explain_rule(snapshot: &Snapshot, rule: &Rule) -> RuleExplanation {
-    let backend = |backend: &crate::snapshot::Backend| {
-        let cluster = match &backend.target {
-            BackendTarget::Cluster(at) => snapshot.clusters.get(*at as usize),
-            BackendTarget::Invalid(_) => None,
+fn win(snapshot: &Snapshot, rule: &Rule) -> Winner {
+    let total: u64 = rule.backends.iter().map(|b| u64::from(b.weight)).sum();
+    let backends = rule.backends.iter().map(|backend| {
+        let (cluster, invalid) = match &backend.target {
+            BackendTarget::Cluster(position) => (snapshot.clusters.get(*position as usize), None),
+            BackendTarget::Invalid(why) => (None, Some(why.clone())),
         };
-        BackendExplanation {
+        BackendShare {
             weight: backend.weight,
-            target: match (&backend.target, cluster) {
-                (BackendTarget::Invalid(why), _) => format!("answers 500: {why}"),
-                (_, Some(cluster)) => cluster.key.to_string(),
-                (_, None) => "answers 500".into(),
-            },
-            destination_rule: cluster
-                .and_then(|c| c.key.destination_rule.as_ref())
-                .map(ToString::to_string),
-            policy: cluster.map(|c| c.policy.clone()),
-            endpoints: cluster.map_or_else(Vec::new, |c| {
-                c.endpoints
-                    .iter()
-                    .map(|e| e.key.address.to_string())
-                    .collect()
-            }),
+            percent: (u64::from(backend.weight) * 100)
+                .checked_div(total)
+                .unwrap_or(0),
+            invalid,
+            cluster: cluster.map(|cluster| cluster.key.clone()),
+            policy: cluster.map(|cluster| cluster.policy.clone()),
+            endpoints: cluster.map_or_else(|| Arc::new([]) as Arc<[_]>, |c| c.endpoints.clone()),
         }
-    };
-    RuleExplanation {
-        rule: rule.key.to_string(),
-        backends: rule.backends.iter().map(backend).collect(),
+    });
+    let text = |timeout: Option<std::time::Duration>| timeout.map(|timeout| format!("{timeout:?}"));
+    Winner {
+        rule: rule.key.clone(),
+        request_timeout: text(rule.request_timeout),
+        backend_timeout: text(rule.backend_timeout),
+        backends: backends.collect(),
     }
+}
+
+fn outcome(winner: &Winner, matching: &RouteMatch) -> String {
+    let path = match &matching.path {
+        PathMatch::Exact(path) => format!("the path {path}"),
+        PathMatch::Prefix(prefix) if prefix.is_empty() => "the prefix /".to_owned(),
+        PathMatch::Prefix(prefix) => format!("the prefix {prefix}"),
+        PathMatch::Regex(pattern) => format!("the expression {}", pattern.0.as_str()),
+    };
+    let what = match winner.backends.len() {
+        0 => "no backend: 500".to_owned(),
+        1 => "one backend".to_owned(),
+        n => format!("{n} backends by weight"),
+    };
+    format!("rule {} takes it by {path}; {what}", winner.rule)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocate::{Allocations, allocate};
+    use crate::translate::{Context, Inputs, Object, translate};
+
+    fn snapshot() -> Snapshot {
+        let mut inputs = Inputs::default();
+        for object in [
+            serde_json::json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
+                "metadata": {"name": "c"}, "spec": {"controllerName": "forebay.dev/gateway-controller"}}),
+            serde_json::json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+                "metadata": {"name": "g"}, "spec": {"gatewayClassName": "c", "addresses": [{"value": "192.0.2.1"}],
+                "listeners": [{"name": "any", "port": 80, "protocol": "HTTP"},
+                              {"name": "a", "port": 80, "protocol": "HTTP", "hostname": "a.com"}]}}),
+            serde_json::json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+                "metadata": {"name": "r"}, "spec": {"parentRefs": [{"name": "g", "sectionName": "a"}], "rules": [
+                    {"matches": [{"path": {"value": "/x"}, "headers": [{"name": "Who", "value": "me"}]}]},
+                    {"matches": [{"path": {"value": "/x"}}],
+                     "backendRefs": [{"name": "s", "port": 80, "weight": 3}, {"name": "none", "port": 80}]}]}}),
+            serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
+                "spec": {"ports": [{"port": 80}]}}),
+        ] {
+            inputs.insert(Object::parse(&object).expect("fine").expect("known"));
+        }
+        let allocations = allocate(&inputs, false, &Allocations::default());
+        let context = Context {
+            on_cluster: false,
+            allocations: &allocations,
+        };
+        translate(&inputs, &context).snapshot
+    }
+
+    fn ask(port: u16, host: &str, path: &str) -> Explanation {
+        let bind = BindKey {
+            address: "192.0.2.1".parse().expect("address"),
+            port,
+        };
+        let request = RequestView {
+            host,
+            path,
+            query: None,
+            method: "GET",
+            headers: &http::HeaderMap::new(),
+        };
+        explain(&snapshot(), bind, &request)
+    }
 
     #[test]
-    fn questions_are_read_or_named_as_bad() {
-        let q = Question::new("http://A.example:8080/p?x=1", "post", &["X-Y: z".into()]).unwrap();
+    fn names_the_rule_and_why_the_better_entry_did_not_match() {
+        let explanation = ask(80, "a.com", "/x/y");
         assert_eq!(
-            (q.host.as_str(), q.port, q.path.as_str()),
-            ("a.example", 8080, "/p")
+            explanation.outcome,
+            "rule default/r/rule/1 takes it by the prefix /x; 2 backends by weight"
         );
+        let why: Vec<_> = explanation
+            .considered
+            .iter()
+            .map(|c| c.mismatch.clone())
+            .collect();
+        assert_eq!(why, [Some(Mismatch::Header("who".into())), None]);
+        let winner = explanation.winner.expect("a winner");
+        assert_eq!(winner.backends[0].percent, 75);
         assert_eq!(
-            (q.method.as_str(), q.query.as_deref()),
-            ("POST", Some("x=1"))
+            winner.backends[1].invalid.as_deref(),
+            Some("Service default/none does not exist")
         );
-        assert_eq!(q.headers["x-y"], "z");
-        for bad in ["", "a.example", "https://a/", "http:///x", "http://a b/"] {
-            let error = Question::new(bad, "GET", &[]).unwrap_err();
-            assert_eq!(error, QuestionError::Url(bad.into()));
+    }
+
+    #[test]
+    fn says_why_nothing_takes_it() {
+        for (port, host, path, want) in [
+            (80, "a.com", "/y", "no route of listener a matches: 404"),
+            (80, "b.com", "/x", "no route of listener any matches: 404"),
+            (
+                81,
+                "a.com",
+                "/",
+                "Gateway default/g has no listener on port 81: refused",
+            ),
+            (
+                15021,
+                "a.com",
+                "/",
+                "192.0.2.1:15021 answers GET /healthz/ready by itself",
+            ),
+        ] {
+            assert_eq!(ask(port, host, path).outcome, want);
         }
-        let error = Question::new("http://a/", "GET", &["x".into()]).unwrap_err();
-        assert_eq!(error.to_string(), "\"x\" is not a header; give NAME:VALUE");
     }
 }

@@ -1,0 +1,140 @@
+//! A request that somebody asks about, read from a URL, a method and headers.
+//!
+//! Reading and asking only: what becomes of the request is said by [`super::explain`].
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use super::explain::{Explanation, explain};
+use super::router::RequestView;
+use crate::snapshot::Snapshot;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+
+/// The request that is asked about.
+#[derive(Clone, Debug)]
+pub struct Question {
+    host: String,
+    port: u16,
+    path: String,
+    query: Option<String>,
+    method: String,
+    headers: HeaderMap,
+}
+
+/// Why a question cannot be asked.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuestionError {
+    /// The URL cannot be read.
+    #[error(
+        "{0:?} is not a URL that this can explain; give one such as http://shop.example.com/cart"
+    )]
+    Url(String),
+    /// A header cannot be read.
+    #[error("{0:?} is not a header; give NAME:VALUE")]
+    Header(String),
+}
+
+impl Question {
+    /// Reads a request from a URL, a method and headers as `NAME:VALUE`.
+    ///
+    /// # Errors
+    /// The part that cannot be read.
+    pub fn new(url: &str, method: &str, headers: &[String]) -> Result<Self, QuestionError> {
+        let bad = || QuestionError::Url(url.to_owned());
+        let uri = Uri::from_str(url).map_err(|_| bad())?;
+        if uri.scheme_str() != Some("http") {
+            return Err(bad());
+        }
+        let host = uri.host().ok_or_else(bad)?.to_ascii_lowercase();
+        let mut map = HeaderMap::new();
+        for header in headers {
+            let bad = || QuestionError::Header(header.clone());
+            let (name, value) = header.split_once(':').ok_or_else(bad)?;
+            let name = HeaderName::from_str(name.trim()).map_err(|_| bad())?;
+            let value = HeaderValue::from_str(value.trim()).map_err(|_| bad())?;
+            map.append(name, value);
+        }
+        Ok(Self {
+            host,
+            port: uri.port_u16().unwrap_or(80),
+            path: uri.path().to_owned(),
+            query: uri.query().map(str::to_owned),
+            method: method.to_ascii_uppercase(),
+            headers: map,
+        })
+    }
+
+    /// Reads a request from pairs named `url`, `method` and `header`, as the admin endpoint gets them.
+    ///
+    /// # Errors
+    /// The part that cannot be read.
+    pub fn from_pairs(pairs: &[(String, String)]) -> Result<Self, QuestionError> {
+        let find = |name: &str| {
+            pairs
+                .iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| v.as_str())
+        };
+        let headers: Vec<String> = pairs
+            .iter()
+            .filter(|(n, _)| n == "header")
+            .map(|(_, v)| v.clone())
+            .collect();
+        Self::new(
+            find("url").unwrap_or(""),
+            find("method").unwrap_or("GET"),
+            &headers,
+        )
+    }
+
+    fn view(&self) -> RequestView<'_> {
+        RequestView {
+            host: &self.host,
+            path: &self.path,
+            query: self.query.as_deref(),
+            method: &self.method,
+            headers: &self.headers,
+        }
+    }
+}
+
+/// Explains the request on every address and port that it could have been sent to: the port of the URL on all VIPs,
+/// or on the one that the URL names.
+#[must_use]
+pub fn answer(snapshot: &Snapshot, question: &Question) -> Vec<Explanation> {
+    let address = question
+        .host
+        .trim_matches(['[', ']'])
+        .parse::<IpAddr>()
+        .ok();
+    let only = address.filter(|a| snapshot.addresses.contains_key(a));
+    let keys = snapshot.binds.keys();
+    keys.filter(|key| key.port == question.port && only.is_none_or(|a| a == key.address))
+        .map(|key| explain(snapshot, *key, &question.view()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_read_or_named_as_bad() {
+        let q = Question::new("http://A.example:8080/p?x=1", "post", &["X-Y: z".into()]).unwrap();
+        assert_eq!(
+            (q.host.as_str(), q.port, q.path.as_str()),
+            ("a.example", 8080, "/p")
+        );
+        assert_eq!(
+            (q.method.as_str(), q.query.as_deref()),
+            ("POST", Some("x=1"))
+        );
+        assert_eq!(q.headers["x-y"], "z");
+        for bad in ["", "a.example", "https://a/", "http:///x", "http://a b/"] {
+            let error = Question::new(bad, "GET", &[]).unwrap_err();
+            assert_eq!(error, QuestionError::Url(bad.into()));
+        }
+        let error = Question::new("http://a/", "GET", &["x".into()]).unwrap_err();
+        assert_eq!(error.to_string(), "\"x\" is not a header; give NAME:VALUE");
+    }
+}
