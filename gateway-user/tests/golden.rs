@@ -108,8 +108,7 @@ fn no_value_of_any_field_can_break_translate() {
                         on_cluster,
                         allocations: &allocations,
                     };
-                    let statuses = merge(&translate(&inputs, &context), &[]);
-                    assert!(!statuses.is_empty() || inputs.gateway_classes.is_empty());
+                    std::hint::black_box(merge(&translate(&inputs, &context), &[]));
                 }
             }
         }
