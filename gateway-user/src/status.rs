@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::snapshot::{BindKey, Generation, ObjectKey};
-use crate::translate::condition::{ClassStatus, GatewayStatus, RouteStatus, UNSUPPORTED_FIELDS};
+use crate::translate::condition::{
+    ClassStatus, GatewayStatus, RouteStatus, UNSUPPORTED_FIELDS, sentences,
+};
 use crate::translate::{Condition, Kind, Translation, Truth};
 
 /// What one node says about the configuration that it serves.
@@ -118,7 +120,7 @@ pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus>
         push(Kind::HttpRoute, key, Status::Route(status.clone()));
     }
     for (id, messages) in &conditions.warnings {
-        let condition = Condition::no("forebay.dev/Usable", "Invalid", messages.join("; "));
+        let condition = Condition::no("forebay.dev/Usable", "Invalid", sentences(messages));
         let conditions = vec![condition];
         push(id.kind, &id.key, Status::Plain(ClassStatus { conditions }));
     }
@@ -160,7 +162,7 @@ fn fail_listeners(status: &mut GatewayStatus, ports: &BTreeMap<u16, Vec<String>>
         let Some(messages) = ports.get(&listener.port) else {
             continue;
         };
-        if set_not_programmed(&mut listener.conditions, &messages.join("; ")) {
+        if set_not_programmed(&mut listener.conditions, &sentences(messages)) {
             failed.push(listener.name.clone());
         }
     }
@@ -185,5 +187,79 @@ fn set_not_programmed(conditions: &mut [Condition], message: &str) -> bool {
         true
     } else {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(conditions: Vec<Condition>) -> ObjectStatus {
+        ObjectStatus {
+            api_version: Kind::Gateway.api_version(),
+            kind: Kind::Gateway,
+            namespace: "a".to_owned(),
+            name: "b".to_owned(),
+            status: Status::Plain(ClassStatus { conditions }),
+        }
+    }
+
+    #[test]
+    fn well_means_that_all_that_is_asked_for_is_carried_out() {
+        for (condition, want) in [
+            (Condition::yes("Accepted", "Accepted", ""), true),
+            (Condition::no("Accepted", "Invalid", ""), false),
+            (Condition::unknown("Accepted", "Pending", ""), false),
+            (Condition::yes("Accepted", "ListenersNotValid", ""), false),
+            (Condition::no("Programmed", "AddressNotAssigned", ""), false),
+            (Condition::no("ResolvedRefs", "BackendNotFound", ""), false),
+            (
+                Condition::yes("PartiallyInvalid", "UnsupportedValue", ""),
+                false,
+            ),
+            (Condition::no("Conflicted", "NoConflicts", ""), true),
+            (Condition::yes("Conflicted", "HostnameConflict", ""), false),
+            (
+                Condition::yes(UNSUPPORTED_FIELDS, "UnsupportedValue", ""),
+                false,
+            ),
+            (
+                Condition::no("forebay.dev/Applied", "NotReferenced", ""),
+                true,
+            ),
+            (Condition::no("forebay.dev/Applied", "Shadowed", ""), true),
+            (Condition::no("forebay.dev/Applied", "Invalid", ""), false),
+            (
+                Condition::no("forebay.dev/Applied", "HostNotFound", ""),
+                false,
+            ),
+            (
+                Condition::no(
+                    "forebay.dev/EjectionPossible",
+                    "MaxEjectionPercentTooLow",
+                    "",
+                ),
+                true,
+            ),
+        ] {
+            let shown = format!("{condition:?}");
+            let statuses = [status(vec![condition])];
+            assert_eq!(well(&statuses), want, "{shown}");
+        }
+        assert!(well(&[]));
+    }
+
+    #[test]
+    fn a_status_has_the_shape_that_kubernetes_expects() {
+        let condition = Condition::yes("Accepted", "Accepted", "fine").at(3);
+        let json = serde_json::to_value(status(vec![condition])).expect("JSON");
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "namespace": "a", "name": "b",
+                "status": {"conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted",
+                    "message": "fine", "observedGeneration": 3}]},
+            })
+        );
     }
 }

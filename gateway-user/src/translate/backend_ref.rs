@@ -81,11 +81,12 @@ fn service_port<'a>(
 }
 
 fn granted(inputs: &Inputs, route_namespace: &str, service: &ObjectKey) -> bool {
+    let first = ObjectKey::new(service.namespace.clone(), "");
     inputs
         .reference_grants
-        .values()
-        .filter(|grant| grant.metadata.namespace == *service.namespace)
-        .any(|grant| {
+        .range(first..)
+        .take_while(|(key, _)| key.namespace == service.namespace)
+        .any(|(_, grant)| {
             grant.spec.from.iter().any(|from| {
                 from.group == GROUP && from.kind == "HTTPRoute" && from.namespace == route_namespace
             }) && grant.spec.to.iter().any(|to| {

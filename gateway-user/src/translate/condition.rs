@@ -93,7 +93,7 @@ pub(super) fn list(items: &[String]) -> String {
 }
 
 /// Joins sentences by semicolons.
-pub(super) fn sentences(items: &[String]) -> String {
+pub(crate) fn sentences(items: &[String]) -> String {
     join(items, "; ", 16)
 }
 
