@@ -27,6 +27,7 @@ mod guarded;
 mod head;
 mod host;
 mod reason;
+pub mod response;
 mod scanner;
 pub mod target;
 

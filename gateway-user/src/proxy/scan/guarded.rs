@@ -368,6 +368,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -382,5 +384,119 @@ mod tests {
             (sifted.passed, sifted.verdict),
             (0, Verdict::Refused(refusal))
         );
+    }
+
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    const UPGRADE: &[u8] =
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+    fn guarded(
+        limits: Limits,
+    ) -> (
+        tokio::io::DuplexStream,
+        Guarded<tokio::io::DuplexStream>,
+        Admission,
+    ) {
+        let (client, server) = tokio::io::duplex(64 * 1024);
+        let (guarded, admission) = Guarded::new(server, limits, Instant::now());
+        (client, guarded, admission)
+    }
+
+    /// One read into so much room; `None` if nothing passes now.
+    async fn read(guarded: &mut Guarded<tokio::io::DuplexStream>, room: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; room];
+        tokio::select! {
+            biased;
+            count = guarded.read(&mut bytes) => {
+                bytes.truncate(count.unwrap());
+                Some(bytes)
+            }
+            () = std::future::ready(()) => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn phases_and_the_time_of_a_head() {
+        let (mut client, mut guarded, admission) = guarded(Limits::default());
+        assert_eq!(admission.phase(), Phase::AwaitingHead);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        client.write_all(&HEAD[..5]).await.unwrap();
+        assert_eq!(read(&mut guarded, 100).await, None);
+        let since = Duration::from_secs(3);
+        assert_eq!(admission.phase(), Phase::Head { since });
+        // More of the same head does not move its beginning.
+        tokio::time::advance(Duration::from_secs(4)).await;
+        client.write_all(&HEAD[5..7]).await.unwrap();
+        assert_eq!(read(&mut guarded, 100).await, None);
+        assert_eq!(admission.phase(), Phase::Head { since });
+        // The rest, and the beginning of the next one in the same read: that one began now.
+        client
+            .write_all(&[&HEAD[7..], b"PO"].concat())
+            .await
+            .unwrap();
+        assert_eq!(read(&mut guarded, 100).await.unwrap(), HEAD);
+        let since = Duration::from_secs(7);
+        assert_eq!(admission.phase(), Phase::Head { since });
+        let rest = b"ST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab";
+        client.write_all(rest).await.unwrap();
+        assert_eq!(
+            read(&mut guarded, 1000).await.unwrap().len(),
+            rest.len() + 2
+        );
+        assert_eq!(admission.phase(), Phase::Body);
+        assert_eq!(
+            (admission.progress().heads, admission.progress().body_bytes),
+            (2, 2)
+        );
+        client.write_all(b"c").await.unwrap();
+        assert_eq!(read(&mut guarded, 1000).await.unwrap(), b"c");
+        assert_eq!(admission.phase(), Phase::AwaitingHead);
+        assert_eq!(
+            guarded.held.bytes.capacity(),
+            0,
+            "an idle connection keeps no buffer"
+        );
+        client.write_all(b"\n").await.unwrap();
+        assert_eq!(read(&mut guarded, 1000).await.unwrap(), REFUSED_REQUEST);
+        assert_eq!(admission.phase(), Phase::Ended);
+        assert_eq!(admission.refusal().unwrap().reason, Reason::BareLf);
+        assert_eq!(read(&mut guarded, 1000).await, None);
+    }
+
+    #[tokio::test]
+    async fn small_buffers_lose_nothing() {
+        let (mut client, mut guarded, _) = guarded(Limits::default());
+        client.write_all(&HEAD.repeat(3)).await.unwrap();
+        let mut all = Vec::new();
+        while let Some(bytes) = read(&mut guarded, 7).await {
+            all.extend(bytes);
+        }
+        assert_eq!(all, HEAD.repeat(3));
+    }
+
+    #[tokio::test]
+    async fn what_follows_an_upgrade_waits_for_the_answer() {
+        let hold = Limits {
+            hold_upgrades: true,
+            ..Limits::default()
+        };
+        let (mut client, mut tunnelled, admission) = guarded(hold);
+        client
+            .write_all(&[UPGRADE, b"\x81\x00"].concat())
+            .await
+            .unwrap();
+        assert_eq!(read(&mut tunnelled, 1000).await.unwrap(), UPGRADE);
+        assert_eq!(read(&mut tunnelled, 1000).await, None);
+        admission.tunnel();
+        assert_eq!(read(&mut tunnelled, 1000).await.unwrap(), b"\x81\x00");
+        client.write_all(b"\n\n").await.unwrap();
+        assert_eq!(read(&mut tunnelled, 1000).await.unwrap(), b"\n\n");
+
+        let (mut client, mut resumed, admission) = guarded(hold);
+        client.write_all(&[UPGRADE, HEAD].concat()).await.unwrap();
+        assert_eq!(read(&mut resumed, 1000).await.unwrap(), UPGRADE);
+        assert_eq!(read(&mut resumed, 1000).await, None);
+        admission.resume();
+        assert_eq!(read(&mut resumed, 1000).await.unwrap(), HEAD);
     }
 }

@@ -401,3 +401,26 @@ fn broken_bodies_never_look_complete() {
         }
     }
 }
+
+/// How long one head takes: `cargo test --release -p gateway-user scan_cost -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn scan_cost() {
+    let head = b"GET /api/v1/items/12345?expand=owner&limit=50 HTTP/1.1\r\nHost: shop.example.com\r\nUser-Agent: Mozilla/5.0 \
+        (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\nAccept: application/json, text/plain, */*\r\nAccept-Language: \
+        en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br\r\nConnection: keep-alive\r\nCookie: session=0123456789abcdef0123456789abcdef\r\n\
+        Referer: https://shop.example.com/items\r\n\r\n";
+    let mut bytes = head.to_vec();
+    let mut scanner = Scanner::new(Limits::default());
+    let best = (0..20)
+        .map(|_| {
+            let start = std::time::Instant::now();
+            for _ in 0..10_000 {
+                let sifted = scanner.sift(std::hint::black_box(&mut bytes));
+                assert_eq!(sifted.passed, head.len());
+            }
+            start.elapsed() / 10_000
+        })
+        .min();
+    println!("{} bytes: {best:?} per head, best of 20", head.len());
+}
