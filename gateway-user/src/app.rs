@@ -18,7 +18,7 @@ use crate::admin;
 use crate::admin::server::BindError;
 use crate::allocate::{Allocations, allocate};
 use crate::args::AccessLogArg;
-use crate::datapath;
+use crate::datapath::{self, Driver};
 use crate::drain::{Drain, Phase, Signals};
 use crate::file::keys::{self, KeyError};
 use crate::file::merge::{Files, Problem};
@@ -30,7 +30,7 @@ use crate::readiness::{Progress, Readiness};
 use crate::settings::{Datapath, Settings};
 use crate::snapshot::Generation;
 use crate::status::{self, Report};
-use crate::translate::{Context, translate};
+use crate::translate::{Context, Inputs, translate};
 
 use self::kernel::Kernel;
 use self::view::{Shared, View};
@@ -105,27 +105,7 @@ impl App {
             return Err(RunError::Config(settings.config, why.clone()));
         }
         files.update(listing);
-        let inputs = &files.merged().inputs;
-        let replicas = translate(
-            inputs,
-            &Context {
-                on_cluster: false,
-                allocations: &Allocations::default(),
-            },
-        )
-        .snapshot
-        .replicas
-        .len();
-        let driver = if settings.datapath == Datapath::Off {
-            // Nothing is hashed, but nodes that disagree later would be worse than none.
-            if replicas > 1 && keys::from_secret(inputs)?.is_none() {
-                return Err(KeyError::Missing(replicas).into());
-            }
-            None
-        } else {
-            let keys = keys::load(inputs, replicas, &settings.state_dir)?;
-            Kernel::open(&settings, &keys)?
-        };
+        let driver = open_kernel(&settings, &files.merged().inputs)?;
         let admin = admin::server::bind("--admin", &settings.admin).await?;
         let metrics = admin::server::bind("--metrics", &settings.metrics).await?;
         let ready = admin::server::bind("--ready", &settings.ready).await?;
@@ -336,4 +316,28 @@ fn load_allocations(settings: &Settings) -> Allocations {
         tracing::warn!("{} is damaged and is not used: {error}", path.display());
         Allocations::default()
     })
+}
+
+/// Sets up the kernel half with the keys that the nodes share; none with `--datapath off`.
+fn open_kernel(settings: &Settings, inputs: &Inputs) -> Result<Option<Driver>, RunError> {
+    let replicas = translate(
+        inputs,
+        &Context {
+            on_cluster: false,
+            allocations: &Allocations::default(),
+        },
+    )
+    .snapshot
+    .replicas
+    .len();
+    if settings.datapath == Datapath::Off {
+        // Nothing is hashed, but nodes that disagree later would be worse than none.
+        if replicas > 1 && keys::from_secret(inputs)?.is_none() {
+            return Err(KeyError::Missing(replicas).into());
+        }
+        Ok(None)
+    } else {
+        let keys = keys::load(inputs, replicas, &settings.state_dir)?;
+        Ok(Kernel::open(settings, &keys)?)
+    }
 }

@@ -21,7 +21,7 @@ use prometheus_client::registry::Registry;
 use crate::app::view::Shared;
 use crate::drain::Phase;
 use crate::proxy::ClusterStatus;
-use crate::proxy::stats::BUCKETS_US;
+use crate::proxy::stats::{BUCKETS_US, Reading};
 
 /// Names of response classes, in the order of the counters.
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -96,41 +96,46 @@ impl Collector for Reader {
             "Client connections open now.",
             &[(&[], reading.open_connections as u64)],
         )?;
-        let events: Vec<_> = reading
-            .events
-            .iter()
-            .map(|(name, n)| ([("event", *name)], *n))
-            .collect();
-        counter(
-            e,
-            "forebay_proxy_events",
-            "What happened to connections, by event.",
-            &as_rows(&events),
-        )?;
-        let flags: Vec<_> = reading
-            .flags
-            .iter()
-            .map(|(name, n)| ([("flag", *name)], *n))
-            .collect();
-        counter(
-            e,
-            "forebay_responses_by_flag",
-            "Requests by response flag.",
-            &as_rows(&flags),
-        )?;
-        let classes: Vec<_> = CLASSES
-            .into_iter()
-            .zip(reading.classes)
-            .map(|(c, n)| ([("class", c)], n))
-            .collect();
-        counter(
-            e,
-            "forebay_requests",
-            "Requests by class of the response code.",
-            &as_rows(&classes),
-        )?;
+        totals(e, &reading)?;
         clusters(e, &self.0.proxy.endpoints())
     }
+}
+
+/// What is counted for the whole node.
+fn totals(e: &mut DescriptorEncoder<'_>, reading: &Reading) -> fmt::Result {
+    let events: Vec<_> = reading
+        .events
+        .iter()
+        .map(|(name, n)| ([("event", *name)], *n))
+        .collect();
+    counter(
+        e,
+        "forebay_proxy_events",
+        "What happened to connections, by event.",
+        &as_rows(&events),
+    )?;
+    let flags: Vec<_> = reading
+        .flags
+        .iter()
+        .map(|(name, n)| ([("flag", *name)], *n))
+        .collect();
+    counter(
+        e,
+        "forebay_responses_by_flag",
+        "Requests by response flag.",
+        &as_rows(&flags),
+    )?;
+    let classes: Vec<_> = CLASSES
+        .into_iter()
+        .zip(reading.classes)
+        .map(|(c, n)| ([("class", c)], n))
+        .collect();
+    counter(
+        e,
+        "forebay_requests",
+        "Requests by class of the response code.",
+        &as_rows(&classes),
+    )
 }
 
 type Row<'a> = (&'a [(&'a str, &'a str)], u64);
@@ -244,6 +249,11 @@ fn clusters(e: &mut DescriptorEncoder<'_>, clusters: &[ClusterStatus]) -> fmt::R
         &rows,
         false,
     )?;
+    health(e, clusters)
+}
+
+/// Ejections, endpoints, connects and latency of every cluster.
+fn health(e: &mut DescriptorEncoder<'_>, clusters: &[ClusterStatus]) -> fmt::Result {
     let outcomes = [("outcome", "ejected"), ("outcome", "suppressed_by_cap")];
     let rows = per_cluster(clusters, outcomes, |c, i| {
         [c.ejections, c.ejections_suppressed][i]

@@ -41,7 +41,8 @@ pub fn status(answer: &Value) -> String {
         text(&answer["drain"]),
         text(&answer["open_connections"]),
     );
-    let mut nodes = Table::new("Nodes", &["NAME", "ADDRESS", "STATE", "WEIGHT"]);
+    out += &datapath(&answer["datapath"]);
+    let mut nodes = Table::new("Listed nodes", &["NAME", "ADDRESS", "STATE", "WEIGHT"]);
     for replica in items(&answer["replicas"]) {
         nodes.row(
             [
@@ -57,6 +58,40 @@ pub fn status(answer: &Value) -> String {
     out += &objects(&answer["objects"]);
     out += &problems(&answer["problems"]);
     out
+}
+
+/// The kernel half; nothing with `--datapath off`.
+fn datapath(datapath: &Value) -> String {
+    if datapath.is_null() {
+        return String::new();
+    }
+    let mut links = Table::new("Interfaces", &["NAME", "MODE", "MTU", "NOTE"]);
+    for link in items(&datapath["interfaces"]) {
+        links.row(
+            [
+                &link["interface"],
+                &link["mode"],
+                &link["mtu"],
+                &link["note"],
+            ]
+            .map(text),
+        );
+    }
+    let mut nodes = Table::new(
+        "Nodes",
+        &["NAME", "ADDRESS", "STATE", "ROWS", "FORWARD", "MAC"],
+    );
+    for node in items(&datapath["nodes"]) {
+        let cells =
+            ["name", "address", "state", "rows", "forward", "mac"].map(|cell| text(&node[cell]));
+        nodes.row(cells);
+    }
+    let announced = join(items(&datapath["announcing"]).iter().map(text));
+    format!(
+        "{links}{nodes}Rows in transition: {}. Second chances: {}. Announced by this node: {announced}.\n\n",
+        text(&datapath["rows_in_transition"]),
+        text(&datapath["counters"]["second_chance"]),
+    )
 }
 
 /// `forebay validate`.
@@ -82,61 +117,61 @@ pub fn validation(answer: &Value) -> String {
 
 /// One table for each kind, then each condition that is not as it should be.
 fn objects(objects: &Value) -> String {
-    let mut gateways = Table::new("Gateways", &["NAME", "ADDRESSES", "PROGRAMMED"]);
-    let mut listeners = Table::new("Listeners", &["GATEWAY", "NAME", "ROUTES", "PROGRAMMED"]);
-    let mut routes = Table::new("Routes", &["NAME", "PARENT", "ACCEPTED", "REFS"]);
-    let mut others = Table::new(
-        "Other objects",
-        &["KIND", "NAME", "CONDITION", "STATUS", "REASON"],
-    );
-    let mut remarks = Table::new(
-        "Not as asked for",
-        &["OBJECT", "CONDITION", "REASON", "MESSAGE"],
-    );
+    let mut tables = Objects {
+        gateways: Table::new("Gateways", &["NAME", "ADDRESSES", "PROGRAMMED"]),
+        listeners: Table::new("Listeners", &["GATEWAY", "NAME", "ROUTES", "PROGRAMMED"]),
+        routes: Table::new("Routes", &["NAME", "PARENT", "ACCEPTED", "REFS"]),
+        others: Table::new(
+            "Other objects",
+            &["KIND", "NAME", "CONDITION", "STATUS", "REASON"],
+        ),
+        remarks: Table::new(
+            "Not as asked for",
+            &["OBJECT", "CONDITION", "REASON", "MESSAGE"],
+        ),
+    };
     for object in items(objects) {
+        tables.add(object);
+    }
+    let Objects {
+        gateways,
+        listeners,
+        routes,
+        others,
+        remarks,
+    } = tables;
+    format!("{gateways}{listeners}{routes}{others}{remarks}")
+}
+
+struct Objects {
+    gateways: Table,
+    listeners: Table,
+    routes: Table,
+    others: Table,
+    remarks: Table,
+}
+
+impl Objects {
+    fn add(&mut self, object: &Value) {
         let (name, status) = (name_of(object), &object["status"]);
         let kind = text(&object["kind"]);
         remark(
-            &mut remarks,
+            &mut self.remarks,
             &format!("{kind} {name}"),
             &status["conditions"],
         );
         match kind.as_str() {
-            "Gateway" => {
-                let addresses = items(&status["addresses"])
-                    .iter()
-                    .map(|a| text(&a["value"]));
-                gateways.row([
-                    name.clone(),
-                    join(addresses),
-                    truth(&status["conditions"], "Programmed"),
-                ]);
-                for listener in items(&status["listeners"]) {
-                    let section = text(&listener["name"]);
-                    remark(
-                        &mut remarks,
-                        &format!("{kind} {name} listener {section}"),
-                        &listener["conditions"],
-                    );
-                    let routes = text(&listener["attachedRoutes"]);
-                    listeners.row([
-                        name.clone(),
-                        section,
-                        routes,
-                        truth(&listener["conditions"], "Programmed"),
-                    ]);
-                }
-            }
+            "Gateway" => self.add_gateway(&name, status),
             "HTTPRoute" => {
                 for parent in items(&status["parents"]) {
                     let of = text(&parent["parentRef"]["name"]);
                     remark(
-                        &mut remarks,
+                        &mut self.remarks,
                         &format!("{kind} {name} at {of}"),
                         &parent["conditions"],
                     );
                     let accepted = truth(&parent["conditions"], "Accepted");
-                    routes.row([
+                    self.routes.row([
                         name.clone(),
                         of,
                         accepted,
@@ -147,12 +182,35 @@ fn objects(objects: &Value) -> String {
             _ => {
                 for c in items(&status["conditions"]) {
                     let [of, value, reason] = [&c["type"], &c["status"], &c["reason"]].map(text);
-                    others.row([kind.clone(), name.clone(), of, value, reason]);
+                    self.others
+                        .row([kind.clone(), name.clone(), of, value, reason]);
                 }
             }
         }
     }
-    format!("{gateways}{listeners}{routes}{others}{remarks}")
+
+    fn add_gateway(&mut self, name: &str, status: &Value) {
+        let addresses = items(&status["addresses"])
+            .iter()
+            .map(|a| text(&a["value"]));
+        self.gateways.row([
+            name.to_owned(),
+            join(addresses),
+            truth(&status["conditions"], "Programmed"),
+        ]);
+        for listener in items(&status["listeners"]) {
+            let section = text(&listener["name"]);
+            let what = format!("Gateway {name} listener {section}");
+            remark(&mut self.remarks, &what, &listener["conditions"]);
+            let routes = text(&listener["attachedRoutes"]);
+            self.listeners.row([
+                name.to_owned(),
+                section,
+                routes,
+                truth(&listener["conditions"], "Programmed"),
+            ]);
+        }
+    }
 }
 
 fn join(parts: impl Iterator<Item = String>) -> String {
@@ -330,69 +388,65 @@ pub fn endpoints(answer: &Value) -> String {
 /// `forebay explain`.
 #[must_use]
 pub fn explanation(answer: &Value) -> String {
-    let mut out = String::new();
     if items(answer).is_empty() {
-        out += "no Gateway listens on that port\n";
+        return "no Gateway listens on that port\n".into();
     }
-    for bind in items(answer) {
+    items(answer).iter().map(explained_bind).collect()
+}
+
+fn explained_bind(bind: &Value) -> String {
+    let mut out = format!(
+        "{} (Gateway {})\n",
+        text(&bind["bind"]),
+        text(&bind["gateway"])
+    );
+    for listener in items(&bind["listeners"]) {
+        let chosen = listener["chosen"] == Value::Bool(true);
+        let mark = if chosen { "listener" } else { "not     " };
         let _ = writeln!(
             out,
-            "{} (Gateway {})",
-            text(&bind["bind"]),
-            text(&bind["gateway"])
+            "  {mark}  {} (host {})",
+            text(&listener["name"]),
+            text(&listener["hostname"])
         );
-        for listener in items(&bind["listeners"]) {
-            let mark = if listener["chosen"] == Value::Bool(true) {
-                "listener"
-            } else {
-                "not     "
-            };
-            let _ = writeln!(
-                out,
-                "  {mark}  {} (host {})",
-                text(&listener["name"]),
-                text(&listener["hostname"])
-            );
-        }
-        for tried in items(&bind["considered"]) {
-            let rule = format!(
-                "{}/rule/{}",
-                text(&tried["rule"]["route"]),
-                text(&tried["rule"]["index"])
-            );
-            let what = matching(&tried["matching"]);
-            let _ = match &tried["mismatch"] {
-                Value::Null => writeln!(out, "  rule      {rule} ({what})"),
-                why => writeln!(
-                    out,
-                    "  not       {rule} ({what}): {} differs",
-                    text(why).to_lowercase()
-                ),
-            };
-        }
-        for backend in items(&bind["winner"]["backends"]) {
-            let key = &backend["cluster"];
-            let target = match backend["invalid"].as_str() {
-                Some(why) => format!("answers 500: {why}"),
-                None => format!("{}:{}", text(&key["service"]), text(&key["port"])),
-            };
-            let policy = match key["destination_rule"].as_str() {
-                Some(name) => format!(" under DestinationRule {name}"),
-                None => String::new(),
-            };
-            let to = join(
-                items(&backend["endpoints"])
-                    .iter()
-                    .map(|e| text(&e["key"]["address"])),
-            );
-            let _ = writeln!(
-                out,
-                "  {:>3} %     {target}{policy}: {to}",
-                text(&backend["percent"])
-            );
-        }
-        let _ = writeln!(out, "  {}", text(&bind["outcome"]));
     }
+    for tried in items(&bind["considered"]) {
+        let rule = format!(
+            "{}/rule/{}",
+            text(&tried["rule"]["route"]),
+            text(&tried["rule"]["index"])
+        );
+        let what = matching(&tried["matching"]);
+        let _ = match &tried["mismatch"] {
+            Value::Null => writeln!(out, "  rule      {rule} ({what})"),
+            why => writeln!(
+                out,
+                "  not       {rule} ({what}): {} differs",
+                text(why).to_lowercase()
+            ),
+        };
+    }
+    for backend in items(&bind["winner"]["backends"]) {
+        let key = &backend["cluster"];
+        let target = match backend["invalid"].as_str() {
+            Some(why) => format!("answers 500: {why}"),
+            None => format!("{}:{}", text(&key["service"]), text(&key["port"])),
+        };
+        let policy = key["destination_rule"].as_str();
+        let policy =
+            policy.map_or_else(String::new, |name| format!(" under DestinationRule {name}"));
+        let to = join(
+            items(&backend["endpoints"])
+                .iter()
+                .map(|e| text(&e["key"]["address"])),
+        );
+        let _ = writeln!(
+            out,
+            "  {:>3} %     {target}{policy}: {to}",
+            text(&backend["percent"])
+        );
+    }
+    let _ = writeln!(out, "  {}", text(&bind["outcome"]));
     out
 }
 

@@ -1,3 +1,5 @@
+//! Tests of the limits: a model of the permits, and threads that race for them.
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};

@@ -1,3 +1,5 @@
+//! Tests of outlier detection with a clock that stands still.
+
 use super::*;
 
 const S: Duration = Duration::from_secs(1);

@@ -1,3 +1,5 @@
+//! Tests of the access log's lines and of its writer.
+
 use super::*;
 use http::{Method, Uri};
 

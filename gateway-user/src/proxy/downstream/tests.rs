@@ -1,3 +1,5 @@
+//! Tests of the downstream timers on a paused clock.
+
 use super::*;
 
 const S: Duration = Duration::from_secs(1);
