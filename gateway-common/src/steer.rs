@@ -27,53 +27,48 @@ use crate::verdict::Verdict;
 /// The caller counts the verdict's counter; [`Counter::Decapsulated`] alone is counted here, beside it.
 #[inline(always)]
 pub fn steer<T: Tables>(packet: &mut T::Packet, tables: &T) -> Verdict {
-    let Some(config) = tables
-        .config()
-        .filter(|config| config.abi_version() == ABI_VERSION && config.self_index() != 0)
-    else {
-        return Verdict::pass(Counter::NotConfigured);
-    };
-    let Some(ethernet) = packet.read::<Ethernet>(0) else {
-        return Verdict::pass(Counter::NotOurs);
-    };
-    let flow = match ethernet.kind {
-        ethertype::IPV4 => ipv4(packet, tables, config, &ethernet),
-        ethertype::ARP => return arp::answer(packet, tables, config, &ethernet),
-        _ => return Verdict::pass(Counter::NotOurs),
-    };
-    match flow.map(|flow| (decide(packet, tables, config, &flow), flow)) {
-        Ok((Next::Stay(verdict), _)) | Err(verdict) => verdict,
-        Ok((Next::Send(errand), flow)) => send(packet, tables, &flow, errand),
+    match consider(packet, tables) {
+        Ok(verdict) | Err(verdict) => verdict,
     }
 }
 
-/// The VIP flow of an IPv4 packet, out of the tunnel if it came so; else the verdict about it.
+/// The decision; an early verdict comes as an error.
+///
+/// Headers are read again where they are needed, rather than kept: that is cheaper than the stack.
 #[inline(always)]
-fn ipv4<T: Tables>(
-    packet: &mut T::Packet,
-    tables: &T,
-    config: LiveConfig<'_>,
-    ethernet: &Ethernet,
-) -> Result<Flow, Verdict> {
+fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Verdict> {
+    let config = tables
+        .config()
+        .filter(|config| config.abi_version() == ABI_VERSION && config.self_index() != 0);
+    let config = config.ok_or(Verdict::pass(Counter::NotConfigured))?;
     let foreign = Verdict::pass(Counter::NotOurs);
+    match packet.read::<Ethernet>(0).ok_or(foreign)?.kind {
+        ethertype::IPV4 => {}
+        ethertype::ARP => return Ok(arp::answer(packet, tables, config)),
+        _ => return Err(foreign),
+    }
     let ip = packet
         .read::<Ipv4>(IP)
         .filter(|ip| ip.version_ihl >> 4 == 4)
         .ok_or(foreign)?;
-    let (ip, arrival, foreign) = match ip.protocol {
-        protocol::TCP => (ip, Arrival::Direct, foreign),
-        protocol::UDP => {
-            let (tunnel, inner) = tunnel::open(packet, tables, ethernet, &ip)?;
-            (
-                inner,
-                Arrival::Tunnel(tunnel),
-                Verdict::drop(Counter::TunnelNotVip),
-            )
-        }
+    let (arrival, foreign) = match ip.protocol {
+        protocol::TCP => (Arrival::Direct, foreign),
+        protocol::UDP => (
+            Arrival::Tunnel(tunnel::open(packet, tables, config, &ip)?),
+            Verdict::drop(Counter::TunnelNotVip),
+        ),
         _ => return Err(foreign),
     };
+    let ip = packet
+        .read::<Ipv4>(IP)
+        .filter(|ip| ip.protocol == protocol::TCP)
+        .ok_or(foreign)?;
     let tcp = vip_segment(packet, tables, config, &ip, foreign)?;
-    Ok(Flow::new(config, ethernet, &ip, &tcp, arrival))
+    let flow = Flow::new(config, &ip, &tcp, arrival);
+    match decide(packet, tables, config, &flow) {
+        Next::Stay(verdict) => Ok(verdict),
+        Next::Send(errand) => Ok(send(packet, tables, config, &flow, errand)),
+    }
 }
 
 /// The TCP header of a packet that is for a VIP and whole; `foreign` for one that is not for a VIP.
@@ -85,9 +80,6 @@ fn vip_segment<T: Tables>(
     ip: &Ipv4,
     foreign: Verdict,
 ) -> Result<Tcp, Verdict> {
-    if ip.protocol != protocol::TCP {
-        return Err(foreign);
-    }
     let plain = ip.version_ihl == 0x45 && !ip.is_fragment();
     let Some(tcp) = packet.read::<Tcp>(L4).filter(|_| plain) else {
         return Err(unreadable(tables, config, ip).unwrap_or(foreign));

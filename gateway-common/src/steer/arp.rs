@@ -15,18 +15,12 @@ pub(super) fn answer<T: Tables>(
     packet: &mut T::Packet,
     tables: &T,
     config: LiveConfig<'_>,
-    ethernet: &Ethernet,
 ) -> Verdict {
-    reply(packet, tables, config, ethernet).unwrap_or(Verdict::pass(Counter::NotOurs))
+    reply(packet, tables, config).unwrap_or(Verdict::pass(Counter::NotOurs))
 }
 
 #[inline(always)]
-fn reply<T: Tables>(
-    packet: &mut T::Packet,
-    tables: &T,
-    config: LiveConfig<'_>,
-    ethernet: &Ethernet,
-) -> Option<Verdict> {
+fn reply<T: Tables>(packet: &mut T::Packet, tables: &T, config: LiveConfig<'_>) -> Option<Verdict> {
     let request = packet.read::<Arp>(IP)?;
     let asks = request.kind == Arp::ETHERNET_IPV4 && request.operation == Arp::REQUEST;
     if !asks || request.sender == request.target {
@@ -54,7 +48,7 @@ fn reply<T: Tables>(
         Ethernet {
             destination: request.sender_mac,
             source: own.source_mac,
-            ..*ethernet
+            ..packet.read(0)?
         },
     )?;
     packet.write(IP, reply)?;

@@ -11,6 +11,7 @@ use crate::abi::row::ROW_NODES;
 use crate::abi::{Counter, LiveConfig, NodeIndex, Row, config::flag, node_flag};
 use crate::encap::Phase;
 use crate::hash::row_of;
+use crate::packet::{Ethernet, Packet};
 use crate::verdict::Verdict;
 
 /// Nodes of a row beside its owner.
@@ -241,6 +242,9 @@ impl<T: Tables> Decision<'_, T> {
     #[inline(always)]
     fn comes_from_peer(&self) -> bool {
         matches!(self.flow.arrival, Arrival::Tunnel(_))
-            || is_peer_mac(self.tables, self.config, &self.flow.ethernet.source)
+            || self
+                .packet
+                .read::<Ethernet>(0)
+                .is_some_and(|ethernet| is_peer_mac(self.tables, self.config, &ethernet.source))
     }
 }

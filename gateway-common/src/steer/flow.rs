@@ -4,7 +4,7 @@ use super::Tuple;
 use crate::abi::LiveConfig;
 use crate::encap::Tunnel;
 use crate::hash::flow_v4;
-use crate::packet::{Ethernet, Ipv4, Tcp};
+use crate::packet::{Ipv4, Tcp};
 
 /// How a packet came here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,10 +18,6 @@ pub enum Arrival {
 /// A whole TCP packet for a VIP.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
-    /// Its Ethernet header.
-    pub ethernet: Ethernet,
-    /// Its IPv4 header.
-    pub ip: Ipv4,
     /// Its addresses and ports.
     pub tuple: Tuple,
     /// Keyed hash of the tuple.
@@ -34,16 +30,8 @@ pub struct Flow {
 
 impl Flow {
     #[inline(always)]
-    pub(super) fn new(
-        config: LiveConfig<'_>,
-        ethernet: &Ethernet,
-        ip: &Ipv4,
-        tcp: &Tcp,
-        arrival: Arrival,
-    ) -> Self {
+    pub(super) fn new(config: LiveConfig<'_>, ip: &Ipv4, tcp: &Tcp, arrival: Arrival) -> Self {
         Self {
-            ethernet: *ethernet,
-            ip: *ip,
             tuple: Tuple {
                 source: ip.source,
                 destination: ip.destination,

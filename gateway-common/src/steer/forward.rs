@@ -4,7 +4,7 @@ use super::{
     Arrival, Flow, Tables, heartbeat,
     tables::{is_peer_mac, node},
 };
-use crate::abi::{Counter, NodeEntry, NodeIndex, config::flag, node_flag};
+use crate::abi::{Counter, LiveConfig, NodeEntry, NodeIndex, config::flag, node_flag};
 use crate::checksum;
 use crate::encap::{self, MAX_HOPS, OVERHEAD, Path, Phase, Tunnel};
 use crate::packet::{Ethernet, IP, Ipv4, Packet, v4_of};
@@ -37,37 +37,39 @@ pub(super) enum Purpose {
 pub(super) fn send<T: Tables>(
     packet: &mut T::Packet,
     tables: &T,
+    config: LiveConfig<'_>,
     flow: &Flow,
     errand: Errand,
 ) -> Verdict {
-    let Some(config) = tables.config() else {
-        return Verdict::pass(Counter::NotConfigured);
-    };
     let Some(entry) =
         node(tables, config, errand.to).filter(|entry| entry.flags & node_flag::RESOLVED != 0)
     else {
         return Verdict::drop(Counter::NeighbourUnresolved);
     };
+    let Some(ethernet) = packet.read::<Ethernet>(0) else {
+        return Verdict::drop(Counter::Truncated);
+    };
+    let Some(ip) = packet.read::<Ipv4>(IP) else {
+        return Verdict::drop(Counter::Truncated);
+    };
     let (hops, from_peer) = match flow.arrival {
         Arrival::Tunnel(tunnel) => (tunnel.hops, true),
-        Arrival::Direct if is_peer_mac(tables, config, &flow.ethernet.source) => {
-            (MAX_HOPS - 1, true)
-        }
+        Arrival::Direct if is_peer_mac(tables, config, &ethernet.source) => (MAX_HOPS - 1, true),
         Arrival::Direct => (MAX_HOPS, false),
     };
     if hops == 0 {
         return Verdict::drop(Counter::HopsSpent);
     }
-    if flow.ip.ttl <= 1 {
+    if ip.ttl <= 1 {
         return Verdict::drop(Counter::TtlSpent);
     }
     if errand.purpose == Purpose::Search && !heartbeat::take_hop(tables, config) {
         return Verdict::drop(Counter::HopBudget);
     }
-    let ip = aged(&flow.ip);
+    let ip = aged(&ip);
     let on_link = entry.flags & node_flag::ON_LINK != 0 && config.flags() & flag::ENCAP_ALWAYS == 0;
     if errand.purpose == Purpose::Deliver && on_link && !from_peer {
-        return rewrite(packet, &entry, &ip, flow);
+        return rewrite(packet, &entry, &ethernet, &ip);
     }
     let (phase, counter) = match errand.purpose {
         Purpose::Deliver => (Phase::Delivery, Counter::ForwardUdp),
@@ -114,11 +116,11 @@ fn aged(ip: &Ipv4) -> Ipv4 {
 }
 
 #[inline(always)]
-fn rewrite<P: Packet>(packet: &mut P, to: &NodeEntry, ip: &Ipv4, flow: &Flow) -> Verdict {
+fn rewrite<P: Packet>(packet: &mut P, to: &NodeEntry, ethernet: &Ethernet, ip: &Ipv4) -> Verdict {
     let ethernet = Ethernet {
         destination: to.mac,
         source: to.source_mac,
-        ..flow.ethernet
+        ..*ethernet
     };
     match packet
         .write(0, ethernet)

@@ -1,24 +1,23 @@
 //! Packets out of the tunnel: only from peers, only to our own address, only for VIPs.
 
 use super::{Tables, tables::is_peer_address};
-use crate::abi::Counter;
+use crate::abi::{Counter, LiveConfig};
 use crate::checksum;
 use crate::encap::{OVERHEAD, Outer, Tunnel};
-use crate::packet::{Ethernet, IP, Ipv4, L4, Packet, Udp, mapped, v4_of};
+use crate::packet::{IP, Ipv4, L4, Packet, Udp, mapped, v4_of};
 use crate::verdict::Verdict;
 
-/// Opens a packet of our tunnel: takes its outer headers off and returns what they said and the inner header.
+/// Opens a packet of our tunnel: takes its outer headers off and returns what they said.
 ///
 /// What is not for our tunnel's address and port, or cannot be told (a fragment, options), passes untouched.
 #[inline(always)]
 pub(super) fn open<T: Tables>(
     packet: &mut T::Packet,
     tables: &T,
-    ethernet: &Ethernet,
+    config: LiveConfig<'_>,
     ip: &Ipv4,
-) -> Result<(Tunnel, Ipv4), Verdict> {
+) -> Result<Tunnel, Verdict> {
     let foreign = Verdict::pass(Counter::NotOurs);
-    let config = tables.config().ok_or(foreign)?;
     let own = v4_of(&config.tunnel_source());
     if ip.destination != own || own == [0; 4] || ip.version_ihl != 0x45 || ip.is_fragment() {
         return Err(foreign);
@@ -30,19 +29,14 @@ pub(super) fn open<T: Tables>(
     if !is_peer_address(tables, config, &mapped(ip.source)) {
         return Err(Verdict::drop(Counter::PeerUnknown));
     }
-    let opened =
-        decapsulate(packet, ethernet, ip).ok_or(Verdict::drop(Counter::TunnelMalformed))?;
+    let opened = decapsulate(packet, ip).ok_or(Verdict::drop(Counter::TunnelMalformed))?;
     tables.count(Counter::Decapsulated);
     Ok(opened)
 }
 
 /// Takes the outer headers off; `None` if they, or the inner IPv4 header, cannot be read.
 #[inline(always)]
-fn decapsulate<P: Packet>(
-    packet: &mut P,
-    ethernet: &Ethernet,
-    ip: &Ipv4,
-) -> Option<(Tunnel, Ipv4)> {
+fn decapsulate<P: Packet>(packet: &mut P, ip: &Ipv4) -> Option<Tunnel> {
     let outer = packet.read::<Outer>(0)?;
     let inner = packet.read::<Ipv4>(IP + OVERHEAD)?;
     let tunnel = Tunnel::parse(outer.tunnel)?;
@@ -53,10 +47,10 @@ fn decapsulate<P: Packet>(
         return None;
     }
     packet.pop(OVERHEAD)?;
-    packet.write(0, *ethernet)?;
+    packet.write(0, outer.ethernet)?;
     let inner = with_congestion_mark(inner, ip.tos);
     packet.write(IP, inner)?;
-    Some((tunnel, inner))
+    Some(tunnel)
 }
 
 /// Carries a router's congestion mark on the outer header over to the inner one (RFC 6040).
