@@ -5,21 +5,18 @@
 use crate::packet::Ipv4;
 
 /// Checksum of an IPv4 header, whatever its checksum field holds (RFC 1071).
+///
+/// Words are added as they lie in memory: the sum does not depend on the byte order, but for one swap at the end.
 #[inline(always)]
 #[must_use]
 pub fn ipv4(header: &Ipv4) -> u16 {
-    let header = Ipv4 {
+    let [a, b, c, d, e]: [u32; 5] = bytemuck::cast(Ipv4 {
         checksum: [0; 2],
         ..*header
-    };
-    let bytes: [u8; 20] = bytemuck::cast(header);
-    let mut sum = 0;
-    let mut i = 0;
-    while i < 20 {
-        sum += u32::from(u16::from_be_bytes([bytes[i], bytes[i + 1]]));
-        i += 2;
-    }
-    !fold(sum)
+    });
+    let sum = a as u64 + b as u64 + c as u64 + d as u64 + e as u64;
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    u16::from_be_bytes((!fold((sum & 0xffff) as u32 + (sum >> 16) as u32)).to_ne_bytes())
 }
 
 /// The checksum after the word `old` became `new` (RFC 1624, equation 3).

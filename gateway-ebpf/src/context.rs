@@ -28,7 +28,7 @@ impl XdpPacket {
     #[inline(always)]
     fn at(&self, offset: u32, size: usize) -> Option<usize> {
         let start = self.context.data() + offset as usize;
-        (start + size <= self.context.data_end()).then_some(start)
+        if start + size <= self.context.data_end() { Some(start) } else { None }
     }
 
     /// What this node's sockets say about the packet, whose TCP header lies at [`L4`].
