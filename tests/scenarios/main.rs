@@ -2,4 +2,5 @@
 
 mod datapath;
 mod xdp_agree;
+mod xdp_lookup;
 mod xdp_verdicts;

@@ -5,10 +5,12 @@
 
 pub mod fixture;
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{Array, DevMapHash};
+use aya::maps::{Array, DevMapHash, SockMap};
 use aya::programs::{SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{COUNTERS_PER_CPU, Counter, MAX_CPUS, NodeEntry, Row, VipEntry, map};
@@ -100,12 +102,7 @@ impl Object {
         let mut out = vec![0; packet.len() + 256];
         let (returned, length, _) = self.test_run(packet, &mut out, 1)?;
         out.truncate(length);
-        let mut counted = Vec::new();
-        for (counter, (before, after)) in
-            Counter::ALL.iter().zip(before.iter().zip(self.counters()?))
-        {
-            counted.extend((*before..after).map(|_| *counter));
-        }
+        let counted = self.counted_since(&before)?;
         Ok(Run {
             action: action(returned, &self.written)?,
             bytes: out,
@@ -145,8 +142,47 @@ impl Object {
         Ok(words.get(&slot, 0)?)
     }
 
+    /// Marks a port as one of the proxy's own.
+    pub fn set_proxy_port(&mut self, port: u16) -> Result<()> {
+        self.set::<8>(
+            map::PORTS,
+            u32::from(port) / 64,
+            (1u64 << (port % 64)).to_ne_bytes(),
+        )
+    }
+
+    /// Puts a listening socket into a slot of the socket map.
+    pub fn set_socket(&mut self, slot: u32, socket: &impl AsRawFd) -> Result<()> {
+        let mut sockets =
+            SockMap::try_from(self.ebpf.map_mut(map::SOCKETS).context("no map SOCKETS")?)?;
+        sockets
+            .set(slot, socket, 0)
+            .with_context(|| format!("socket slot {slot}"))
+    }
+
+    /// Attaches the socket lookup program to this thread's network namespace.
+    pub fn attach_lookup(&mut self) -> Result<()> {
+        let program = self
+            .ebpf
+            .program_mut("forebay_lookup")
+            .context("no program forebay_lookup")?;
+        let lookup: &mut SkLookup = program.try_into()?;
+        lookup
+            .attach(File::open("/proc/thread-self/ns/net")?)
+            .context("attach forebay_lookup")?;
+        Ok(())
+    }
+
+    /// What was counted since `before`, in the order of slots.
+    pub fn counted_since(&self, before: &[u64]) -> Result<Vec<Counter>> {
+        let grown = Counter::ALL.iter().zip(before.iter().zip(self.counters()?));
+        Ok(grown
+            .flat_map(|(counter, (before, after))| (*before..after).map(|_| *counter))
+            .collect())
+    }
+
     /// Sums over all CPUs, in the order of [`Counter::ALL`].
-    fn counters(&self) -> Result<Vec<u64>> {
+    pub fn counters(&self) -> Result<Vec<u64>> {
         let words: Array<_, u64> =
             Array::try_from(self.ebpf.map(map::COUNTERS).context("no map COUNTERS")?)?;
         let cpus = std::thread::available_parallelism()?.get() as u32;

@@ -158,10 +158,7 @@ impl Sockets {
             Ipv4Addr::new(203, 0, 113, 201),
         );
         let vip = Ipv4Addr::from(VIP);
-        ip(&["link", "set", "lo", "up"])?;
-        for address in [vip, near, far] {
-            ip(&["addr", "add", &format!("{address}/32"), "dev", "lo"])?;
-        }
+        set_up_loopback(&[VIP, near.octets(), far.octets()])?;
         let listener =
             TcpListener::bind(SocketAddrV4::new(vip, LISTENING)).context("listen on the VIP")?;
         let client = Socket::new(Domain::IPV4, Type::STREAM, None)?;
@@ -228,6 +225,20 @@ fn cookie(of: &TcpPacket) -> Result<TcpPacket> {
         }
     }
     anyhow::bail!("no SYN-ACK among the first 16 packets")
+}
+
+/// Brings this namespace's loopback up with these addresses beside its own.
+pub fn set_up_loopback(addresses: &[[u8; 4]]) -> Result<()> {
+    ip(&["link", "set", "lo", "up"])?;
+    addresses.iter().try_for_each(|address| {
+        ip(&[
+            "addr",
+            "add",
+            &format!("{}/32", Ipv4Addr::from(*address)),
+            "dev",
+            "lo",
+        ])
+    })
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
