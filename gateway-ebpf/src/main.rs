@@ -5,6 +5,8 @@
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+#[cfg(all(target_arch = "bpf", feature = "bench"))]
+mod bench;
 #[cfg(target_arch = "bpf")]
 mod context;
 #[cfg(target_arch = "bpf")]

@@ -31,7 +31,7 @@ pub fn forebay_pass(_: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn act(verdict: Verdict) -> u32 {
+pub(crate) fn act(verdict: Verdict) -> u32 {
     let (action, counter) = match verdict.action {
         Action::Pass => (XDP_PASS, verdict.counter),
         Action::Drop => (XDP_DROP, verdict.counter),

@@ -3,4 +3,5 @@
 mod datapath;
 mod xdp_agree;
 mod xdp_lookup;
+mod xdp_timing;
 mod xdp_verdicts;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, DevMapHash, SockMap};
-use aya::programs::{SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{Program, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{COUNTERS_PER_CPU, Counter, MAX_CPUS, NodeEntry, Row, VipEntry, map};
 use gateway_common::host::HostTables;
@@ -39,17 +39,18 @@ pub struct Object {
 }
 
 impl Object {
-    /// Loads the object and both of its programs.
+    /// Loads the object and all of its programs.
     pub fn load() -> Result<Self> {
         let path = path()?;
         let mut ebpf = EbpfLoader::new()
             .load_file(&path)
             .with_context(|| format!("cannot load {}", path.display()))?;
-        let xdp: &mut Xdp = ebpf
-            .program_mut("forebay_xdp")
-            .context("no program forebay_xdp")?
-            .try_into()?;
-        xdp.load().context("the kernel refuses forebay_xdp")?;
+        for (name, program) in ebpf.programs_mut() {
+            if let Program::Xdp(xdp) = program {
+                xdp.load()
+                    .with_context(|| format!("the kernel refuses {name}"))?;
+            }
+        }
         let lookup: &mut SkLookup = ebpf
             .program_mut("forebay_lookup")
             .context("no program forebay_lookup")?
@@ -100,7 +101,7 @@ impl Object {
     pub fn run(&mut self, packet: &[u8]) -> Result<Run> {
         let before = self.counters()?;
         let mut out = vec![0; packet.len() + 256];
-        let (returned, length, _) = self.test_run(packet, &mut out, 1)?;
+        let (returned, length, _) = self.test_run("forebay_xdp", packet, &mut out, 1)?;
         out.truncate(length);
         let counted = self.counted_since(&before)?;
         Ok(Run {
@@ -110,11 +111,10 @@ impl Object {
         })
     }
 
-    /// Nanoseconds per packet over `repeat` runs. The packet is not restored between them, so this is good only
-    /// for packets that the program leaves as they are.
-    pub fn time(&mut self, packet: &[u8], repeat: u32) -> Result<u64> {
+    /// Nanoseconds per packet of a program, over `repeat` runs on one packet that is not restored between them.
+    pub fn time(&self, program: &str, packet: &[u8], repeat: u32) -> Result<u64> {
         let (_, _, nanoseconds) =
-            self.test_run(packet, &mut vec![0; packet.len() + 256], repeat)?;
+            self.test_run(program, packet, &mut vec![0; packet.len() + 256], repeat)?;
         Ok(nanoseconds)
     }
 
@@ -194,12 +194,18 @@ impl Object {
         Counter::ALL.iter().map(sum).collect()
     }
 
-    fn test_run(&self, packet: &[u8], out: &mut [u8], repeat: u32) -> Result<(u32, usize, u64)> {
-        let xdp: &Xdp = self
+    fn test_run(
+        &self,
+        program: &str,
+        packet: &[u8],
+        out: &mut [u8],
+        repeat: u32,
+    ) -> Result<(u32, usize, u64)> {
+        let program = self
             .ebpf
-            .program("forebay_xdp")
-            .context("no program forebay_xdp")?
-            .try_into()?;
+            .program(program)
+            .with_context(|| format!("no program {program}"))?;
+        let xdp: &Xdp = program.try_into()?;
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(out),
