@@ -1,5 +1,6 @@
 //! A packet in the kernel: the only place with pointers into it.
 
+use core::arch::asm;
 use core::mem::size_of;
 
 use aya_ebpf::EbpfContext;
@@ -107,16 +108,52 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn read<H: Header>(&self, offset: u32) -> Option<H> {
         let start = self.at(offset, size_of::<H>())?;
-        // SAFETY: `at` checked the bounds; frames begin at even addresses, offsets are even, and a header
-        // has alignment 2 and no invalid value.
-        Some(unsafe { (start as *const H).read() })
+        let mut header = H::zeroed();
+        let to = &raw mut header;
+        for word in 0..size_of::<H>() / 4 {
+            // SAFETY: `at` checked the bounds; any bytes are a valid header.
+            unsafe {
+                to.cast::<u32>()
+                    .add(word)
+                    .write_unaligned(load_u32(start + 4 * word))
+            };
+        }
+        if size_of::<H>() % 4 == 2 {
+            let rest = size_of::<H>() - 2;
+            // SAFETY: as above; the last two bytes.
+            unsafe {
+                to.cast::<u8>()
+                    .add(rest)
+                    .cast::<u16>()
+                    .write_unaligned(load_u16(start + rest))
+            };
+        }
+        Some(header)
     }
 
     #[inline(always)]
     fn write<H: Header>(&mut self, offset: u32, header: H) -> Option<()> {
         let start = self.at(offset, size_of::<H>())?;
-        // SAFETY: as for `read`; nobody else has the packet while the program runs.
-        unsafe { (start as *mut H).write(header) };
+        let from = &raw const header;
+        for word in 0..size_of::<H>() / 4 {
+            // SAFETY: `at` checked the bounds; nobody else has the packet while the program runs.
+            unsafe {
+                store_u32(
+                    start + 4 * word,
+                    from.cast::<u32>().add(word).read_unaligned(),
+                )
+            };
+        }
+        if size_of::<H>() % 4 == 2 {
+            let rest = size_of::<H>() - 2;
+            // SAFETY: as above; the last two bytes.
+            unsafe {
+                store_u16(
+                    start + rest,
+                    from.cast::<u8>().add(rest).cast::<u16>().read_unaligned(),
+                )
+            };
+        }
         Some(())
     }
 
@@ -129,4 +166,63 @@ impl Packet for XdpPacket {
     fn pop(&mut self, bytes: u32) -> Option<()> {
         self.adjust(bytes as i32)
     }
+}
+
+// Words in a packet lie at any even address. The machines that run this load and store them there in one go, but the
+// compiler, which is told of one BPF machine for all, would put a word together from pieces.
+
+/// Loads a word from a packet.
+///
+/// # Safety
+///
+/// Four bytes at `address` must lie within the packet.
+#[inline(always)]
+unsafe fn load_u32(address: usize) -> u32 {
+    let word: u64;
+    // SAFETY: the caller's; the instruction reads those bytes and nothing else.
+    unsafe {
+        asm!("{} = *(u32 *)({} + 0)", out(reg) word, in(reg) address, options(pure, readonly, nostack))
+    };
+    word as u32
+}
+
+/// Loads half a word from a packet.
+///
+/// # Safety
+///
+/// Two bytes at `address` must lie within the packet.
+#[inline(always)]
+unsafe fn load_u16(address: usize) -> u16 {
+    let word: u64;
+    // SAFETY: the caller's; the instruction reads those bytes and nothing else.
+    unsafe {
+        asm!("{} = *(u16 *)({} + 0)", out(reg) word, in(reg) address, options(pure, readonly, nostack))
+    };
+    word as u16
+}
+
+/// Stores a word into a packet.
+///
+/// # Safety
+///
+/// Four bytes at `address` must lie within the packet.
+#[inline(always)]
+unsafe fn store_u32(address: usize, word: u32) {
+    // SAFETY: the caller's; the instruction writes those bytes and nothing else.
+    unsafe {
+        asm!("*(u32 *)({} + 0) = {}", in(reg) address, in(reg) u64::from(word), options(nostack))
+    };
+}
+
+/// Stores half a word into a packet.
+///
+/// # Safety
+///
+/// Two bytes at `address` must lie within the packet.
+#[inline(always)]
+unsafe fn store_u16(address: usize, word: u16) {
+    // SAFETY: the caller's; the instruction writes those bytes and nothing else.
+    unsafe {
+        asm!("*(u16 *)({} + 0) = {}", in(reg) address, in(reg) u64::from(word), options(nostack))
+    };
 }

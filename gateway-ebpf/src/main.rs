@@ -4,6 +4,8 @@
 //! Built for the host this is an empty program, so that tools which build everything do not stumble over it.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// Inline assembly for this target is not stable; the build allows it (see context.rs for its use).
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(all(target_arch = "bpf", feature = "bench"))]
 mod bench;

@@ -72,11 +72,17 @@ pub fn find_vip<T: Tables>(tables: &T, config: LiveConfig<'_>, key: [u32; 5]) ->
         if entry.flags & vip_flag::USED == 0 {
             return None;
         }
-        if entry.key.words() == key {
+        if same(entry.key.words(), key) {
             return Some(entry);
         }
     }
     None
+}
+
+/// Equality without a call of `memcmp`, which is a loop over bytes in the kernel.
+#[inline(always)]
+const fn same(a: [u32; 5], b: [u32; 5]) -> bool {
+    (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) == 0
 }
 
 /// Flags of the entry of an IPv4 address itself, 0 if it is no VIP. Out of line, for the rarer packets.
