@@ -179,8 +179,7 @@ impl NodePrivileges for Agent {
     }
 
     fn apply(&mut self, op: &MapOp) -> Result<(), Error> {
-        self.writer.apply(op);
-        Ok(())
+        self.writer.apply(op)
     }
 
     fn set_listeners(&mut self, group: u16, sockets: &[BorrowedFd<'_>]) -> Result<(), Error> {

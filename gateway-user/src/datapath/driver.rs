@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use gateway_common::abi::{NodeIndex, vip_flag};
+use gateway_common::abi::{NodeIndex, node_flag, vip_flag};
 use gateway_common::hash::Key;
 
 use super::neighbours::ForwardMode;
@@ -335,7 +335,7 @@ impl Driver {
                     weight: node.member.weight,
                     index: node.index,
                     rows: rows.get(&node.index).copied().unwrap_or_default(),
-                    forward: self.way(node.own, &reach),
+                    forward: self.way(node.index),
                     mac: reach.mac,
                 }
             })
@@ -368,12 +368,17 @@ impl Driver {
         }
     }
 
-    fn way(&self, own: bool, reach: &Reach) -> Forward {
-        match (own, reach.resolved, self.forward) {
-            (true, _, _) => Forward::Own,
-            (_, false, _) => Forward::Unresolved,
-            (_, _, ForwardMode::Auto | ForwardMode::L2) if reach.on_link => Forward::L2,
-            _ => Forward::Udp,
+    /// As the table in the kernel says it.
+    fn way(&self, index: NodeIndex) -> Forward {
+        let flags = self.image.nodes[usize::from(index)].flags;
+        if flags & node_flag::SELF != 0 {
+            Forward::Own
+        } else if flags & node_flag::RESOLVED == 0 {
+            Forward::Unresolved
+        } else if flags & node_flag::ON_LINK != 0 && self.forward != ForwardMode::Udp {
+            Forward::L2
+        } else {
+            Forward::Udp
         }
     }
 

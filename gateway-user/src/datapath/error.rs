@@ -114,6 +114,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The index of peers has no room.
+    #[error(
+        "the node table cannot index node {index}: Forebay is made for at most 256 nodes; list fewer"
+    )]
+    TooManyNodes {
+        /// Index of the node.
+        index: u16,
+    },
     /// Netlink.
     #[error("{what} failed: {source}")]
     Netlink {

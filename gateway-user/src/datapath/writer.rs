@@ -9,9 +9,10 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use gateway_common::abi::{
-    Config, MAX_NODES, NodeEntry, NodeIndex, VIP_SLOTS, VipEntry, node_flag, vip_flag,
+    Config, MAX_NODES, NodeEntry, NodeIndex, VIP_SLOTS, VipEntry, node_flag, peers, vip_flag,
 };
 
+use super::Error;
 use super::mmap::{MappedArray, SharedTables};
 use crate::l4::diff::{Image, MapOp, without_halves};
 use crate::l4::tables::VipHalf;
@@ -71,12 +72,14 @@ impl Writer {
         let first = live(config.node_half) * MAX_NODES as usize;
         let nodes = (first..first + MAX_NODES as usize)
             .map(|slot| self.nodes.read::<NodeEntry>(slot * NODE_WORDS))
-            .map(|entry| {
-                if entry.flags & node_flag::LISTED == 0 {
-                    NodeEntry::default()
-                } else {
-                    entry
-                }
+            .map(|entry| match entry.flags & node_flag::LISTED {
+                0 => NodeEntry::default(),
+                // The peer index belongs to slots and is made anew with every half.
+                _ => NodeEntry {
+                    by_address: 0,
+                    by_mac: 0,
+                    ..entry
+                },
             })
             .collect();
         let first = live(config.vip_half) * VIP_SLOTS as usize;
@@ -94,14 +97,18 @@ impl Writer {
     }
 
     /// Carries out one operation; blocks at most [`REST`].
-    pub fn apply(&mut self, op: &MapOp) {
+    ///
+    /// # Errors
+    /// More nodes than the table can index; the live half is as it was.
+    pub fn apply(&mut self, op: &MapOp) -> Result<(), Error> {
         match op {
             MapOp::Config(config) => self.write_config(*config),
-            MapOp::Nodes(nodes) => self.write_nodes(nodes),
+            MapOp::Nodes(nodes) => self.write_nodes(nodes)?,
             MapOp::UnlistNodes(indices) => self.unlist(indices),
             MapOp::Vips(half) => self.write_vips(half),
             MapOp::Rows(rows) => self.shared.store_rows(rows),
         }
+        Ok(())
     }
 
     fn write_config(&self, wanted: Config) {
@@ -115,15 +122,18 @@ impl Writer {
         self.config.write(0, &whole);
     }
 
-    fn write_nodes(&mut self, nodes: &[NodeEntry]) {
+    fn write_nodes(&mut self, nodes: &[NodeEntry]) -> Result<(), Error> {
+        let mut nodes = nodes.to_vec();
+        peers::index(&mut nodes).map_err(|index| Error::TooManyNodes { index })?;
         rest(self.nodes_flipped);
         let half = 1 - live(self.config.half_words()[NODE_HALF_WORD].load(Ordering::Relaxed));
         let first = half * MAX_NODES as usize;
-        for (slot, entry) in (first..first + MAX_NODES as usize).zip(nodes) {
+        for (slot, entry) in (first..first + MAX_NODES as usize).zip(&nodes) {
             self.nodes.write(slot * NODE_WORDS, entry);
         }
         self.flip(NODE_HALF_WORD, half);
         self.nodes_flipped = Some(Instant::now());
+        Ok(())
     }
 
     fn unlist(&self, indices: &[NodeIndex]) {
@@ -246,10 +256,13 @@ mod tests {
             }),
         ];
         for op in &ops {
-            writer.apply(op);
+            writer.apply(op).unwrap();
             image.apply(op);
             assert_eq!(writer.image(), image, "after {op:?}");
         }
+        let slot = peers::address_slot(&[0; 16]) as usize + MAX_NODES as usize;
+        let indexed: NodeEntry = writer.nodes.read(slot * NODE_WORDS);
+        assert_eq!(indexed.by_address, 3, "peers are indexed");
         let config: Config = writer.config.read(0);
         assert_eq!(
             (config.node_half, config.vip_half, config.vip_seed),
@@ -264,9 +277,9 @@ mod tests {
             seed: 1,
             slots: vec![],
         });
-        writer.apply(&half);
+        writer.apply(&half).unwrap();
         let flipped = Instant::now();
-        writer.apply(&half);
+        writer.apply(&half).unwrap();
         assert!(
             flipped.elapsed() >= REST - Duration::from_millis(5),
             "{:?}",

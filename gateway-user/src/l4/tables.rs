@@ -359,7 +359,20 @@ impl Planner {
         fingerprint(self.settings.hash_key, &mut members)
     }
 
+    /// MACs that more than one listed node answers with: a router or a fabric speaks for them all, and a frame
+    /// for it does not reach the node that was meant.
+    fn shared_macs(&self) -> BTreeSet<[u8; 6]> {
+        let mut seen = BTreeSet::new();
+        let others = self.listed.iter().filter(|node| !node.own);
+        others
+            .filter_map(|node| self.reach.get(&node.member.address))
+            .filter(|reach| reach.resolved && !seen.insert(reach.mac))
+            .map(|reach| reach.mac)
+            .collect()
+    }
+
     fn node_table(&self) -> Box<[NodeEntry]> {
+        let shared_macs = self.shared_macs();
         let mut table = vec![NodeEntry::default(); MAX_NODES as usize].into_boxed_slice();
         for node in &self.listed {
             let reach = if node.own {
@@ -369,6 +382,7 @@ impl Planner {
                 known.copied().unwrap_or_default()
             };
             let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+            let on_link = reach.on_link && !shared_macs.contains(&reach.mac);
             let state = node.member.state;
             table[usize::from(node.index)] = NodeEntry {
                 address: abi_address(node.member.address),
@@ -378,7 +392,7 @@ impl Planner {
                 flags: node_flag::LISTED
                     | flag(state == ReplicaState::Ready, node_flag::READY)
                     | flag(state == ReplicaState::Draining, node_flag::DRAINING)
-                    | flag(reach.on_link, node_flag::ON_LINK)
+                    | flag(on_link, node_flag::ON_LINK)
                     | flag(reach.resolved, node_flag::RESOLVED)
                     | flag(node.own, node_flag::SELF),
                 ..NodeEntry::default()
@@ -464,6 +478,51 @@ mod tests {
     use gateway_common::abi::vip_flag;
 
     use super::*;
+    use crate::snapshot::Replica;
+
+    #[test]
+    fn a_mac_that_several_nodes_answer_with_is_no_way_to_any() {
+        let settings = Settings {
+            hash_key: [1, 2],
+            encapsulate_always: false,
+            tunnel_port: 17410,
+            probe_port: 17411,
+            ticks_per_second: 250,
+            drain_timeout: Duration::from_secs(60),
+        };
+        let address = |n: u8| IpAddr::from([10, 0, 0, n]);
+        let mut planner = Planner::new(settings, "n1", address(1));
+        let replicas = (1..=4).map(|n| Replica {
+            name: format!("n{n}"),
+            address: address(n),
+            state: ReplicaState::Ready,
+            weight: 1,
+        });
+        let snapshot = Snapshot {
+            replicas: replicas.collect(),
+            ..Snapshot::default()
+        };
+        planner.on_snapshot(&snapshot, Duration::ZERO);
+        let reach = |mac: u8| Reach {
+            mac: [2, 0, 0, 0, 0, mac],
+            on_link: true,
+            resolved: true,
+            ..Reach::default()
+        };
+        planner.set_reach(
+            [
+                (address(2), reach(7)),
+                (address(3), reach(7)),
+                (address(4), reach(8)),
+            ]
+            .into(),
+        );
+        let nodes = planner.desired().nodes;
+        let on_link: Vec<bool> = (1..=4)
+            .map(|i: usize| nodes[i].flags & node_flag::ON_LINK != 0)
+            .collect();
+        assert_eq!(on_link, [false, false, false, true]);
+    }
 
     fn keys(count: u32) -> BTreeMap<VipKey, Vip> {
         let vip = Vip {
