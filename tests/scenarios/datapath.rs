@@ -1,9 +1,11 @@
 //! The datapath against a real kernel: attaching, pinning, adopting, serving through VIPs, ARP, and leaving
 //! nothing behind. Namespaces, pins and processes of a test carry its name and go with it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -18,8 +20,8 @@ use gateway_common::abi::Row;
 use gateway_user::datapath::attach::PassGuard;
 use gateway_user::datapath::status::Forward;
 use gateway_user::datapath::{
-    Agent, AgentSettings, AttachMode, Driver, DriverSettings, ForwardMode, NodePrivileges,
-    SharedTables, attach_pass, detach,
+    Agent, AgentSettings, AttachMode, Attachment, Driver, DriverSettings, ForwardMode,
+    NodePrivileges, SharedTables, attach_pass, detach,
 };
 use gateway_user::snapshot::{Bind, BindKey, ObjectKey, Protocol, Replica, ReplicaState, Snapshot};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -123,8 +125,9 @@ fn serve(listener: TcpListener, greeting: String, stop: &Arc<AtomicBool>) {
 
 fn line(stream: &mut TcpStream) -> String {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let bytes = stream.bytes().map(|byte| byte.unwrap());
-    String::from_utf8(bytes.take_while(|byte| *byte != b'\n').collect()).unwrap()
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
 }
 
 /// A node: namespace, listening socket, heartbeat, driver.
@@ -282,9 +285,9 @@ fn pair(test: &str) -> (Node, Namespace) {
 }
 
 #[test]
-fn a_vip_is_served_guarded_and_survives_a_restart() {
+fn a_vip_is_served_and_guarded() {
     let (mut node, client) = pair("vip");
-    let pass = client.enter(|| attach_pass("cl0").unwrap());
+    let _pass = client.enter(|| attach_pass("cl0").unwrap());
     node.snapshot(&snapshot(&["10.77.9.1:80"], &[]));
 
     assert_eq!(client.hello("10.77.9.1:80"), "hello from one");
@@ -335,7 +338,13 @@ fn a_vip_is_served_guarded_and_survives_a_restart() {
         pins(&node.bpffs.join("v1")),
         expected.map(str::to_owned).into()
     );
+}
 
+#[test]
+fn a_restart_adopts_maps_and_links_and_fails_no_connection() {
+    let (mut node, client) = pair("restart");
+    let _pass = client.enter(|| attach_pass("cl0").unwrap());
+    node.snapshot(&snapshot(&["10.77.9.1:80"], &[]));
     let before = node.with(|driver| driver.status());
     let (old_program, served) = (program_on(&node), before.counters["lookup_redirected"]);
     let stop = AtomicBool::new(false);
@@ -365,7 +374,6 @@ fn a_vip_is_served_guarded_and_survives_a_restart() {
         (after.nodes[0].index, after.nodes[0].rows),
         (before.nodes[0].index, ROWS)
     );
-    drop(pass);
 }
 
 #[test]
@@ -496,33 +504,7 @@ fn only_the_announcing_node_speaks_for_a_vip() {
         node.snapshot(&snapshot);
     }
     resolve(&mut nodes);
-    let status: Vec<_> = nodes
-        .iter_mut()
-        .map(|node| node.with(|driver| driver.status()))
-        .collect();
-    let mut speakers: BTreeMap<IpAddr, String> = BTreeMap::new();
-    for status in &status {
-        let [a, b, c, d, e, f] = status.interfaces[0].mac;
-        let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-        for address in &status.announcing {
-            assert_eq!(
-                speakers.insert(*address, mac.clone()),
-                None,
-                "two speak for {address}"
-            );
-        }
-        assert!(
-            !status.announcing.is_empty(),
-            "eight VIPs, two nodes: each speaks for some"
-        );
-        assert_eq!(
-            (
-                status.interfaces[0].mtu,
-                status.nodes[0].rows + status.nodes[1].rows
-            ),
-            (1500, ROWS)
-        );
-    }
+    let speakers = speakers(&mut nodes);
     assert_eq!(speakers.len(), 8);
     assert_eq!(nodes[0].with(|driver| driver.listener_mss()), Some(1424));
     for i in 1..=8 {
@@ -549,6 +531,35 @@ fn only_the_announcing_node_speaks_for_a_vip() {
     );
 }
 
+/// MAC of the node that says of each VIP that it announces it; no VIP has two.
+fn speakers(nodes: &mut [Node]) -> BTreeMap<IpAddr, String> {
+    let mut speakers: BTreeMap<IpAddr, String> = BTreeMap::new();
+    for node in nodes {
+        let status = node.with(|driver| driver.status());
+        let [a, b, c, d, e, f] = status.interfaces[0].mac;
+        let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+        for address in &status.announcing {
+            assert_eq!(
+                speakers.insert(*address, mac.clone()),
+                None,
+                "two speak for {address}"
+            );
+        }
+        assert!(
+            !status.announcing.is_empty(),
+            "eight VIPs, two nodes: each speaks for some"
+        );
+        assert_eq!(
+            (
+                status.interfaces[0].mtu,
+                status.nodes[0].rows + status.nodes[1].rows
+            ),
+            (1500, ROWS)
+        );
+    }
+    speakers
+}
+
 /// Ticks until every node has resolved the other.
 fn resolve(nodes: &mut [Node]) {
     let begun = Instant::now();
@@ -571,31 +582,76 @@ fn resolve(nodes: &mut [Node]) {
     }
 }
 
-#[test]
-fn errors_are_one_clear_sentence() {
-    let client = Namespace::new("err-c");
-    let namespace = Namespace::new("err-n");
-    namespace.veth("up0", "10.77.0.1/24", &client, "cl0");
-    let bpffs = PathBuf::from(format!("/sys/fs/bpf/{}", namespace.0));
-    let open = |interface: &str, mode: AttachMode| {
+/// A node's namespace without an agent, and where its pins would be.
+struct Bare {
+    namespace: Namespace,
+    bpffs: PathBuf,
+    _client: Namespace,
+}
+
+impl Bare {
+    fn new(test: &str) -> Self {
+        let client = Namespace::new(&format!("{test}-c"));
+        let namespace = Namespace::new(&format!("{test}-n"));
+        namespace.veth("up0", "10.77.0.1/24", &client, "cl0");
+        let bpffs = PathBuf::from(format!("/sys/fs/bpf/{}", namespace.0));
+        Self {
+            namespace,
+            bpffs,
+            _client: client,
+        }
+    }
+
+    /// Opens an agent, in this thread's namespace.
+    fn agent(&self, interface: &str, mode: AttachMode) -> Result<Attachment, String> {
         let settings = AgentSettings {
             interfaces: vec![interface.to_owned()],
             mode,
-            bpffs: bpffs.clone(),
+            bpffs: self.bpffs.clone(),
             forward: ForwardMode::Auto,
         };
-        namespace.enter(|| {
-            Agent::open(&settings)
-                .map(|agent| agent.attachments().to_vec())
-                .map_err(|e| e.to_string())
-        })
-    };
+        let agent = Agent::open(&settings).map_err(|error| error.to_string())?;
+        Ok(agent.attachments()[0].clone())
+    }
+
+    fn open(&self, interface: &str, mode: AttachMode) -> Result<Attachment, String> {
+        self.namespace.enter(|| self.agent(interface, mode))
+    }
+
+    fn offload(&self, state: &str) {
+        let namespace = &self.namespace.0;
+        run(&format!(
+            "nsenter --net=/run/netns/{namespace} ethtool -K up0 tx {state}"
+        ));
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let bpffs = self.bpffs.clone();
+        let _gone = self.namespace.enter(move || detach(&bpffs));
+        let _gone = std::fs::remove_dir(&self.bpffs);
+    }
+}
+
+#[test]
+fn what_cannot_be_attached_is_one_clear_sentence() {
+    let bare = Bare::new("err");
     assert_eq!(
-        open("nope0", AttachMode::Auto),
-        Err("interface nope0 does not exist: name an existing one with --interface (`ip link` lists them)".to_owned())
+        bare.open("nope0", AttachMode::Auto).unwrap_err(),
+        "interface nope0 does not exist: name an existing one with --interface (`ip link` lists them)"
     );
-    let foreign = namespace.enter(|| attach_pass("up0").unwrap());
-    let error = open("up0", AttachMode::Native).unwrap_err();
+    let refused = bare.namespace.enter(|| {
+        let nobody = rustix::process::Uid::from_raw(65_534);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        bare.agent("up0", AttachMode::Auto).unwrap_err()
+    });
+    assert_eq!(
+        refused,
+        "loading the BPF object (its maps) is not permitted: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW (before Linux 5.8 CAP_SYS_ADMIN)"
+    );
+    let _foreign = bare.namespace.enter(|| attach_pass("up0").unwrap());
+    let error = bare.open("up0", AttachMode::Native).unwrap_err();
     let (start, end) = error
         .split_once(", id ")
         .unwrap_or_else(|| panic!("{error}"));
@@ -603,18 +659,15 @@ fn errors_are_one_clear_sentence() {
         start,
         "interface up0 already runs an XDP program that is not Forebay's (program forebay_pass"
     );
-    assert!(
-        end.ends_with("): remove it, or give Forebay another interface with --interface"),
-        "{error}"
-    );
-    drop(foreign);
+    let remedy = "): remove it, or give Forebay another interface with --interface";
+    assert!(end.ends_with(remedy), "{error}");
+}
 
-    // A veth with checksum offload takes generic mode by itself, and says why.
-    run(&format!(
-        "nsenter --net=/run/netns/{} ethtool -K up0 tx on",
-        namespace.0
-    ));
-    let attachment = open("up0", AttachMode::Auto).unwrap().remove(0);
+#[test]
+fn auto_is_generic_on_a_veth_with_checksum_offload_and_says_so() {
+    let bare = Bare::new("auto");
+    bare.offload("on");
+    let attachment = bare.open("up0", AttachMode::Auto).unwrap();
     assert_eq!(attachment.mode, AttachMode::Generic);
     assert_eq!(
         attachment.note.as_deref(),
@@ -622,30 +675,29 @@ fn errors_are_one_clear_sentence() {
             "up0 is a veth with tx checksum offload; for native XDP run `ethtool -K up0 tx off` at both ends"
         )
     );
-    // Another mode on purpose replaces the link.
-    run(&format!(
-        "nsenter --net=/run/netns/{} ethtool -K up0 tx off",
-        namespace.0
-    ));
-    let attachment = open("up0", AttachMode::Native).unwrap().remove(0);
+    bare.offload("off");
+    let attachment = bare.open("up0", AttachMode::Native).unwrap();
     assert_eq!(
         (attachment.mode, attachment.adopted),
-        (AttachMode::Native, false)
+        (AttachMode::Native, false),
+        "another mode on purpose replaces the link"
     );
+}
 
-    // A map of another layout is refused, never replaced.
-    let pin = bpffs.join("v1/PORTS");
+#[test]
+fn a_pinned_map_of_another_layout_is_refused_and_kept() {
+    let bare = Bare::new("layout");
+    bare.open("up0", AttachMode::Native).unwrap();
+    let pin = bare.bpffs.join("v1/PORTS");
     std::fs::remove_file(&pin).unwrap();
-    let map = aya::maps::MapData::from_pin(bpffs.join("v1/STATE")).unwrap();
-    map.pin(&pin).unwrap();
-    let error = open("up0", AttachMode::Native).unwrap_err();
+    let other = aya::maps::MapData::from_pin(bare.bpffs.join("v1/STATE")).unwrap();
+    other.pin(&pin).unwrap();
     let expected = format!(
         "the pinned map {} has another layout than this forebay's (capacity 8 instead of 1024): stop every forebay on this node and run `forebay detach`",
         pin.display()
     );
-    assert_eq!(error, expected);
-    namespace.enter(|| detach(&bpffs).unwrap());
-    std::fs::remove_dir(&bpffs).unwrap();
+    assert_eq!(bare.open("up0", AttachMode::Native).unwrap_err(), expected);
+    assert!(pin.exists());
 }
 
 #[test]

@@ -30,27 +30,31 @@ pub fn directory(bpffs: &Path) -> PathBuf {
 /// # Errors
 /// The directory cannot be made, or no BPF file system can be mounted.
 pub fn prepare(bpffs: &Path) -> Result<PathBuf, Error> {
-    let failed = |what: &'static str| {
-        move |error: io::Error| Error::Bpffs {
-            path: bpffs.to_owned(),
-            reason: format!("{what} failed: {error}; name another directory with --bpffs"),
+    let failed = |what: &'static str, remedy: String| {
+        move |error: io::Error| {
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                return Error::NotPermitted {
+                    what: format!("{what} {}", bpffs.display()),
+                };
+            }
+            Error::Bpffs {
+                path: bpffs.to_owned(),
+                reason: format!("{what} it failed ({error}); {remedy}"),
+            }
         }
     };
-    fs::create_dir_all(bpffs).map_err(failed("making it"))?;
-    if !is_bpffs(bpffs).map_err(failed("looking at it"))? {
-        mount("bpf", bpffs, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
-            .map_err(|errno| Error::Bpffs {
-                path: bpffs.to_owned(),
-                reason: format!(
-                    "it is not on a BPF file system and mounting one failed: {}; run `mount -t bpf bpf {}` as root",
-                    io::Error::from(errno),
-                    bpffs.display()
-                ),
-            })?;
-        fs::create_dir(bpffs.join(MARK)).map_err(failed("marking the new mount"))?;
+    let elsewhere = || "name another directory with --bpffs".to_owned();
+    fs::create_dir_all(bpffs).map_err(failed("making", elsewhere()))?;
+    if !is_bpffs(bpffs).map_err(failed("reading", elsewhere()))? {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let by_hand = format!("run `mount -t bpf bpf {}` as root", bpffs.display());
+        mount("bpf", bpffs, "bpf", flags, None)
+            .map_err(io::Error::from)
+            .map_err(failed("mounting a BPF file system on", by_hand))?;
+        fs::create_dir(bpffs.join(MARK)).map_err(failed("marking", elsewhere()))?;
     }
     let directory = directory(bpffs);
-    fs::create_dir_all(&directory).map_err(failed("making the directory of this version"))?;
+    fs::create_dir_all(&directory).map_err(failed("making directories in", elsewhere()))?;
     Ok(directory)
 }
 

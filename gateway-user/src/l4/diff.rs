@@ -300,7 +300,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(6))]
+        #![proptest_config(ProptestConfig::with_cases(3))]
         #[test]
         fn any_history_leads_to_the_desired_tables(
             steps in prop::collection::vec(

@@ -313,7 +313,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(6))]
+        #![proptest_config(ProptestConfig::with_cases(3))]
         #[test]
         fn kept_rankings_equal_rankings_from_scratch(
             steps in prop::collection::vec(prop::collection::btree_map(1u16..14, (1u8..4, any::<bool>()), 0..12), 1..5),
