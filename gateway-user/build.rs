@@ -11,7 +11,14 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let source = env::var_os("FOREBAY_EBPF_OBJECT")
         .map_or_else(|| manifest.join("../target/ebpf/forebay.o"), PathBuf::from);
-    println!("cargo::rerun-if-changed={}", source.display());
+    // Cargo reruns this at every build if it is to watch a file that is not there: watch the directory then.
+    let folder = source.parent().expect("an object lies in a directory");
+    let watched = if source.exists() || fs::create_dir_all(folder).is_err() {
+        &*source
+    } else {
+        folder
+    };
+    println!("cargo::rerun-if-changed={}", watched.display());
     let object = fs::read(&source).unwrap_or_default();
     fs::write(out.join("forebay.o"), object).expect("OUT_DIR is writable");
 }
