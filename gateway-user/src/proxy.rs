@@ -301,8 +301,9 @@ impl Proxy {
         &self.shared.stats
     }
 
-    /// Stops accepting, waits for open connections at most until `deadline`, and ends all threads.
+    /// Drains without accepting, waits for open connections at most until `deadline`, and ends all threads.
     pub fn shutdown(&self, deadline: Instant) {
+        self.drain();
         let (workers, log) = {
             let mut control = self.control();
             control.tell(|_| Command::Stop(deadline));

@@ -7,6 +7,8 @@ mod answers;
 mod basic;
 #[path = "proxy/change.rs"]
 mod change;
+#[path = "proxy/door.rs"]
+mod door;
 #[path = "proxy/limits.rs"]
 mod limits;
 #[path = "proxy/support.rs"]

@@ -182,6 +182,8 @@ pub(super) struct Line<'a> {
     pub(super) upstream_took: Option<Duration>,
     pub(super) status: u16,
     pub(super) flag: Option<Flag>,
+    /// Why the scanner refused the request.
+    pub(super) refusal: Option<&'a str>,
     pub(super) received: u64,
     pub(super) sent: u64,
     pub(super) endpoint: Option<&'a str>,
@@ -197,7 +199,16 @@ pub(super) fn write(out: &mut Vec<u8>, clock: &mut Clock, line: &Line<'_>) {
     out.extend_from_slice(b"{\"start_time\":\"");
     clock.write(out, SystemTime::now() - line.took);
     out.extend_from_slice(b"\",\"method\":\"");
-    escape(out, head.method.as_str().as_bytes());
+    // Of a refused request nothing is known that could be trusted in a log.
+    let refused = line.refusal.is_some() && line.flag == Some(Flag::DownstreamProtocol);
+    escape(
+        out,
+        if refused {
+            b"-"
+        } else {
+            head.method.as_str().as_bytes()
+        },
+    );
     out.extend_from_slice(b"\",\"path\":\"");
     let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
     escape(out, path.as_bytes());
@@ -231,6 +242,11 @@ pub(super) fn write(out: &mut Vec<u8>, clock: &mut Clock, line: &Line<'_>) {
     }
     text(out, "upstream_host", line.endpoint.map(str::as_bytes));
     text(out, "upstream_cluster", line.cluster.map(str::as_bytes));
+    text(
+        out,
+        "response_code_details",
+        line.refusal.map(str::as_bytes),
+    );
     text(out, "route_name", line.rule.map(str::as_bytes));
     let _ = writeln!(
         out,

@@ -90,6 +90,7 @@ pub(super) struct LiveCluster {
     configured: Mutex<Arc<Cluster>>,
     view: ArcSwap<View>,
     balance: Balance,
+    retries: AtomicU32,
     thresholds: Thresholds,
     outlier: Mutex<Outlier<EndpointKey>>,
     idle: Box<[Mutex<Vec<Idle>>]>,
@@ -113,6 +114,7 @@ impl LiveCluster {
                 usable: Vec::new(),
             }),
             balance: Balance::new(seed),
+            retries: AtomicU32::new(0),
             thresholds: Thresholds::default(),
             outlier: Mutex::default(),
             idle: (0..workers).map(|_| Mutex::default()).collect(),
@@ -201,6 +203,15 @@ impl LiveCluster {
         Some(Arc::clone(&view.usable[picked]))
     }
 
+    /// Takes the right to retry, unless `maxRetries` are outstanding; it lasts as long as the value.
+    pub(super) fn try_retry(&self) -> Option<Retry<'_>> {
+        let max = self.view.load().policy.pool.max_retries.unwrap_or(u32::MAX);
+        self.retries
+            .try_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1))
+            .is_ok()
+            .then_some(Retry(&self.retries))
+    }
+
     /// Counts how a try ended and ejects at once if a threshold was reached.
     pub(super) fn record(&self, endpoint: &LiveEndpoint, outcome: Outcome) {
         let Some(detector) = endpoint.counters.record(outcome, &self.thresholds) else {
@@ -228,7 +239,7 @@ impl LiveCluster {
 
     /// Brings back endpoints whose ejection is over.
     pub(super) fn sweep(&self, now: Instant) {
-        let view = self.view.load_full();
+        let view = self.view.load();
         if view.policy.outlier.is_none() {
             return;
         }
@@ -414,6 +425,15 @@ impl LiveCluster {
         self.idle[worker]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A retry that is outstanding.
+pub(super) struct Retry<'a>(&'a AtomicU32);
+
+impl Drop for Retry<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::Sleep;
 
 use super::downstream::{Check, Downstream, Timers, Watched};
 use super::forward;
+use super::scan::{Guarded, Limits};
 use super::stats::Event;
 use super::worker::Worker;
 use crate::snapshot::BindKey;
@@ -50,7 +51,10 @@ fn note(worker: &Worker, peer: SocketAddr, bind: BindKey) -> Downstream {
 }
 
 async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stream: TcpStream) {
-    let io = TokioIo::new(Watched::new(stream, Rc::clone(downstream)));
+    let watched = Watched::new(stream, Rc::clone(downstream));
+    let start = downstream.accepted.into();
+    let (io, admission) = Guarded::new(watched, Limits::default(), start);
+    downstream.guard(admission.clone());
     let service =
         service_fn(|request| forward::handle(Rc::clone(worker), Rc::clone(downstream), request));
     let connection = http1::Builder::new()
@@ -59,7 +63,7 @@ async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stream: TcpStre
         .max_buf_size(BUFFER)
         .max_headers(MAX_HEADERS)
         .header_read_timeout(None)
-        .serve_connection(io, service);
+        .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
     let mut clock = pin!(Clock {
         sleep: tokio::time::sleep(Duration::ZERO),
@@ -88,6 +92,9 @@ async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stream: TcpStre
         }
     })
     .await;
+    if let Some(refusal) = admission.refusal() {
+        worker.stats().refused(worker.index, refusal.reason);
+    }
 }
 
 pin_project_lite::pin_project! {

@@ -4,7 +4,7 @@
 //! moves itself, so that no request sets a timer. Every limit is at least [`Timers::tick`], which is how often it looks
 //! at most, so none is noticed late.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::Progress;
+use super::scan::{Admission, Phase, Refusal};
 use super::stats::Event;
 use crate::snapshot::BindKey;
 
@@ -84,13 +85,17 @@ pub(super) struct Downstream {
     pub(super) peer: SocketAddr,
     /// VIP and port that it connected to.
     pub(super) bind: BindKey,
+    /// When the connection was accepted.
+    pub(super) accepted: Instant,
+    /// What the scanner below hyper sees.
+    admission: OnceCell<Admission>,
     /// When the connection has reached its maximal age.
     expires: Instant,
     in_exchange: Cell<bool>,
     /// When the last exchange ended, or the connection was accepted.
     idle_since: Cell<Instant>,
-    /// When the first byte after that arrived.
-    head_since: Cell<Option<Instant>>,
+    /// Whether a request head has come.
+    used: Cell<bool>,
     body: RefCell<Option<Arc<Progress>>>,
     body_mark: Cell<(Instant, u64)>,
     read_blocked: Cell<Option<Instant>>,
@@ -107,10 +112,12 @@ impl Downstream {
         Self {
             peer,
             bind,
+            accepted: now,
+            admission: OnceCell::new(),
             expires: now + max_age,
             in_exchange: Cell::new(false),
             idle_since: Cell::new(now),
-            head_since: Cell::new(Some(now)),
+            used: Cell::new(false),
             body: RefCell::new(None),
             body_mark: Cell::new((now, 0)),
             read_blocked: Cell::new(None),
@@ -124,7 +131,32 @@ impl Downstream {
     /// A request head is complete.
     pub(super) fn request_begins(&self) {
         self.in_exchange.set(true);
-        self.head_since.set(None);
+        self.used.set(true);
+    }
+
+    /// Hears from the scanner from now on.
+    pub(super) fn guard(&self, admission: Admission) {
+        // Called once, before the first byte is read.
+        let _ = self.admission.set(admission);
+    }
+
+    /// Why the connection's bytes were refused, if they were.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.admission.get()?.refusal()
+    }
+
+    /// The refusal that this request stands in for.
+    pub(super) fn refusal_for<B>(&self, request: &http::Request<B>) -> Option<Refusal> {
+        self.admission.get()?.refusal_for(request)
+    }
+
+    /// Since when the head of the next request is being waited for; `None`: between requests.
+    fn head_since(&self) -> Option<Instant> {
+        match self.admission.get().map(Admission::phase) {
+            // What was pipelined behind a long exchange counts from the end of that.
+            Some(Phase::Head { since }) => Some((self.accepted + since).max(self.idle_since.get())),
+            _ => (!self.used.get()).then_some(self.accepted),
+        }
     }
 
     /// The request has a body; its progress is watched from now on.
@@ -194,7 +226,7 @@ impl Downstream {
     }
 
     fn idle_limit(&self, timers: &Timers) -> (Instant, Check) {
-        if let Some(since) = self.head_since.get() {
+        if let Some(since) = self.head_since() {
             return (since + timers.header, Check::Abort(Event::HeaderTimeouts));
         }
         let idle = self.idle_since.get();
@@ -240,9 +272,6 @@ impl Downstream {
                 let now = Instant::now();
                 self.last_byte.set(now);
                 self.read_blocked.set(None);
-                if !self.in_exchange.get() && self.head_since.get().is_none() {
-                    self.head_since.set(Some(now));
-                }
             }
             None if self.read_blocked.get().is_none() => {
                 self.read_blocked.set(Some(self.last_byte.get()));

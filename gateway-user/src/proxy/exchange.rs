@@ -174,6 +174,7 @@ impl Exchange {
                 upstream_took: self.upstream_took,
                 status: self.status,
                 flag: self.flag,
+                refusal: self.downstream.refusal().map(|r| r.reason.as_str()),
                 received: self.body.as_ref().map_or(0, |b| b.bytes()),
                 sent: self.sent,
                 endpoint: self.endpoint.as_ref().map(|e| &*e.label),
@@ -192,7 +193,11 @@ impl Drop for Exchange {
         if !self.ended {
             // Closes the upstream connection: its response is of no use to anyone.
             self.lease = None;
-            self.flag.get_or_insert(Flag::DownstreamClosed);
+            let flag = match self.downstream.refusal() {
+                Some(_) => Flag::DownstreamProtocol,
+                None => Flag::DownstreamClosed,
+            };
+            self.flag.get_or_insert(flag);
             self.end();
         }
     }

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONNECTION, EXPECT, HOST};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::header::{CONNECTION, HOST};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -18,6 +18,7 @@ use super::exchange::Exchange;
 use super::pool::{self, Refusal};
 use super::reply::Reply;
 use super::runtime::{Live, LiveRule};
+use super::scan::{response, routing_authority, target};
 use super::stats::{Event, Flag};
 use super::worker::Worker;
 use crate::l7::header;
@@ -35,6 +36,9 @@ pub(super) async fn handle(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let mut exchange = Exchange::begin(&worker, &downstream, &request);
     let method = request.method().clone();
+    if let Some(refusal) = downstream.refusal_for(&request) {
+        return Ok(local(Reply::Refused(refusal), &Method::GET, exchange));
+    }
     let answer = match admit(&worker, &downstream, request, &mut exchange) {
         Ok((request, cluster)) => with_timeouts(&worker, &cluster, request, &mut exchange).await,
         Err(reply) => Err(reply),
@@ -84,10 +88,6 @@ fn admit(
 ) -> Result<(Request<RequestBody>, Arc<LiveCluster>), Reply> {
     let live = worker.live();
     let bind = live.binds.get(&downstream.bind).ok_or(Reply::NoListener)?;
-    let expects = request.headers().get(EXPECT);
-    if expects.is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        return Err(Reply::ExpectationFailed);
-    }
     rewrite_target(&mut request)?;
     if bind.builtin_ready {
         return Err(worker.readiness(request.uri().path()));
@@ -112,18 +112,25 @@ fn admit(
     Ok((request, cluster))
 }
 
-/// Brings the target into origin form; the authority of an absolute one replaces `Host` (RFC 9112, 3.2.2).
+/// Brings the target into origin form with a normal path; the authority of an absolute one replaces `Host` (RFC
+/// 9112, 3.2.2). What is matched from here on is what is forwarded.
 fn rewrite_target(request: &mut Request<Incoming>) -> Result<(), Reply> {
-    if request.method() == Method::CONNECT {
-        return Err(Reply::BadRequest);
+    if let Some(authority) = request.uri().authority() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Reply::BadRequest)?;
+        let path = request.uri().path_and_query().cloned();
+        request.headers_mut().insert(HOST, host);
+        *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     }
-    let Some(authority) = request.uri().authority() else {
-        return Ok(());
-    };
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Reply::BadRequest)?;
-    let path = request.uri().path_and_query().cloned();
-    request.headers_mut().insert(HOST, host);
-    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    if let Cow::Owned(mut path) = target::normalise(request.uri().path()) {
+        if request.uri() == "*" {
+            return Ok(());
+        }
+        if let Some(query) = request.uri().query() {
+            path.push('?');
+            path.push_str(query);
+        }
+        *request.uri_mut() = path.parse().map_err(|_| Reply::BadRequest)?;
+    }
     Ok(())
 }
 
@@ -133,13 +140,9 @@ fn route(
     downstream: &Downstream,
     request: &Request<Incoming>,
 ) -> Result<Arc<LiveRule>, Reply> {
-    let host = request.headers().get(HOST).map(HeaderValue::to_str);
-    let host = match host {
-        Some(Ok(host)) => lower(without_port(host)),
-        Some(Err(_)) => return Err(Reply::BadRequest),
-        None if request.version() == Version::HTTP_10 => Cow::Borrowed(""),
-        None => return Err(Reply::BadRequest),
-    };
+    let authority = routing_authority(request.uri(), request.headers());
+    // Only HTTP/1.0 may name no host; it then belongs to listeners and routes that take any.
+    let host = lower(authority.map_or("", |a| a.host));
     let view = RequestView {
         host: &host,
         path: request.uri().path(),
@@ -151,14 +154,6 @@ fn route(
     let listener = bind.listener(&host).ok_or(Reply::NoRoute)?;
     let rule = listener.router.pick(&view).ok_or(Reply::NoRoute)?;
     live.rules.get(rule as usize).cloned().ok_or(Reply::NoRoute)
-}
-
-/// The host of `host[:port]`; an IPv6 literal keeps its brackets.
-fn without_port(authority: &str) -> &str {
-    match authority.rfind(':') {
-        Some(at) if !authority[at..].contains(']') => &authority[..at],
-        _ => authority,
-    }
 }
 
 fn lower(host: &str) -> Cow<'_, str> {
@@ -206,16 +201,7 @@ async fn run(
         exchange.endpoint = Some(Arc::clone(&lease.connection.endpoint));
         let sent = lease.connection.send(request);
         let mut error = match sent.await {
-            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                exchange.judge(Outcome::ProtocolError);
-                return Err(Reply::UpstreamProtocol);
-            }
-            Ok(response) => {
-                let status = response.status().as_u16();
-                exchange.responded(status);
-                exchange.judge(Outcome::Status(status));
-                return Ok(response);
-            }
+            Ok(response) => return judge(response, exchange),
             Err(error) => error,
         };
         exchange.lease = None;
@@ -231,12 +217,32 @@ async fn run(
     Err(Reply::UpstreamClosed)
 }
 
+/// The endpoint's response, if it is one that may be passed on.
+fn judge(
+    response: Response<Incoming>,
+    exchange: &mut Exchange,
+) -> Result<Response<Incoming>, Reply> {
+    let (parts, body) = response.into_parts();
+    if response::check(&parts, false).is_err() {
+        exchange.lease = None;
+        exchange.judge(Outcome::ProtocolError);
+        return Err(Reply::UpstreamProtocol);
+    }
+    let status = parts.status.as_u16();
+    exchange.responded(status);
+    exchange.judge(Outcome::Status(status));
+    Ok(Response::from_parts(parts, body))
+}
+
 /// A connection; after a connect failure one more try, on another endpoint.
 async fn connection(worker: &Worker, cluster: &Arc<LiveCluster>) -> Result<pool::Lease, Reply> {
     let failed: Arc<LiveEndpoint> = match pool::acquire(worker, cluster, None).await {
         Ok(lease) => return Ok(lease),
         Err(Refusal::ConnectFailure(endpoint)) => endpoint,
         Err(other) => return Err(refused(&other)),
+    };
+    let Some(_outstanding) = cluster.try_retry() else {
+        return Err(Reply::ConnectFailure);
     };
     worker.count(Event::UpstreamRetries);
     match pool::acquire(worker, cluster, Some(&failed)).await {
@@ -276,16 +282,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_lose_their_port() {
-        for (authority, host) in [
-            ("a.com", "a.com"),
-            ("a.com:80", "a.com"),
-            ("[::1]:80", "[::1]"),
-            ("[::1]", "[::1]"),
-            ("", ""),
-        ] {
-            assert_eq!(without_port(authority), host);
-        }
+    fn hosts_compare_in_lower_case() {
         assert_eq!(lower("A.com"), "a.com");
+        assert!(matches!(lower("a.com"), Cow::Borrowed("a.com")));
     }
 }

@@ -5,6 +5,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, SERVER};
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::body::ResponseBody;
+use super::scan::Refusal;
 use super::stats::Flag;
 
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
@@ -32,8 +33,8 @@ pub(super) enum Reply {
     Timeout,
     /// The request is not acceptable: 400, and the connection closes.
     BadRequest,
-    /// `Expect` asks for something other than `100-continue`.
-    ExpectationFailed,
+    /// The scanner refused it; the connection closes.
+    Refused(Refusal),
     /// The built-in readiness listener: ready.
     Ready,
     /// The built-in readiness listener: not ready.
@@ -55,7 +56,7 @@ impl Reply {
             Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Self::Refused(refusal) => refusal.status(),
             Self::Ready => StatusCode::OK,
         }
     }
@@ -72,7 +73,7 @@ impl Reply {
             Self::UpstreamClosed => Flag::UpstreamClosed,
             Self::UpstreamProtocol => Flag::UpstreamProtocol,
             Self::Timeout => Flag::Timeout,
-            Self::BadRequest | Self::ExpectationFailed => Flag::DownstreamProtocol,
+            Self::BadRequest | Self::Refused(_) => Flag::DownstreamProtocol,
             Self::Ready | Self::NotReady => return None,
         })
     }
@@ -87,8 +88,7 @@ impl Reply {
             Self::UpstreamClosed => "upstream closed the connection\n",
             Self::UpstreamProtocol => "upstream protocol error\n",
             Self::Timeout => "upstream timeout\n",
-            Self::BadRequest => "bad request\n",
-            Self::ExpectationFailed => "expectation failed\n",
+            Self::BadRequest | Self::Refused(_) => "bad request\n",
             Self::Ready => "ready\n",
             Self::NotReady => "not ready\n",
         }
@@ -97,7 +97,7 @@ impl Reply {
     /// Whether the connection must not be used again.
     #[must_use]
     pub(super) fn closes(self) -> bool {
-        matches!(self, Self::NoListener | Self::BadRequest)
+        matches!(self, Self::NoListener | Self::BadRequest | Self::Refused(_))
     }
 
     /// The response; `HEAD` gets no body.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::scan::Reason;
+
 /// Declares a closed set of counter names: an enum, all its values, and the name of each.
 macro_rules! closed_names {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
@@ -92,6 +94,7 @@ closed_names! {
 
 const EVENTS: usize = Event::ALL.len();
 const FLAGS: usize = Flag::ALL.len();
+const REFUSALS: usize = Reason::ALL.len();
 /// Response codes by first digit; 0 = no response was sent.
 pub const CLASSES: usize = 6;
 
@@ -108,6 +111,7 @@ struct Shard {
     events: [AtomicU64; EVENTS],
     flags: [AtomicU64; FLAGS],
     classes: [AtomicU64; CLASSES],
+    refusals: [AtomicU64; REFUSALS],
     open: AtomicUsize,
 }
 
@@ -126,6 +130,8 @@ pub struct Reading {
     pub flags: Vec<(&'static str, u64)>,
     /// Requests by first digit of the response code; the first is "no response".
     pub classes: [u64; CLASSES],
+    /// Requests refused at the door, by reason.
+    pub refusals: Vec<(&'static str, u64)>,
     /// Client connections open now.
     pub open_connections: usize,
 }
@@ -138,6 +144,7 @@ impl Stats {
             events: [const { AtomicU64::new(0) }; EVENTS],
             flags: [const { AtomicU64::new(0) }; FLAGS],
             classes: [const { AtomicU64::new(0) }; CLASSES],
+            refusals: [const { AtomicU64::new(0) }; REFUSALS],
             open: AtomicUsize::new(0),
         };
         Self {
@@ -166,6 +173,11 @@ impl Stats {
         if let Some(flag) = flag {
             shard.flags[flag as usize].fetch_add(1, Relaxed);
         }
+    }
+
+    /// Counts a refused request.
+    pub(super) fn refused(&self, worker: usize, reason: Reason) {
+        self.shard(worker).refusals[reason as usize].fetch_add(1, Relaxed);
     }
 
     /// A client connection was opened.
@@ -203,6 +215,10 @@ impl Stats {
                 .map(|f| (f.name(), self.sum(|s| &s.flags[*f as usize])))
                 .collect(),
             classes: std::array::from_fn(|c| self.sum(|s| &s.classes[c])),
+            refusals: Reason::ALL
+                .iter()
+                .map(|r| (r.as_str(), self.sum(|s| &s.refusals[*r as usize])))
+                .collect(),
             open_connections: self.open_connections(),
         }
     }

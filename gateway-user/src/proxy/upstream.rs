@@ -18,8 +18,9 @@ use tokio::task::AbortHandle;
 use super::body::RequestBody;
 use super::cluster::LiveEndpoint;
 use super::permit::{ConnectionPermit, Grant, RequestPermit};
+use super::scan::response::HEAD_BYTES_MAX;
 
-/// Most bytes of a response head and of what is buffered on the way.
+/// Most bytes buffered in each direction.
 const BUFFER: usize = 64 * 1024;
 
 /// The handle of an open connection.
@@ -58,6 +59,7 @@ impl PooledConnection {
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER)
+            .max_header_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;

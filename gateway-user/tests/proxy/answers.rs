@@ -89,11 +89,19 @@ async fn a_closed_or_garbled_response_is_told() {
         1,
         "a request that was sent is not sent again"
     );
+    let splits = backend(script(|_| async {
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+            .to_vec()
+    }))
+    .await;
+    let live = cluster("s", &TrafficPolicy::default(), &[splits.address]);
+    proxy.publish(&snapshot(at, &[(1, live)], |_| {}));
+    assert_eq!(get(at, "/").await.status, 502);
     let garbles = backend(script(|_| async { b"NOT HTTP\r\n\r\n".to_vec() })).await;
     let live = cluster("b", &TrafficPolicy::default(), &[garbles.address]);
     proxy.publish(&snapshot(at, &[(1, live)], |_| {}));
     assert_eq!(get(at, "/").await.status, 502);
-    assert_eq!((flagged(&proxy, "UC"), flagged(&proxy, "UPE")), (1, 1));
+    assert_eq!((flagged(&proxy, "UC"), flagged(&proxy, "UPE")), (1, 2));
 }
 
 #[tokio::test]
