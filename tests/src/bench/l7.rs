@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
@@ -110,7 +110,7 @@ pub(super) fn run(args: &L7, outside: &str) -> Result<()> {
     let requests = args
         .requests
         .unwrap_or(if args.common.quick { 3_000 } else { 20_000 });
-    let (cells, rounds) = measure(args, &mut running, requests)?;
+    let (cells, rounds) = measure(args, &mut running, requests).context("the run is void")?;
     let memory: Vec<u64> = running
         .iter()
         .map(|p| cpu::resident_kib(p.pid()))
