@@ -29,7 +29,7 @@ impl XdpPacket {
     #[inline(always)]
     fn at(&self, offset: u32, size: usize) -> Option<usize> {
         let start = self.context.data() + offset as usize;
-        if start + size <= self.context.data_end() { Some(start) } else { None }
+        (start + size <= self.context.data_end()).then_some(start)
     }
 
     /// What this node's sockets say about the packet, whose TCP header lies at [`L4`].

@@ -17,6 +17,8 @@ mod counters;
 mod lookup;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(all(target_arch = "bpf", feature = "bench"))]
+mod measure;
 #[cfg(target_arch = "bpf")]
 mod programs;
 
