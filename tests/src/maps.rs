@@ -1,0 +1,68 @@
+//! A look into a node's pinned maps: counters and rows, read by system calls, nothing written.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use aya::maps::{Array, Map, MapData};
+use gateway_common::abi::{COUNTERS_PER_CPU, Counter, MAX_CPUS, ROWS, Row, map};
+
+/// A counter's sum over all CPUs.
+///
+/// # Errors
+/// If the node's maps are not pinned below `bpffs`.
+pub fn counter(bpffs: &Path, counter: Counter) -> Result<u64> {
+    let counters = words(bpffs, map::COUNTERS)?;
+    let of_cpu = |cpu| counters.get(&(cpu * COUNTERS_PER_CPU + counter.slot()), 0);
+    let mut sum = 0;
+    for cpu in 0..MAX_CPUS {
+        sum += of_cpu(cpu).with_context(|| format!("cannot read counter {}", counter.name()))?;
+    }
+    Ok(sum)
+}
+
+/// Rows that are in transition.
+///
+/// # Errors
+/// If the node's maps are not pinned below `bpffs`.
+pub fn rows_in_transition(bpffs: &Path) -> Result<usize> {
+    let rows = words(bpffs, map::ROWS)?;
+    let mut count = 0;
+    for row in 0..ROWS {
+        let bits = rows
+            .get(&row, 0)
+            .with_context(|| format!("cannot read row {row}"))?;
+        count += usize::from(Row(bits).in_transition());
+    }
+    Ok(count)
+}
+
+fn words(bpffs: &Path, name: &str) -> Result<Array<MapData, u64>> {
+    let Some(path) = find(bpffs, name) else {
+        bail!("no map {name} is pinned below {}", bpffs.display())
+    };
+    let data =
+        MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    Array::try_from(Map::Array(data))
+        .with_context(|| format!("{} is no array of words", path.display()))
+}
+
+/// The pin with this name; it may lie in a directory of its ABI version.
+fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+    let entries: Vec<PathBuf> = fs::read_dir(directory)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    let here = entries
+        .iter()
+        .find(|path| path.file_name().is_some_and(|file| file == name) && !path.is_dir());
+    here.cloned().or_else(|| {
+        entries
+            .iter()
+            .filter(|path| path.is_dir())
+            .find_map(|path| find(path, name))
+    })
+}

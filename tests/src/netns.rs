@@ -1,0 +1,185 @@
+//! Network namespaces: made by name, entered by a thread of their own.
+//!
+//! Only the network namespace is entered. `ip netns exec` would also put a new `/sys` over the BPF file
+//! system and the cgroups, which the daemon needs.
+
+use std::{
+    fs::File,
+    net::Ipv4Addr,
+    os::fd::AsFd,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    thread,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::leftovers::Ledger;
+
+/// A named network namespace; the ledger of the run removes it.
+#[derive(Clone, Debug)]
+pub struct Netns {
+    name: String,
+}
+
+impl Netns {
+    /// Makes a namespace `<run>-<name>` with its loopback up and IPv6 off.
+    ///
+    /// # Errors
+    /// The first `ip` command that failed, with what it said.
+    pub fn new(ledger: &Ledger, name: &str) -> Result<Self> {
+        let name = format!("{}-{name}", ledger.run());
+        ledger.namespace(&name)?;
+        ip(&format!("netns add {name}"))?;
+        let netns = Self { name };
+        netns.ip("link set lo up")?;
+        netns.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+        netns.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        Ok(netns)
+    }
+
+    /// Its name, as `ip netns` lists it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `work` on a thread inside the namespace.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered; otherwise whatever `work` returns.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let inside = || {
+            self.enter()?;
+            work()
+        };
+        thread::scope(|scope| scope.spawn(inside).join())
+            .map_err(|_| anyhow!("a thread in namespace {} panicked", self.name))?
+    }
+
+    /// Moves the calling thread into the namespace, for good. A child process starts where its thread is.
+    ///
+    /// # Errors
+    /// If the namespace does not exist or this is not root.
+    pub fn enter(&self) -> Result<()> {
+        let path = PathBuf::from("/run/netns").join(&self.name);
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .with_context(|| format!("cannot enter namespace {}", self.name))
+    }
+
+    /// Starts a program inside the namespace, in a process group of its own: Ctrl-C is for us alone.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn spawn(&self, command: &mut Command) -> Result<Child> {
+        use std::os::unix::process::CommandExt;
+        let program = command.get_program().to_string_lossy().into_owned();
+        command.process_group(0);
+        self.run(|| {
+            command
+                .spawn()
+                .with_context(|| format!("cannot start {program}"))
+        })
+    }
+
+    /// Runs a program inside the namespace to its end.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn output(&self, command: &mut Command) -> Result<Output> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        command.stdin(Stdio::null());
+        self.run(|| {
+            command
+                .output()
+                .with_context(|| format!("cannot run {program}"))
+        })
+    }
+
+    /// `ip` inside the namespace; words are separated by spaces.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn ip(&self, words: &str) -> Result<()> {
+        ip(&format!("-n {} {words}", self.name)).map(drop)
+    }
+
+    /// Writes a sysctl below `/proc/sys`.
+    ///
+    /// # Errors
+    /// If there is no such sysctl or it refuses the value.
+    pub fn sysctl(&self, path: &str, value: &str) -> Result<()> {
+        let path = format!("/proc/sys/{path}");
+        self.run(|| {
+            std::fs::write(&path, value).with_context(|| format!("cannot write {value} to {path}"))
+        })
+    }
+
+    /// Makes a veth pair between an interface here and one in `other`, both up.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn veth(&self, name: &str, mac: &str, other: &Self, peer: &str) -> Result<()> {
+        let (here, there) = (&self.name, &other.name);
+        ip(&format!(
+            "link add {name} netns {here} address {mac} type veth peer name {peer} netns {there}"
+        ))?;
+        self.ip(&format!("link set {name} up"))?;
+        other.ip(&format!("link set {peer} up"))
+    }
+
+    /// Makes a bridge, up, without spanning tree.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn bridge(&self, name: &str) -> Result<()> {
+        self.ip(&format!(
+            "link add {name} type bridge stp_state 0 forward_delay 0"
+        ))?;
+        self.ip(&format!("link set {name} up"))
+    }
+
+    /// Gives an interface an address.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn address(&self, interface: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+        self.ip(&format!("address add {address}/{prefix} dev {interface}"))
+    }
+
+    /// Turns checksum offload on sending off: packets of native XDP on veth must carry whole checksums.
+    ///
+    /// # Errors
+    /// What `ethtool` said.
+    pub fn checksums_in_software(&self, interface: &str) -> Result<()> {
+        let done = self.output(Command::new("ethtool").args(["-K", interface, "tx", "off"]))?;
+        if !done.status.success() {
+            bail!(
+                "ethtool -K {interface} tx off: {}",
+                String::from_utf8_lossy(&done.stderr).trim()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// `ip` in the namespace of the calling thread; words are separated by spaces.
+///
+/// # Errors
+/// What `ip` said.
+pub fn ip(words: &str) -> Result<String> {
+    let done = Command::new("ip")
+        .args(words.split(' '))
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run ip: is iproute2 installed?")?;
+    if !done.status.success() {
+        bail!(
+            "ip {words}: {}",
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}

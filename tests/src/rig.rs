@@ -1,0 +1,254 @@
+//! Everything together: topology, manifests, daemons, backends, client.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    backend::Backends,
+    client::{Client, Finished, Load, Outcome},
+    daemon::{Daemon, Settings},
+    eventually::eventually,
+    fixture::{Fixture, HOST, Replica, ReplicaState},
+    leftovers::Ledger,
+    steering::Steering,
+    topology::{BACKENDS_V1, BACKENDS_V2, CLIENT, Site, Topology},
+};
+
+/// The quick start's VIP: the first address of its pool, and the Gateway's port.
+pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 100), 80);
+
+/// What differs between rigs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Forebay nodes, 1 to 3.
+    pub nodes: u8,
+    /// `--forward`.
+    pub forward: String,
+    /// Base ejection time and interval of the DestinationRules, in seconds.
+    pub ejection_seconds: u32,
+    /// `--drain-timeout`.
+    pub drain_timeout: Duration,
+    /// `--workers`.
+    pub workers: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            forward: "auto".into(),
+            ejection_seconds: 30,
+            drain_timeout: Duration::from_secs(15),
+            workers: None,
+        }
+    }
+}
+
+/// A running set of nodes. Fields are dropped in this order: daemons end before their namespaces go.
+#[derive(Debug)]
+pub struct Rig {
+    /// The daemons, in the order of the nodes.
+    pub daemons: Vec<Daemon>,
+    /// The backends.
+    pub backends: Backends,
+    /// The client.
+    pub client: Client,
+    /// The manifests.
+    pub fixture: Fixture,
+    /// The namespaces.
+    pub topology: Topology,
+    /// How daemons are started.
+    pub settings: Settings,
+    /// First local port not yet used by [`Self::ports`], for each node.
+    used: Vec<usize>,
+    ledger: Ledger,
+}
+
+impl Rig {
+    /// Makes everything and waits until every node is ready and the first request is answered.
+    ///
+    /// # Errors
+    /// The first step that failed; what was made is removed again.
+    pub fn start(ledger: Ledger, options: &Options) -> Result<Self> {
+        let directory = PathBuf::from("/run").join(ledger.run());
+        ledger.directory(&directory)?;
+        let topology = Topology::new(&ledger, options.nodes)?;
+        let replica = |site: &Site| Replica {
+            name: site.name.clone(),
+            address: site.address,
+            state: ReplicaState::Ready,
+        };
+        let fixture = Fixture::new(
+            &directory.join("config"),
+            topology.nodes.iter().map(replica).collect(),
+        )?;
+        if options.ejection_seconds != 30 {
+            fixture.replace(
+                "destination-rules.yaml",
+                "30s",
+                &format!("{}s", options.ejection_seconds),
+            )?;
+        }
+        let v1 = BACKENDS_V1
+            .iter()
+            .map(|&address| (address, "hello from backend v1"));
+        let v2 = BACKENDS_V2
+            .iter()
+            .map(|&address| (address, "hello from backend v2"));
+        let backends = Backends::start(&topology.backends, &v1.chain(v2).collect::<Vec<_>>())?;
+        let settings = Settings {
+            config: fixture.directory().to_path_buf(),
+            directory,
+            forward: options.forward.clone(),
+            drain_timeout: options.drain_timeout,
+            workers: options.workers,
+        };
+        let client = Client::new(&topology.client, CLIENT);
+        let used = vec![0; topology.nodes.len()];
+        let mut rig = Self {
+            daemons: Vec::new(),
+            backends,
+            client,
+            fixture,
+            topology,
+            settings,
+            used,
+            ledger,
+        };
+        rig.start_all()?;
+        Ok(rig)
+    }
+
+    /// The run's ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Ends all daemons in an orderly way and starts them with another `--forward`.
+    ///
+    /// # Errors
+    /// If one does not end or does not become ready.
+    pub fn restart_with_forward(&mut self, forward: &str) -> Result<()> {
+        forward.clone_into(&mut self.settings.forward);
+        let bound = self.settings.drain_timeout + Duration::from_secs(10);
+        for daemon in &mut self.daemons {
+            daemon.terminate(bound)?;
+        }
+        self.start_all()
+    }
+
+    /// Starts the daemon of one node again.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub fn start_again(&mut self, index: usize) -> Result<()> {
+        let mut daemon = Daemon::start(&self.ledger, &self.topology.nodes[index], &self.settings)?;
+        daemon.wait_ready()?;
+        self.daemons[index] = daemon;
+        Ok(())
+    }
+
+    /// Makes the switch deliver to this node.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn deliver_to(&self, index: usize) -> Result<()> {
+        self.topology.deliver_to(index, *VIP.ip())
+    }
+
+    /// Owners as they should be with the replicas as they are written.
+    #[must_use]
+    pub fn steering(&self) -> Steering {
+        let replicas = self.fixture.replicas();
+        let member =
+            |replica: &'_ Replica| (replica.name.clone(), replica.state == ReplicaState::Ready);
+        Steering::new(self.fixture.seed(), replicas.iter().map(member))
+    }
+
+    /// `count` local ports, not used before, whose connections belong to this node.
+    ///
+    /// # Errors
+    /// If the node owns too few.
+    pub fn ports(&mut self, index: usize, count: usize) -> Result<Vec<u16>> {
+        let site = self
+            .topology
+            .nodes
+            .get(index)
+            .with_context(|| format!("there is no node {}", index + 1))?;
+        let ports = self.steering().ports_of(&site.name, CLIENT, VIP);
+        let from = self.used[index];
+        let Some(chosen) = ports.get(from..from + count) else {
+            bail!(
+                "{} owns {} ports, {} are used and {count} more are wanted",
+                site.name,
+                ports.len(),
+                from
+            );
+        };
+        self.used[index] += count;
+        Ok(chosen.to_vec())
+    }
+
+    /// A load to the VIP whose connections all belong to one node, which the switch delivers to as well.
+    ///
+    /// # Errors
+    /// If the node owns too few ports.
+    pub fn load_through(&mut self, index: usize, host: &str, count: usize) -> Result<Load> {
+        self.deliver_to(index)?;
+        Ok(Load {
+            ports: self.ports(index, count)?,
+            ..Load::new(VIP, host, count)
+        })
+    }
+
+    /// Polls through one node until `host` answers 200.
+    ///
+    /// # Errors
+    /// The last answer, after 10 s.
+    pub fn wait_served(&mut self, index: usize, host: &str) -> Result<()> {
+        eventually(
+            &format!("an answer of {host}"),
+            Duration::from_secs(10),
+            || {
+                let load = Load {
+                    timeout: Duration::from_secs(2),
+                    ..self.load_through(index, host, 1)?
+                };
+                let finished = self.client.send(load)?;
+                match finished.first().map(|request| &request.outcome) {
+                    Some(Outcome::Answer(answer)) if answer.status == 200 => Ok(()),
+                    other => bail!("{other:?}"),
+                }
+            },
+        )
+    }
+
+    /// The name of the node that owns a finished request's connection.
+    #[must_use]
+    pub fn owner_of(steering: &Steering, finished: &Finished) -> String {
+        let client = SocketAddrV4::new(CLIENT, finished.port);
+        steering.owner(client, VIP).unwrap_or("none").to_owned()
+    }
+
+    fn start_all(&mut self) -> Result<()> {
+        self.daemons.clear();
+        for site in &self.topology.nodes {
+            self.daemons
+                .push(Daemon::start(&self.ledger, site, &self.settings)?);
+        }
+        for daemon in &mut self.daemons {
+            daemon.wait_ready()?;
+        }
+        for index in 0..self.daemons.len() {
+            self.wait_served(index, HOST)?;
+        }
+        self.backends.forget_all();
+        Ok(())
+    }
+}
