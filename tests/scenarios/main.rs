@@ -6,7 +6,13 @@
 )]
 
 mod datapath;
+mod death;
+mod drain;
+mod ejection;
 mod leftovers;
+mod limits;
+mod reload;
+mod spread;
 mod topology;
 mod xdp_agree;
 mod xdp_lookup;

@@ -8,6 +8,7 @@ pub mod backend;
 pub mod bench;
 pub mod client;
 pub mod daemon;
+pub mod demo;
 pub mod eventually;
 pub mod fixture;
 pub mod leftovers;

@@ -5,6 +5,7 @@
 mod bench;
 mod build_ebpf;
 mod cmd;
+mod demo;
 mod lint;
 mod paths;
 mod progress;
@@ -48,6 +49,8 @@ enum Command {
     Tidy,
     /// Run every test, from a bare machine.
     Test(test::Args),
+    /// The tutorial's ingress in network namespaces: set up, shown and asserted.
+    Demo(demo::Args),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::run(),
         Command::Tidy => tidy::run(),
         Command::Test(args) => return test::run(&args),
+        Command::Demo(args) => demo::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
