@@ -164,10 +164,10 @@ fn pass_everything(nodes: &[Site]) -> Result<aya::Ebpf> {
     Ok(loaded)
 }
 
-/// The kernel object: `FOREBAY_OBJECT`, else where `cargo xtask build-ebpf` puts it.
+/// The kernel object: `FOREBAY_EBPF_OBJECT`, else where `cargo xtask build-ebpf` puts it.
 #[must_use]
 pub fn object() -> PathBuf {
-    std::env::var_os("FOREBAY_OBJECT").map_or_else(
+    std::env::var_os("FOREBAY_EBPF_OBJECT").map_or_else(
         || crate::checkout().join("target/ebpf/forebay.o"),
         PathBuf::from,
     )

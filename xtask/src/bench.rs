@@ -56,12 +56,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "l4"
         }
         Which::L7 => {
-            steps.run("forebay", |step| release(step, "gateway-user", "forebay"))?;
+            steps.run("forebay", |step| {
+                cmd::release(step, "gateway-user", "forebay")
+            })?;
             "l7"
         }
     };
     steps.run("the benchmark", |step| {
-        release(step, "gateway-tests", "forebay-bench")
+        cmd::release(step, "gateway-tests", "forebay-bench")
     })?;
     let built = paths::target().join("release");
     let error = std::process::Command::new(built.join("forebay-bench"))
@@ -86,11 +88,4 @@ fn peers(step: &Step) -> Result<String> {
         .map(|(_, package)| *package)
         .collect();
     setup::packages(step, &missing)
-}
-
-fn release(step: &Step, package: &str, program: &str) -> Result<String> {
-    let mut cargo = cmd::cargo(&paths::root());
-    cargo.args(["build", "--release", "-p", package, "--bin", program]);
-    cmd::watched(&mut cargo, |line| step.say(line))?;
-    Ok("built".to_owned())
 }

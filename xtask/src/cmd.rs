@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use crate::{paths, progress::Step};
+
 /// Lines of a failed program's output that its error shows.
 const TAIL: usize = 40;
 
@@ -65,6 +67,22 @@ pub(crate) fn cargo(dir: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(dir);
     command
+}
+
+/// Builds one program for release. Each has a cargo call of its own: built together with the tests, the daemon
+/// would get their features.
+pub(crate) fn release(step: &Step, package: &str, program: &str) -> Result<String> {
+    let mut cargo = cargo(&paths::root());
+    cargo.env("FOREBAY_EBPF_OBJECT", paths::object()).args([
+        "build",
+        "--release",
+        "-p",
+        package,
+        "--bin",
+        program,
+    ]);
+    watched(&mut cargo, |line| step.say(line))?;
+    Ok("built".to_owned())
 }
 
 /// Whether `program` is in PATH or where administrators' programs are.

@@ -31,24 +31,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let steps = Steps::new();
     setup::install(&steps)?;
     build_ebpf::build(&steps)?;
-    steps.run("forebay and the demo", |step| {
-        let mut cargo = cmd::cargo(&paths::root());
-        cargo.args([
-            "build",
-            "--release",
-            "-p",
-            "gateway-user",
-            "-p",
-            "gateway-tests",
-        ]);
-        cargo.args(["--bin", "forebay", "--bin", "forebay-demo"]);
-        cmd::watched(&mut cargo, |line| step.say(line))?;
-        Ok("built".to_owned())
+    steps.run("forebay", |step| {
+        cmd::release(step, "gateway-user", "forebay")
+    })?;
+    steps.run("the demo", |step| {
+        cmd::release(step, "gateway-tests", "forebay-demo")
     })?;
     let built = paths::target().join("release");
     let error = std::process::Command::new(built.join("forebay-demo"))
         .env("FOREBAY_BIN", built.join("forebay"))
-        .env("FOREBAY_OBJECT", paths::target().join("ebpf/forebay.o"))
+        .env("FOREBAY_EBPF_OBJECT", paths::object())
         .args([
             "--nodes",
             &args.nodes.to_string(),

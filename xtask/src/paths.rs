@@ -26,3 +26,8 @@ pub(crate) fn cache() -> Result<PathBuf> {
     let home = env::var_os("HOME").context("HOME is not set: set it, or FOREBAY_CACHE")?;
     Ok(PathBuf::from(home).join(".cache/forebay"))
 }
+
+/// The kernel object that the daemon embeds.
+pub(crate) fn object() -> PathBuf {
+    target().join("ebpf/forebay.o")
+}

@@ -115,7 +115,7 @@ fn scenarios() -> Tally {
     let mut cargo = cmd::cargo(&paths::root());
     cargo
         .env("FOREBAY_BIN", built.join("forebay"))
-        .env("FOREBAY_OBJECT", paths::target().join("ebpf/forebay.o"))
+        .env("FOREBAY_EBPF_OBJECT", paths::object())
         .args(["test", "--no-fail-fast", "-p", "gateway-tests"])
         // Each scenario fills the machine's cores by itself and some of them count time.
         .args(["--", "--test-threads=1"]);
@@ -136,7 +136,13 @@ fn can_make_namespaces() -> Result<()> {
 fn build_daemon() -> Result<()> {
     Steps::new().run("forebay", |step| {
         let mut cargo = cmd::cargo(&paths::root());
-        cargo.args(["build", "-p", "gateway-user", "--bin", "forebay"]);
+        cargo.env("FOREBAY_EBPF_OBJECT", paths::object()).args([
+            "build",
+            "-p",
+            "gateway-user",
+            "--bin",
+            "forebay",
+        ]);
         cmd::watched(&mut cargo, |line| step.say(line))?;
         Ok("built".to_owned())
     })
