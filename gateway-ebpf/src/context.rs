@@ -29,7 +29,11 @@ impl XdpPacket {
     #[inline(always)]
     fn at(&self, offset: u32, size: usize) -> Option<usize> {
         let start = self.context.data() + offset as usize;
-        (start + size <= self.context.data_end()).then_some(start)
+        if start + size <= self.context.data_end() {
+            Some(start)
+        } else {
+            None
+        }
     }
 
     /// What this node's sockets say about the packet, whose TCP header lies at [`L4`].
@@ -178,12 +182,12 @@ impl Packet for XdpPacket {
 /// Four bytes at `address` must lie within the packet.
 #[inline(always)]
 unsafe fn load_u32(address: usize) -> u32 {
-    let word: u64;
+    let word: u32;
     // SAFETY: the caller's; the instruction reads those bytes and nothing else.
     unsafe {
-        asm!("{} = *(u32 *)({} + 0)", out(reg) word, in(reg) address, options(pure, readonly, nostack))
+        asm!("{} = *(u32 *)({} + 0)", out(wreg) word, in(reg) address, options(pure, readonly, nostack))
     };
-    word as u32
+    word
 }
 
 /// Loads half a word from a packet.
@@ -193,10 +197,10 @@ unsafe fn load_u32(address: usize) -> u32 {
 /// Two bytes at `address` must lie within the packet.
 #[inline(always)]
 unsafe fn load_u16(address: usize) -> u16 {
-    let word: u64;
+    let word: u32;
     // SAFETY: the caller's; the instruction reads those bytes and nothing else.
     unsafe {
-        asm!("{} = *(u16 *)({} + 0)", out(reg) word, in(reg) address, options(pure, readonly, nostack))
+        asm!("{} = *(u16 *)({} + 0)", out(wreg) word, in(reg) address, options(pure, readonly, nostack))
     };
     word as u16
 }
@@ -209,9 +213,7 @@ unsafe fn load_u16(address: usize) -> u16 {
 #[inline(always)]
 unsafe fn store_u32(address: usize, word: u32) {
     // SAFETY: the caller's; the instruction writes those bytes and nothing else.
-    unsafe {
-        asm!("*(u32 *)({} + 0) = {}", in(reg) address, in(reg) u64::from(word), options(nostack))
-    };
+    unsafe { asm!("*(u32 *)({} + 0) = {}", in(reg) address, in(wreg) word, options(nostack)) };
 }
 
 /// Stores half a word into a packet.
@@ -223,6 +225,6 @@ unsafe fn store_u32(address: usize, word: u32) {
 unsafe fn store_u16(address: usize, word: u16) {
     // SAFETY: the caller's; the instruction writes those bytes and nothing else.
     unsafe {
-        asm!("*(u16 *)({} + 0) = {}", in(reg) address, in(reg) u64::from(word), options(nostack))
+        asm!("*(u16 *)({} + 0) = {}", in(reg) address, in(wreg) u32::from(word), options(nostack))
     };
 }

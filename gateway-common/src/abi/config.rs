@@ -79,6 +79,20 @@ impl<'a> LiveConfig<'a> {
         }
     }
 
+    /// The IPv4 address in [`Config::tunnel_source`].
+    #[inline(always)]
+    #[must_use]
+    pub fn tunnel_source_v4(self) -> [u8; 4] {
+        // SAFETY: readable, by the constructors; the last four bytes lie at a multiple of four.
+        let word = unsafe {
+            (&raw const (*self.config).tunnel_source)
+                .cast::<u32>()
+                .add(3)
+                .read_volatile()
+        };
+        word.to_ne_bytes()
+    }
+
     /// Seed of the VIP table's slot hash for a half.
     #[inline(always)]
     #[must_use]
@@ -127,8 +141,6 @@ live! {
     vip_seeds = vip_seed: [u32; 2];
     /// See [`Config::hash_key`].
     hash_key = hash_key: [u64; 2];
-    /// See [`Config::tunnel_source`].
-    tunnel_source = tunnel_source: [u8; 16];
 }
 
 /// Bits of [`Config::flags`].
@@ -140,3 +152,4 @@ pub mod flag {
 }
 
 const _: () = assert!(size_of::<Config>() == 112 && align_of::<Config>() == 8);
+const _: () = assert!(core::mem::offset_of!(Config, tunnel_source) % 4 == 0);

@@ -79,7 +79,7 @@ pub(super) fn send<T: Tables>(
     let path = Path {
         destination_mac: entry.mac,
         source_mac: entry.source_mac,
-        source: v4_of(&config.tunnel_source()),
+        source: config.tunnel_source_v4(),
         destination: v4_of(&entry.address),
         port: config.tunnel_port(),
     };

@@ -4,7 +4,7 @@ use super::{Tables, tables::is_peer_address};
 use crate::abi::{Counter, LiveConfig};
 use crate::checksum;
 use crate::encap::{OVERHEAD, Outer, Tunnel};
-use crate::packet::{IP, Ipv4, L4, Packet, Udp, mapped, v4_of};
+use crate::packet::{IP, Ipv4, L4, Packet, Udp, mapped};
 use crate::verdict::Verdict;
 
 /// Opens a packet of our tunnel: takes its outer headers off and returns what they said.
@@ -18,7 +18,7 @@ pub(super) fn open<T: Tables>(
     ip: &Ipv4,
 ) -> Result<Tunnel, Verdict> {
     let foreign = Verdict::pass(Counter::NotOurs);
-    let own = v4_of(&config.tunnel_source());
+    let own = config.tunnel_source_v4();
     if ip.destination != own || own == [0; 4] || ip.version_ihl != 0x45 || ip.is_fragment() {
         return Err(foreign);
     }
