@@ -218,7 +218,7 @@ pub struct ValidateArgs {
 /// Flags of `forebay explain`.
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
-    /// The request, for example http://shop.example.com/cart?x=1.
+    /// The request, for example `http://shop.example.com/cart?x=1`.
     #[arg(value_name = "URL")]
     pub url: String,
     /// Method of the request.

@@ -4,6 +4,10 @@
     clippy::unwrap_used,
     reason = "a scenario ends at the first thing that is not as it should be"
 )]
+#![expect(
+    clippy::too_many_lines,
+    reason = "a table of cases is read whole, and its length is no complexity"
+)]
 
 mod datapath;
 mod death;

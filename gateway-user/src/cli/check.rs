@@ -78,7 +78,7 @@ pub fn gather(interfaces: &[String], pin_dir: &Path) -> Facts {
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     let existing = pin_dir.ancestors().find(|dir| dir.exists());
     let existing = existing.unwrap_or(Path::new("/")).to_owned();
-    let is_bpffs = rustix::fs::statfs(&existing).is_ok_and(|fs| fs.f_type as i64 == BPF_FS_MAGIC);
+    let is_bpffs = rustix::fs::statfs(&existing).is_ok_and(|fs| fs.f_type == BPF_FS_MAGIC);
     Facts {
         kernel: rustix::system::uname()
             .release()
@@ -198,7 +198,7 @@ fn capabilities(held: u64) -> Finding {
     let has = |number: u32| held & (1 << number) != 0;
     let missing: Vec<&str> = CAPABILITIES
         .iter()
-        .filter(|(name, number)| !has(*number) && !(*name == "CAP_BPF" && has(CAP_SYS_ADMIN)))
+        .filter(|(name, number)| !(has(*number) || *name == "CAP_BPF" && has(CAP_SYS_ADMIN)))
         .map(|(name, _)| *name)
         .collect();
     let ok = missing.is_empty();

@@ -368,7 +368,10 @@ mod tests {
         )
     }
 
-    fn check(steps: &[(&[(&str, &str)], &[&str], &[&str])]) {
+    /// Files by path, then the objects in effect and the problems that they make.
+    type Step<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a [&'a str]);
+
+    fn check(steps: &[Step<'_>]) {
         let mut files = Files::default();
         for (number, (step, gateways, problems)) in steps.iter().enumerate() {
             files.update(listing(step));

@@ -1,6 +1,6 @@
 //! The steering rows: which node owns each, who comes next, which are in transition.
 //!
-//! The ranking of the listed nodes is kept per row (the best [`KEPT`] of them, by index), because it depends on
+//! The ranking of the listed nodes is kept per row (the best `KEPT` of them, by index), because it depends on
 //! names and weights alone: a node that turns ready or draining costs no hashing, one that comes or goes only
 //! its own scores and the rows that it was in. Rows come out as `gateway_common::rendezvous::rank` makes them.
 

@@ -41,7 +41,7 @@ impl Serialize for ObjectKey {
 }
 
 impl<'de> Deserialize<'de> for ObjectKey {
-    /// Reads what [`ObjectKey::fmt`] writes; names hold no slash.
+    /// Reads what `Display` writes; names hold no slash.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Ok(match text.split_once('/') {
