@@ -28,7 +28,7 @@ use crate::proxy::stats::Stats;
 use crate::proxy::{Mode, Proxy, ProxySettings, StartError, Timers};
 use crate::readiness::{Progress, Readiness};
 use crate::settings::{Datapath, Settings};
-use crate::snapshot::Generation;
+use crate::snapshot::{Generation, Replica, ReplicaState};
 use crate::status::{self, Report};
 use crate::translate::{Context, Inputs, translate};
 
@@ -93,6 +93,8 @@ struct App {
     progress: Progress,
     drain: Drain,
     drain_asked: Arc<Notify>,
+    /// A signal came: the process ends with the drain.
+    stopping: bool,
     signals: Signals,
 }
 
@@ -141,6 +143,7 @@ impl App {
             progress: Progress::default(),
             drain: Drain::new(settings.drain_timeout),
             drain_asked,
+            stopping: false,
             signals,
             settings,
         };
@@ -160,23 +163,23 @@ impl App {
                     }
                 }
                 () = self.signals.next() => {
-                    if !self.start_drain() {
+                    if self.stopping {
                         tracing::warn!("told to stop again: stopping at once");
                         break;
                     }
+                    self.stopping = true;
+                    self.start_drain();
                 }
                 () = drain_asked.notified() => {
                     self.start_drain();
                 }
                 _ = tick.tick() => {
-                    if self.tick() == Phase::Drained {
+                    if self.tick() == Phase::Drained && self.stopping {
                         break;
                     }
                 }
             }
         }
-        self.progress.drained = true;
-        self.readiness.set(&self.progress);
         if let Some(kernel) = self.shared.kernel() {
             kernel.stop().await;
         }
@@ -229,6 +232,12 @@ impl App {
             "configuration is live"
         );
         self.shared.set(view);
+        let leaves = |replica: &Replica| {
+            replica.name == self.settings.node_name && replica.state == ReplicaState::Draining
+        };
+        if self.shared.view().snapshot.replicas.iter().any(leaves) {
+            self.start_drain();
+        }
         if allocations != self.allocations {
             self.allocations = allocations;
             self.save_allocations();
@@ -256,27 +265,31 @@ impl App {
         }
     }
 
-    /// False if the drain had begun already.
-    fn start_drain(&mut self) -> bool {
-        let first = self.drain.start(Instant::now());
-        if first {
-            tracing::info!(
-                open = self.shared.proxy.open_connections(),
-                "draining; ends with the last connection, at the latest after {:?}",
-                self.settings.drain_timeout
-            );
-            self.shared.proxy.drain();
-            if let Some(kernel) = self.shared.kernel() {
-                kernel.drain();
-            }
+    /// Begins to drain unless that has happened already.
+    fn start_drain(&mut self) {
+        if !self.drain.start(Instant::now()) {
+            return;
         }
-        first
+        tracing::info!(
+            open = self.shared.proxy.open_connections(),
+            "draining; ends with the last connection, at the latest after {:?}",
+            self.settings.drain_timeout
+        );
+        self.shared.proxy.drain();
+        if let Some(kernel) = self.shared.kernel() {
+            kernel.drain();
+        }
     }
 
     fn tick(&mut self) -> Phase {
         let open = self.shared.proxy.open_connections();
         let phase = self.drain.look(Instant::now(), open);
         self.shared.set_drain(phase);
+        if phase == Phase::Drained && !self.progress.drained {
+            tracing::info!(open, "drained");
+            self.progress.drained = true;
+            self.readiness.set(&self.progress);
+        }
         phase
     }
 }
