@@ -17,7 +17,7 @@ pub use row::Row;
 pub use vip::{VipEntry, VipKey, vip_flag};
 
 /// Version of all layouts in this module; part of the pin path and stored in [`Config`].
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Rows in the steering table; a flow's hash modulo this is its row.
 pub const ROWS: u32 = 65_536;

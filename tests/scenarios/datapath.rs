@@ -15,8 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gateway_common::abi::ROWS;
-use gateway_common::abi::Row;
+use gateway_common::abi::{ABI_VERSION, ROWS, Row};
 use gateway_user::datapath::attach::PassGuard;
 use gateway_user::datapath::status::Forward;
 use gateway_user::datapath::{
@@ -335,7 +334,7 @@ fn a_vip_is_served_and_guarded() {
         "link-xdp-up0-native",
     ];
     assert_eq!(
-        pins(&node.bpffs.join("v1")),
+        pins(&node.bpffs.join(format!("v{ABI_VERSION}"))),
         expected.map(str::to_owned).into()
     );
 }

@@ -65,7 +65,7 @@ impl Object {
     /// Writes what differs from the tables written last.
     pub fn write(&mut self, tables: &HostTables) -> Result<()> {
         let old = std::mem::replace(&mut self.written, tables.clone());
-        self.set::<112>(map::CONFIG, 0, bytemuck::cast(tables.config))?;
+        self.set::<176>(map::CONFIG, 0, bytemuck::cast(tables.config))?;
         for (i, row) in changed(&old.rows, &tables.rows) {
             let Row(bits) = *row;
             self.set::<8>(map::ROWS, i, bits.to_ne_bytes())?;

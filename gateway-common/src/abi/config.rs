@@ -42,8 +42,12 @@ pub struct Config {
     pub hash_key: [u64; 2],
     /// Outer source address of encapsulated packets (IPv4-mapped for IPv4).
     pub tunnel_source: [u8; 16],
+    /// Key of the probes between nodes (SipHash-1-3), the same on all nodes.
+    pub probe_key: [u64; 2],
+    /// The key before that one: accepted, never used to sign.
+    pub probe_key_previous: [u64; 2],
     /// Room for later words; zero.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 8],
 }
 
 /// The configuration where the programs find it: in memory that the daemon may write at any moment.
@@ -151,5 +155,5 @@ pub mod flag {
     pub const DRAINING: u32 = 1 << 1;
 }
 
-const _: () = assert!(size_of::<Config>() == 112 && align_of::<Config>() == 8);
+const _: () = assert!(size_of::<Config>() == 176 && align_of::<Config>() == 8);
 const _: () = assert!(core::mem::offset_of!(Config, tunnel_source) % 4 == 0);
