@@ -38,8 +38,12 @@ pub enum Command {
     Check(CheckArgs),
     /// Print everything the daemon knows, as JSON.
     Dump(DumpArgs),
+    /// Show the kernel tables and counters.
+    Bpf(ClientArgs),
     /// Let this node drain: it keeps its connections and gets no new ones.
     Drain(ClientArgs),
+    /// Remove everything that is pinned and attached in the kernel.
+    Detach(DetachArgs),
 }
 
 /// Flags of `forebay run`.
@@ -247,6 +251,22 @@ pub struct CheckArgs {
     )]
     pub interface: Vec<String>,
     /// Where maps and links would be pinned.
+    #[arg(
+        long,
+        env = "FOREBAY_BPFFS",
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/forebay"
+    )]
+    pub bpffs: PathBuf,
+    /// Form of the answer.
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    pub output: Output,
+}
+
+/// Flags of `forebay detach`.
+#[derive(Args, Clone, Debug)]
+pub struct DetachArgs {
+    /// Where maps and links are pinned.
     #[arg(
         long,
         env = "FOREBAY_BPFFS",

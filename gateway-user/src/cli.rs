@@ -64,6 +64,14 @@ pub fn dispatch(command: Command) -> ExitCode {
                 |_| true,
             )
         }
+        Command::Bpf(args) => ask(&args, "/datapath", show::bpf, |_| true),
+        Command::Detach(args) => match crate::datapath::detach(&args.bpffs) {
+            Ok(()) => {
+                let done = serde_json::json!({"detached": args.bpffs});
+                print(args.output, &done, |_| "detached\n".into(), |_| true)
+            }
+            Err(error) => failed(&error.to_string()),
+        },
         Command::Drain(args) => match client::ask(&args.admin, Method::POST, "/drain") {
             Ok(value) => print(args.output, &value, |_| "draining\n".into(), |_| true),
             Err(error) => failed(&error.to_string()),

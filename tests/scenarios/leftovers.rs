@@ -83,7 +83,7 @@ fn victim_of_a_killed_run() {
     ledger.process(child.id()).unwrap();
     let pins = format!("/sys/fs/bpf/{}-left", ledger.run());
     ledger.directory(pins.as_ref()).unwrap();
-    std::fs::create_dir(&pins).unwrap();
+    gateway_user::datapath::pins::prepare(pins.as_ref()).unwrap();
     child.wait().unwrap();
 }
 

@@ -19,6 +19,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::app::view::Shared;
+use crate::datapath::DatapathStatus;
 use crate::drain::Phase;
 use crate::proxy::ClusterStatus;
 use crate::proxy::stats::{BUCKETS_US, Reading};
@@ -35,7 +36,11 @@ pub fn router(shared: Arc<Shared>) -> Router {
 
 async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Reader(shared)));
+    let datapath = match shared.kernel() {
+        Some(kernel) => kernel.status().await,
+        None => None,
+    };
+    registry.register_collector(Box::new(Reader(shared, datapath)));
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => (
@@ -51,7 +56,7 @@ async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 #[derive(Debug)]
-struct Reader(Arc<Shared>);
+struct Reader(Arc<Shared>, Option<DatapathStatus>);
 
 impl Collector for Reader {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -97,44 +102,62 @@ impl Collector for Reader {
             &[(&[], reading.open_connections as u64)],
         )?;
         totals(e, &reading)?;
+        if let Some(status) = &self.1 {
+            datapath(e, status)?;
+        }
         clusters(e, &self.0.proxy.endpoints())
     }
 }
 
 /// What is counted for the whole node.
 fn totals(e: &mut DescriptorEncoder<'_>, reading: &Reading) -> fmt::Result {
-    let events: Vec<_> = reading
-        .events
-        .iter()
-        .map(|(name, n)| ([("event", *name)], *n))
-        .collect();
-    counter(
-        e,
-        "forebay_proxy_events",
-        "What happened to connections, by event.",
-        &as_rows(&events),
-    )?;
-    let flags: Vec<_> = reading
-        .flags
-        .iter()
-        .map(|(name, n)| ([("flag", *name)], *n))
-        .collect();
+    let named = |label: &'static str, counts: &[(&'static str, u64)]| -> Vec<_> {
+        counts
+            .iter()
+            .map(|(name, n)| ([(label, *name)], *n))
+            .collect()
+    };
+    let events = named("event", &reading.events);
+    let help = "What happened to connections, by event.";
+    counter(e, "forebay_proxy_events", help, &as_rows(&events))?;
+    let refusals = named("reason", &reading.refusals);
+    let help = "Requests refused before they were routed, by reason.";
+    counter(e, "forebay_requests_refused", help, &as_rows(&refusals))?;
+    let flags = named("flag", &reading.flags);
     counter(
         e,
         "forebay_responses_by_flag",
         "Requests by response flag.",
         &as_rows(&flags),
     )?;
-    let classes: Vec<_> = CLASSES
-        .into_iter()
-        .zip(reading.classes)
-        .map(|(c, n)| ([("class", c)], n))
-        .collect();
-    counter(
+    let classes: Vec<_> = CLASSES.into_iter().zip(reading.classes).collect();
+    let classes = named("class", &classes);
+    let help = "Requests by class of the response code.";
+    counter(e, "forebay_requests", help, &as_rows(&classes))
+}
+
+/// What the kernel half counts and holds.
+fn datapath(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Result {
+    let reasons = status.counters.iter();
+    let reasons: Vec<_> = reasons.map(|(name, n)| ([("reason", *name)], *n)).collect();
+    let help = "Packets and socket lookups by what became of them.";
+    counter(e, "forebay_xdp_packets", help, &as_rows(&reasons))?;
+    let rows = u64::from(status.rows_in_transition);
+    gauge(
         e,
-        "forebay_requests",
-        "Requests by class of the response code.",
-        &as_rows(&classes),
+        "forebay_rows_in_transition",
+        "Rows in transition.",
+        &[(&[], rows)],
+    )?;
+    let nodes = status.nodes.iter();
+    let owned: Vec<_> = nodes
+        .map(|n| ([("node", n.name.as_str())], u64::from(n.rows)))
+        .collect();
+    gauge(
+        e,
+        "forebay_rows_owned",
+        "Rows that each listed node owns.",
+        &as_rows(&owned),
     )
 }
 

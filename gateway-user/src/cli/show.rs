@@ -60,6 +60,27 @@ pub fn status(answer: &Value) -> String {
     out
 }
 
+/// `forebay bpf`.
+#[must_use]
+pub fn bpf(answer: &Value) -> String {
+    if answer.is_null() {
+        return "this daemon runs with --datapath off: it has no kernel tables\n".into();
+    }
+    let mut vips = Table::new("VIPs", &["ADDRESS", "GROUP", "STATE"]);
+    for vip in items(&answer["vips"]) {
+        let draining = vip["draining"] == Value::Bool(true);
+        let state = if draining { "draining" } else { "serving" };
+        vips.row([text(&vip["vip"]), text(&vip["group"]), state.into()]);
+    }
+    let mut counters = Table::new("Counters", &["REASON", "PACKETS"]);
+    for (reason, packets) in answer["counters"].as_object().into_iter().flatten() {
+        if packets.as_u64() != Some(0) {
+            counters.row([reason.clone(), text(packets)]);
+        }
+    }
+    format!("{}{vips}{counters}", datapath(answer))
+}
+
 /// The kernel half; nothing with `--datapath off`.
 fn datapath(datapath: &Value) -> String {
     if datapath.is_null() {

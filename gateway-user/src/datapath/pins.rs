@@ -1,13 +1,14 @@
 //! The directory of pins: `<bpffs>/v<ABI_VERSION>/` with one pin for each map and each link.
 //!
 //! If the directory does not lie on a BPF file system one is mounted there and marked, so that [`detach`] takes
-//! it away again.
+//! it away again. Below [`SYSTEM`] the file system is mounted where every system has it, and stays.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use gateway_common::abi::ABI_VERSION;
+use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::Error;
@@ -16,6 +17,10 @@ use super::routes;
 
 /// `BPF_FS_MAGIC` of Linux.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// Where systems have the BPF file system that all programs share. The directory is the kernel's: nothing can be
+/// made in it before that file system is mounted.
+const SYSTEM: &str = "/sys/fs/bpf";
+
 /// A directory that says that this file system was mounted by us.
 const MARK: &str = "mounted-by-forebay";
 
@@ -44,18 +49,35 @@ pub fn prepare(bpffs: &Path) -> Result<PathBuf, Error> {
         }
     };
     let elsewhere = || "name another directory with --bpffs".to_owned();
+    let by_hand = |at: &Path| format!("run `mount -t bpf bpf {}` as root", at.display());
+    let system = Path::new(SYSTEM);
+    if bpffs.starts_with(system) {
+        mount_system(system).map_err(failed("mounting a BPF file system for", by_hand(system)))?;
+    }
     fs::create_dir_all(bpffs).map_err(failed("making", elsewhere()))?;
     if !is_bpffs(bpffs).map_err(failed("reading", elsewhere()))? {
-        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        let by_hand = format!("run `mount -t bpf bpf {}` as root", bpffs.display());
-        mount("bpf", bpffs, "bpf", flags, None)
-            .map_err(io::Error::from)
-            .map_err(failed("mounting a BPF file system on", by_hand))?;
+        mount_bpf(bpffs).map_err(failed("mounting a BPF file system on", by_hand(bpffs)))?;
         fs::create_dir(bpffs.join(MARK)).map_err(failed("marking", elsewhere()))?;
     }
     let directory = directory(bpffs);
     fs::create_dir_all(&directory).map_err(failed("making directories in", elsewhere()))?;
     Ok(directory)
+}
+
+/// Mounts the system's BPF file system if nobody did. Several daemons may start at once, and a second mount would
+/// hide what the first one pinned: the lock is on the directory below.
+fn mount_system(system: &Path) -> io::Result<()> {
+    let below = fs::File::open(system)?;
+    flock(&below, FlockOperation::LockExclusive)?;
+    if is_bpffs(system)? {
+        return Ok(());
+    }
+    mount_bpf(system)
+}
+
+fn mount_bpf(at: &Path) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount("bpf", at, "bpf", flags, None)?)
 }
 
 fn is_bpffs(path: &Path) -> io::Result<bool> {
