@@ -6,15 +6,17 @@
 
 pub mod config;
 pub mod counter;
+pub mod live;
 pub mod node;
 pub mod row;
 pub mod vip;
 
-pub use config::{Config, LiveConfig};
+pub use config::Config;
 pub use counter::{COUNTERS_PER_CPU, Counter, MAX_CPUS};
+pub use live::{Live, LiveConfig};
 pub use node::{NodeEntry, NodeIndex, node_flag, peers};
 pub use row::Row;
-pub use vip::{VipEntry, VipKey, vip_flag};
+pub use vip::{SourceKey, VipEntry, VipKey, vip_flag};
 
 /// Version of all layouts in this module; part of the pin path and stored in [`Config`].
 pub const ABI_VERSION: u32 = 2;
@@ -64,6 +66,10 @@ pub mod map {
     /// `Array<u64>`, bitmap of the loopback ports in [`SOCKETS`], mmapable: bit `port % 64` of word
     /// `port / 64`, the port in host order.
     pub const PORTS: &str = "PORTS";
+    /// `Array<u64>`, `[cpu][slot]`, what each CPU remembers: see [`super::cpu_state`]; mmapable.
+    pub const CPU_STATE: &str = "CPU_STATE";
+    /// `LpmTrie` from [`super::SourceKey`] to [`super::SOURCE_ALLOWED`] or [`super::SOURCE_DENIED`].
+    pub const SOURCES: &str = "SOURCES";
     /// `DevMapHash` from ifindex to device, for forwarding across interfaces.
     pub const DEVICES: &str = "DEVICES";
 }
@@ -78,6 +84,27 @@ pub mod state {
     pub const HOP_WINDOW: u32 = 2;
     /// Second-chance hops sent in the current window.
     pub const HOP_COUNT: u32 = 3;
+    /// Heartbeat value at which a SYN last found no listening socket.
+    pub const NO_LISTENER: u32 = 4;
     /// Words in the array.
     pub const WORDS: u32 = 8;
 }
+
+/// Slots of one CPU in the [`map::CPU_STATE`] array: a budget has its window's first jiffy, then its count.
+pub mod cpu_state {
+    /// SYNs passed to listeners.
+    pub const SYNS: u32 = 0;
+    /// "Too big" messages sent.
+    pub const TOO_BIG: u32 = 2;
+    /// Words of each CPU: a cache line.
+    pub const WORDS: u32 = 8;
+}
+
+/// Prefixes that all lists of sources may hold together.
+pub const MAX_SOURCES: u32 = 65_536;
+
+/// Value of [`map::SOURCES`]: the source may send.
+pub const SOURCE_ALLOWED: u32 = 1;
+
+/// Value of [`map::SOURCES`]: the source is refused.
+pub const SOURCE_DENIED: u32 = 2;

@@ -10,13 +10,11 @@ use crate::packet::Ipv4;
 #[inline(always)]
 #[must_use]
 pub fn ipv4(header: &Ipv4) -> u16 {
-    let [a, b, c, d, e]: [u32; 5] = bytemuck::cast(Ipv4 {
+    let words: [u32; 5] = bytemuck::cast(Ipv4 {
         checksum: [0; 2],
         ..*header
     });
-    let sum = a as u64 + b as u64 + c as u64 + d as u64 + e as u64;
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    u16::from_be_bytes((!fold((sum & 0xffff) as u32 + (sum >> 16) as u32)).to_ne_bytes())
+    u16::from_be_bytes(of_sum(add(0, words)))
 }
 
 /// The checksum after the word `old` became `new` (RFC 1624, equation 3).
@@ -24,6 +22,27 @@ pub fn ipv4(header: &Ipv4) -> u16 {
 #[must_use]
 pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     !fold(!checksum as u32 + !old as u32 + new as u32)
+}
+
+/// Checksum of bytes whose words were added up as they lie in memory.
+#[inline(always)]
+#[must_use]
+pub const fn of_sum(sum: u64) -> [u8; 2] {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    (!fold((sum & 0xffff) as u32 + (sum >> 16) as u32)).to_ne_bytes()
+}
+
+/// Adds 32-bit words as they lie in memory.
+#[inline(always)]
+#[must_use]
+pub const fn add<const N: usize>(mut sum: u64, words: [u32; N]) -> u64 {
+    let mut i = 0;
+    while i < N {
+        sum += words[i] as u64;
+        i += 1;
+    }
+    sum
 }
 
 /// Ones' complement sum of at most 2^16 words into one word.

@@ -1,4 +1,4 @@
-//! The UDP form of a packet between nodes: outer IPv4, UDP without checksum, and eight bytes of our own.
+//! The UDP form of a packet between nodes: outer IPv4 or IPv6, UDP without checksum, and eight bytes of our own.
 //!
 //! ```text
 //! byte 0    version 1 (high four bits), hops left (low four bits)
@@ -10,7 +10,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::checksum;
-use crate::packet::{Ethernet, Header, Ipv4, Udp, ethertype, protocol};
+use crate::packet::{Header, Ipv4, Ipv6, Udp, protocol};
 
 /// Times that a packet may be sent from node to node, MAC rewrites included.
 pub const MAX_HOPS: u8 = 4;
@@ -66,6 +66,35 @@ impl Tunnel {
         }
     }
 
+    /// One word, as functions of the kernel's target return it; never 0, its top bit clear.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        let phase = match self.phase {
+            Phase::Delivery => 0,
+            Phase::SecondChance => 1,
+        };
+        1 << 62 | phase << 40 | (self.hops as u64) << 32 | self.fingerprint as u64
+    }
+
+    /// What [`Self::pack`] packed; `None` for 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(word: u64) -> Option<Self> {
+        if word == 0 {
+            return None;
+        }
+        Some(Self {
+            hops: (word >> 32) as u8 & 0xf,
+            phase: if word >> 40 & 1 == 0 {
+                Phase::Delivery
+            } else {
+                Phase::SecondChance
+            },
+            fingerprint: word as u32,
+        })
+    }
+
     /// Reads the wire form; `None` if it is of another version or not ours.
     #[inline(always)]
     #[must_use]
@@ -86,77 +115,127 @@ impl Tunnel {
     }
 }
 
-/// Everything in front of the inner IPv4 header.
-#[repr(C, align(2))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Outer {
-    /// Link layer.
-    pub ethernet: Ethernet,
-    /// From node to node.
-    pub ip: Ipv4,
-    /// Carries the flow's entropy in its source port.
-    pub udp: Udp,
-    /// Ours.
-    pub tunnel: TunnelHeader,
+macro_rules! outer {
+    ($name:ident, $ip:ident, $doc:literal) => {
+        #[doc = $doc]
+        #[repr(C, align(2))]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+        pub struct $name {
+            /// From node to node.
+            pub ip: $ip,
+            /// Carries the flow's entropy in its source port.
+            pub udp: Udp,
+            /// Ours.
+            pub tunnel: TunnelHeader,
+        }
+
+        impl Header for $name {}
+    };
 }
 
-impl Header for Outer {}
+outer!(
+    OuterV4,
+    Ipv4,
+    "What stands between link layer and inner packet over IPv4."
+);
+outer!(
+    OuterV6,
+    Ipv6,
+    "What stands between link layer and inner packet over IPv6."
+);
 
-/// Bytes that the UDP form adds to a packet.
-pub const OVERHEAD: u32 = (size_of::<Outer>() - size_of::<Ethernet>()) as u32;
+/// Bytes that the UDP form adds to a packet over IPv4.
+pub const OVERHEAD_V4: u32 = size_of::<OuterV4>() as u32;
 
-const _: () = assert!(OVERHEAD == 36 && align_of::<Outer>() == 2);
+/// Bytes that the UDP form adds to a packet over IPv6.
+pub const OVERHEAD_V6: u32 = size_of::<OuterV6>() as u32;
 
-/// Where an outer packet goes.
+const _: () = assert!(OVERHEAD_V4 == 36 && OVERHEAD_V6 == 56 && align_of::<OuterV6>() == 2);
+
+/// What the outer headers say of the packet inside.
 #[derive(Clone, Copy, Debug)]
-pub struct Path {
-    /// MAC of the node or of the next hop toward it.
-    pub destination_mac: [u8; 6],
-    /// MAC of the interface that sends.
-    pub source_mac: [u8; 6],
-    /// Address of this node.
-    pub source: [u8; 4],
-    /// Address of the other node.
-    pub destination: [u8; 4],
-    /// Tunnel port in network order.
-    pub port: [u8; 2],
+pub struct Inner {
+    /// Bytes from its IP header on.
+    pub length: u32,
+    /// DSCP and ECN (RFC 6040).
+    pub class: u8,
+    /// Flow hash: source port and flow label come from it.
+    pub flow: u64,
 }
 
-/// The outer headers for a packet with this inner IPv4 header and flow hash.
+/// Time to live of outer packets.
+const TTL: u8 = 64;
+
+/// Outer headers over IPv4, addresses and port in network order.
 ///
 /// DSCP and ECN are copied (RFC 6040), the checksum of UDP is zero (the inner checksums hold), DF is set with
 /// identification 0 (RFC 6864), and the source port (49152 to 65535) comes from the flow hash.
 #[inline(always)]
 #[must_use]
-pub fn outer(path: &Path, inner: &Ipv4, flow: u64, tunnel: Tunnel) -> Outer {
-    let length = inner.length() + OVERHEAD;
+pub fn outer_v4(
+    source: [u8; 4],
+    destination: [u8; 4],
+    port: [u8; 2],
+    inner: &Inner,
+    tunnel: Tunnel,
+) -> OuterV4 {
+    let length = inner.length + OVERHEAD_V4;
     let mut ip = Ipv4 {
         version_ihl: 0x45,
-        tos: inner.tos,
+        tos: inner.class,
         total_length: (length as u16).to_be_bytes(),
         identification: [0; 2],
         fragment: [0x40, 0],
-        ttl: 64,
+        ttl: TTL,
         protocol: protocol::UDP,
         checksum: [0; 2],
-        source: path.source,
-        destination: path.destination,
+        source,
+        destination,
     };
     ip.checksum = checksum::ipv4(&ip).to_be_bytes();
-    Outer {
-        ethernet: Ethernet {
-            destination: path.destination_mac,
-            source: path.source_mac,
-            kind: ethertype::IPV4,
-        },
+    OuterV4 {
         ip,
-        udp: Udp {
-            source: (0xc000 | (flow >> 16) as u16 & 0x3fff).to_be_bytes(),
-            destination: path.port,
-            length: ((length - size_of::<Ipv4>() as u32) as u16).to_be_bytes(),
-            checksum: [0; 2],
-        },
+        udp: udp(port, inner),
         tunnel: tunnel.header(),
+    }
+}
+
+/// Outer headers over IPv6: as [`outer_v4`]. The zero UDP checksum is that of RFC 6935 and 6936, the flow label comes
+/// from the flow hash (RFC 6438).
+#[inline(always)]
+#[must_use]
+pub fn outer_v6(
+    source: [u8; 16],
+    destination: [u8; 16],
+    port: [u8; 2],
+    inner: &Inner,
+    tunnel: Tunnel,
+) -> OuterV6 {
+    let [_, label @ ..] = (inner.flow as u32).to_be_bytes();
+    let ip = Ipv6 {
+        version_class_label: [0x60, label[0] & 0x0f, label[1], label[2]],
+        payload_length: ((inner.length + OVERHEAD_V6 - size_of::<Ipv6>() as u32) as u16)
+            .to_be_bytes(),
+        next_header: protocol::UDP,
+        hop_limit: TTL,
+        source,
+        destination,
+    };
+    OuterV6 {
+        ip: ip.with_traffic_class(inner.class),
+        udp: udp(port, inner),
+        tunnel: tunnel.header(),
+    }
+}
+
+#[inline(always)]
+fn udp(port: [u8; 2], inner: &Inner) -> Udp {
+    let length = inner.length + (size_of::<Udp>() + size_of::<TunnelHeader>()) as u32;
+    Udp {
+        source: (0xc000 | (inner.flow >> 16) as u16 & 0x3fff).to_be_bytes(),
+        destination: port,
+        length: (length as u16).to_be_bytes(),
+        checksum: [0; 2],
     }
 }
 
@@ -174,6 +253,7 @@ mod tests {
         let bytes: [u8; 8] = bytemuck::cast(tunnel.header());
         assert_eq!(bytes, [0x13, 1, 0, 0, 1, 2, 3, 4]);
         assert_eq!(Tunnel::parse(tunnel.header()), Some(tunnel));
+        assert_eq!(Tunnel::unpack(tunnel.pack()), Some(tunnel));
     }
 
     #[test]

@@ -5,12 +5,12 @@
 use std::cell::RefCell;
 
 use crate::abi::{
-    Config, Counter, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, VIP_PROBES, VIP_SLOTS,
-    VipEntry, VipKey, peers, state, vip_flag,
+    Config, Counter, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SourceKey,
+    VIP_PROBES, VIP_SLOTS, VipEntry, VipKey, cpu_state, peers, state, vip_flag,
 };
 use crate::hash::vip_slot;
 use crate::packet::{Header, Packet};
-use crate::steer::{Local, Tables, Tuple};
+use crate::steer::{Cookie, Headers, Local, Tables, Tuple, Way};
 
 /// A packet in a byte vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,10 +39,26 @@ impl Packet for HostPacket {
             .map(bytemuck::pod_read_unaligned)
     }
 
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let offset = offset as usize;
+        let bytes = self.bytes.get(offset..offset + 4 * N)?;
+        let word = |i| u32::from_ne_bytes(core::array::from_fn(|j| bytes[4 * i + j]));
+        Some(core::array::from_fn(word))
+    }
+
     fn write<H: Header>(&mut self, offset: u32, header: H) -> Option<()> {
         let offset = offset as usize;
         let place = self.bytes.get_mut(offset..offset + size_of::<H>())?;
         place.copy_from_slice(bytemuck::bytes_of(&header));
+        Some(())
+    }
+
+    fn write_words<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Option<()> {
+        let offset = offset as usize;
+        let place = self.bytes.get_mut(offset..offset + 4 * N)?;
+        for (bytes, word) in place.chunks_exact_mut(4).zip(words) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
         Some(())
     }
 
@@ -59,6 +75,11 @@ impl Packet for HostPacket {
         }
         self.bytes.drain(..bytes as usize);
         self.headroom += bytes;
+        Some(())
+    }
+
+    fn set_len(&mut self, length: u32) -> Option<()> {
+        self.bytes.resize(length as usize, 0);
         Some(())
     }
 }
@@ -83,9 +104,19 @@ pub struct HostTables {
     /// What the sockets say about a flow.
     pub sockets: Vec<(Tuple, Local)>,
     /// Address and port of listening sockets, which take every other flow; the rest have no socket.
-    pub listeners: Vec<([u8; 4], [u8; 2])>,
+    pub listeners: Vec<([u8; 16], [u8; 2])>,
+    /// Flow hashes of UDP sessions.
+    pub sessions: Vec<u64>,
+    /// Prefixes of lists of sources: bits of the key that count, key, value.
+    pub sources: Vec<(u32, SourceKey, u32)>,
+    /// The cookie that the kernel would make, whatever the SYN.
+    pub cookie: Option<Cookie>,
+    /// The way to every client.
+    pub way_back: Option<Way>,
     /// What the program remembers.
     pub state: RefCell<Vec<u64>>,
+    /// What the CPU remembers.
+    pub cpu_state: RefCell<Vec<u64>>,
     /// What was counted, in order.
     pub counted: RefCell<Vec<Counter>>,
 }
@@ -102,7 +133,12 @@ impl Default for HostTables {
             jiffies: 0,
             sockets: Vec::new(),
             listeners: Vec::new(),
+            sessions: Vec::new(),
+            sources: Vec::new(),
+            cookie: None,
+            way_back: None,
             state: RefCell::new(vec![0; state::WORDS as usize]),
+            cpu_state: RefCell::new(vec![0; cpu_state::WORDS as usize]),
             counted: RefCell::new(Vec::new()),
         }
     }
@@ -149,12 +185,12 @@ impl Tables for HostTables {
         self.rows.get(row as usize).copied()
     }
 
-    fn vip(&self, slot: u32) -> Option<VipEntry> {
-        self.vips.get(slot as usize).copied()
+    fn vip(&self, slot: u32) -> Option<Live<'_, VipEntry>> {
+        self.vips.get(slot as usize).map(Live::of)
     }
 
-    fn node(&self, slot: u32) -> Option<NodeEntry> {
-        self.nodes.get(slot as usize).copied()
+    fn node(&self, slot: u32) -> Option<Live<'_, NodeEntry>> {
+        self.nodes.get(slot as usize).map(Live::of)
     }
 
     fn suspect(&self, node: NodeIndex) -> bool {
@@ -177,13 +213,54 @@ impl Tables for HostTables {
         self.jiffies
     }
 
-    fn local(&self, _: &HostPacket, tuple: &Tuple) -> Local {
-        let [_, _, a, b] = tuple.ports;
+    fn cpu_state(&self, slot: u32) -> u64 {
+        self.cpu_state.borrow()[slot as usize]
+    }
+
+    fn set_cpu_state(&self, slot: u32, word: u64) {
+        self.cpu_state.borrow_mut()[slot as usize] = word;
+    }
+
+    fn local(&self, _: &HostPacket, tuple: &Tuple, headers: Headers) -> Local {
         match self.sockets.iter().find(|(flow, _)| flow == tuple) {
+            Some((_, Local::Cookie)) if !headers.own => Local::Listener,
             Some((_, local)) => *local,
-            None if self.listeners.contains(&(tuple.destination, [a, b])) => Local::Listener,
+            None if self.listeners.contains(&tuple.vip()) => Local::Listener,
             None => Local::None,
         }
+    }
+
+    fn cookie(&self, _: &HostPacket, _: &Tuple, _: Headers) -> Option<Cookie> {
+        self.cookie
+    }
+
+    fn way_back(&self, _: &HostPacket, _: &Tuple) -> Option<Way> {
+        self.way_back
+    }
+
+    fn session(&self, hash: u64) -> bool {
+        self.sessions.contains(&hash)
+    }
+
+    fn source(&self, key: &SourceKey) -> u32 {
+        let bits = |key: &SourceKey| {
+            let [a, b, c, d] = key.list;
+            (
+                u32::from_be_bytes([a, b, c, d]),
+                u128::from_be_bytes(key.address),
+            )
+        };
+        let (list, address) = bits(key);
+        let covers = |length: u32, prefix: &SourceKey| {
+            let (of, prefix) = bits(prefix);
+            let rest = 128 - (length - SourceKey::LIST_BITS);
+            of == list && (rest == 128 || (address ^ prefix) >> rest == 0)
+        };
+        self.sources
+            .iter()
+            .filter(|(length, prefix, _)| covers(*length, prefix))
+            .max_by_key(|(length, ..)| *length)
+            .map_or(0, |(.., value)| *value)
     }
 
     fn count(&self, counter: Counter) {

@@ -26,21 +26,31 @@ pub trait Packet {
     /// The header at `offset`, an even number, if the packet holds all of it.
     fn read<H: Header>(&self, offset: u32) -> Option<H>;
 
+    /// `N` words of four bytes at `offset`, an even number, as they lie in memory, if the packet holds all of them: cheaper
+    /// than a header of which one wants a part.
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
     /// Writes a header at `offset`, an even number, if the packet holds room for all of it.
     fn write<H: Header>(&mut self, offset: u32, header: H) -> Option<()>;
 
+    /// Writes such words.
+    fn write_words<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Option<()>;
     /// Adds `bytes` bytes in front, an even number; what they hold is to be written.
     fn push(&mut self, bytes: u32) -> Option<()>;
 
     /// Takes `bytes` bytes, an even number, off the front.
     fn pop(&mut self, bytes: u32) -> Option<()>;
+    /// Cuts or grows the end, so that the packet has `length` bytes; what is new is to be written.
+    fn set_len(&mut self, length: u32) -> Option<()>;
 }
 
 /// Where the IP header begins.
 pub const IP: u32 = size_of::<Ethernet>() as u32;
 
-/// Where the TCP or UDP header begins behind an IPv4 header without options.
-pub const L4: u32 = IP + size_of::<Ipv4>() as u32;
+/// Bytes of the two MACs in front of the EtherType.
+pub const MACS: u32 = 12;
+
+/// Bytes of one VLAN tag.
+pub const TAG: u32 = size_of::<Vlan>() as u32;
 
 /// EtherTypes in network order.
 pub mod ethertype {
@@ -48,14 +58,32 @@ pub mod ethertype {
     pub const IPV4: [u8; 2] = [0x08, 0x00];
     /// ARP.
     pub const ARP: [u8; 2] = [0x08, 0x06];
+    /// IPv6.
+    pub const IPV6: [u8; 2] = [0x86, 0xdd];
+    /// VLAN tag (IEEE 802.1Q).
+    pub const VLAN: [u8; 2] = [0x81, 0x00];
+    /// Outer VLAN tag (IEEE 802.1ad).
+    pub const OUTER_VLAN: [u8; 2] = [0x88, 0xa8];
 }
 
 /// IP protocol numbers.
 pub mod protocol {
+    /// IPv6 extension: hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// IPv6 extension: routing.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 extension: fragment.
+    pub const FRAGMENT: u8 = 44;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// IPv6 extension: destination options.
+    pub const DESTINATION: u8 = 60;
 }
 
 macro_rules! header {
@@ -105,6 +133,152 @@ header! {
         source: [u8; 4],
         /// Destination address.
         destination: [u8; 4],
+    }
+}
+
+header! {
+    /// The end of an Ethernet header.
+    EtherType = 2 {
+        /// EtherType.
+        kind: [u8; 2],
+    }
+}
+
+header! {
+    /// A VLAN tag and the EtherType behind it (IEEE 802.1Q).
+    Vlan = 4 {
+        /// Priority (three bits), drop eligible (one bit), VLAN identifier.
+        control: [u8; 2],
+        /// EtherType of what follows.
+        kind: [u8; 2],
+    }
+}
+
+header! {
+    /// The part of an IPv4 header that a hop changes.
+    TimeToLive = 4 {
+        /// Time to live.
+        ttl: u8,
+        /// Protocol of the payload.
+        protocol: u8,
+        /// Header checksum.
+        checksum: [u8; 2],
+    }
+}
+
+header! {
+    /// The part of an IPv6 header that a hop changes.
+    HopLimit = 2 {
+        /// Protocol of the payload, or the first extension header.
+        next_header: u8,
+        /// Hop limit.
+        hop_limit: u8,
+    }
+}
+
+header! {
+    /// IPv6 (RFC 8200).
+    Ipv6 = 40 {
+        /// Version (four bits), traffic class (eight bits), flow label.
+        version_class_label: [u8; 4],
+        /// Bytes behind this header.
+        payload_length: [u8; 2],
+        /// Protocol of the payload, or the first extension header.
+        next_header: u8,
+        /// Hop limit.
+        hop_limit: u8,
+        /// Source address.
+        source: [u8; 16],
+        /// Destination address.
+        destination: [u8; 16],
+    }
+}
+
+header! {
+    /// The beginning of an IPv6 extension header (RFC 8200, section 4).
+    Extension = 2 {
+        /// What follows.
+        next_header: u8,
+        /// Length in units of 8 bytes, without the first 8.
+        length: u8,
+    }
+}
+
+header! {
+    /// The IPv6 fragment header (RFC 8200, section 4.5).
+    FragmentHeader = 8 {
+        /// What follows in the whole packet.
+        next_header: u8,
+        /// Reserved.
+        reserved: u8,
+        /// Offset in units of 8 bytes (13 bits), two reserved bits, "more fragments".
+        offset: [u8; 2],
+        /// Identification.
+        identification: [u8; 4],
+    }
+}
+
+header! {
+    /// ICMP (RFC 792) and ICMPv6 (RFC 4443).
+    Icmp = 8 {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// Checksum.
+        checksum: [u8; 2],
+        /// Depends on the type.
+        rest: [u8; 4],
+    }
+}
+
+header! {
+    /// Neighbour solicitation and advertisement behind their ICMPv6 header (RFC 4861, 4.3 and 4.4).
+    Neighbour = 16 {
+        /// Who is asked for, or who answers.
+        target: [u8; 16],
+    }
+}
+
+header! {
+    /// An option of neighbour discovery that holds a MAC (RFC 4861, 4.6.1).
+    LinkAddress = 8 {
+        /// 1: of the source, 2: of the target.
+        kind: u8,
+        /// Length in units of 8 bytes.
+        length: u8,
+        /// The MAC.
+        mac: [u8; 6],
+    }
+}
+
+header! {
+    /// What a "too big" message quotes of an IPv4 packet: its header and eight bytes (RFC 792).
+    QuotedV4 = 28 {
+        /// Header.
+        ip: Ipv4,
+        /// The beginning of its payload.
+        payload: [u8; 8],
+    }
+}
+
+header! {
+    /// What a "too big" message quotes of an IPv6 packet here.
+    QuotedV6 = 48 {
+        /// Header.
+        ip: Ipv6,
+        /// The beginning of its payload.
+        payload: [u8; 8],
+    }
+}
+
+header! {
+    /// A TCP header with its one option, the maximum segment size.
+    SynAck = 24 {
+        /// Header.
+        tcp: Tcp,
+        /// Kind 2, length 4, bytes (RFC 9293, 3.2).
+        segment: [u8; 4],
     }
 }
 
@@ -163,6 +337,9 @@ header! {
 }
 
 impl Ipv4 {
+    /// Where source and destination lie in the header.
+    pub const ADDRESSES: u32 = 12;
+
     /// Header length in bytes as the packet says.
     #[inline(always)]
     #[must_use]
@@ -182,6 +359,99 @@ impl Ipv4 {
     #[must_use]
     pub const fn length(&self) -> u32 {
         u16::from_be_bytes(self.total_length) as u32
+    }
+}
+
+impl Vlan {
+    /// VLAN identifier.
+    #[inline(always)]
+    #[must_use]
+    pub const fn identifier(&self) -> u16 {
+        u16::from_be_bytes(self.control) & 0xfff
+    }
+}
+
+impl TimeToLive {
+    /// Where it lies in the IPv4 header.
+    pub const OFFSET: u32 = 8;
+}
+
+impl HopLimit {
+    /// Where it lies in the IPv6 header.
+    pub const OFFSET: u32 = 6;
+}
+
+impl Ipv6 {
+    /// Where source and destination lie in the header.
+    pub const ADDRESSES: u32 = 8;
+
+    /// Version (should be 6).
+    #[inline(always)]
+    #[must_use]
+    pub const fn version(&self) -> u8 {
+        self.version_class_label[0] >> 4
+    }
+
+    /// Traffic class: DSCP and ECN.
+    #[inline(always)]
+    #[must_use]
+    pub const fn traffic_class(&self) -> u8 {
+        self.version_class_label[0] << 4 | self.version_class_label[1] >> 4
+    }
+
+    /// Length of header and payload in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn length(&self) -> u32 {
+        u16::from_be_bytes(self.payload_length) as u32 + size_of::<Self>() as u32
+    }
+
+    /// The header with another traffic class.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_traffic_class(mut self, class: u8) -> Self {
+        let [first, second, ..] = self.version_class_label;
+        self.version_class_label[0] = first & 0xf0 | class >> 4;
+        self.version_class_label[1] = second & 0x0f | class << 4;
+        self
+    }
+}
+
+impl Icmp {
+    /// IPv4: somebody answers an echo request.
+    pub const ECHO_REPLY: u8 = 0;
+    /// IPv4: a packet cannot be delivered; code 4: it is too big.
+    pub const UNREACHABLE: u8 = 3;
+    /// IPv4: echo request.
+    pub const ECHO: u8 = 8;
+    /// IPv4: TTL or reassembly time spent.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// IPv4: a header field that cannot be.
+    pub const PARAMETER_PROBLEM: u8 = 12;
+    /// Code of [`Self::UNREACHABLE`]: fragmentation needed and DF set.
+    pub const TOO_BIG: u8 = 4;
+    /// IPv6: first of the four errors.
+    pub const V6_UNREACHABLE: u8 = 1;
+    /// IPv6: packet too big.
+    pub const V6_TOO_BIG: u8 = 2;
+    /// IPv6: last of the four errors.
+    pub const V6_PARAMETER_PROBLEM: u8 = 4;
+    /// IPv6: echo request.
+    pub const V6_ECHO: u8 = 128;
+    /// IPv6: echo reply.
+    pub const V6_ECHO_REPLY: u8 = 129;
+    /// IPv6: neighbour solicitation.
+    pub const SOLICITATION: u8 = 135;
+    /// IPv6: neighbour advertisement.
+    pub const ADVERTISEMENT: u8 = 136;
+}
+
+impl Udp {
+    /// Length of header and payload in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn length(&self) -> u32 {
+        u16::from_be_bytes(self.length) as u32
     }
 }
 

@@ -19,32 +19,127 @@ pub enum Action {
 }
 
 /// An action and its one reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// What becomes of the packet.
-    pub action: Action,
-    /// Why; counted by whoever carries the action out.
-    pub counter: Counter,
-}
+///
+/// One word, its top bit set: functions of the kernel's target can hand back no more, and no part of it is ever undefined.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Verdict(u64);
+
+const PASS: u64 = 0;
+const DROP: u64 = 1;
+const TRANSMIT: u64 = 2;
+const REDIRECT: u64 = 3;
 
 impl Verdict {
+    #[inline(always)]
+    const fn new(action: u64, counter: Counter, ifindex: u32) -> Self {
+        Self(1 << 63 | action << 40 | (counter.slot() as u64) << 32 | ifindex as u64)
+    }
+
     /// Pass, because of `counter`.
     #[inline(always)]
     #[must_use]
     pub const fn pass(counter: Counter) -> Self {
-        Self {
-            action: Action::Pass,
-            counter,
-        }
+        Self::new(PASS, counter, 0)
     }
 
     /// Drop, because of `counter`.
     #[inline(always)]
     #[must_use]
     pub const fn drop(counter: Counter) -> Self {
-        Self {
-            action: Action::Drop,
-            counter,
+        Self::new(DROP, counter, 0)
+    }
+
+    /// Out of the interface on which it came in, because of `counter`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn transmit(counter: Counter) -> Self {
+        Self::new(TRANSMIT, counter, 0)
+    }
+
+    /// Out of `ifindex`, for a packet that came in on `ingress`, because of `counter`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn out_of(ifindex: u32, ingress: u32, counter: Counter) -> Self {
+        if ifindex == ingress {
+            Self::transmit(counter)
+        } else {
+            Self::new(REDIRECT, counter, ifindex)
         }
+    }
+
+    /// What becomes of the packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn action(self) -> Action {
+        match self.0 >> 40 & 3 {
+            PASS => Action::Pass,
+            DROP => Action::Drop,
+            TRANSMIT => Action::Transmit,
+            _ => Action::Redirect {
+                ifindex: self.0 as u32,
+            },
+        }
+    }
+
+    /// Slot of the reason's counter; counted by whoever carries the action out.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        (self.0 >> 32) as u32 & 0xff
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn counter(self) -> Counter {
+        Counter::ALL
+            .get(self.slot() as usize)
+            .copied()
+            .unwrap_or(Counter::NotOurs)
+    }
+
+    /// The word; never 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        self.0
+    }
+
+    /// The verdict in a word whose top bit is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(word: u64) -> Option<Self> {
+        if word >> 63 == 0 {
+            return None;
+        }
+        Some(Self(word))
+    }
+}
+
+impl core::fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:?} ({})", self.action(), self.counter().name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_says_what_it_was_made_of() {
+        for counter in Counter::ALL {
+            let far = Action::Redirect { ifindex: u32::MAX };
+            for (verdict, action) in [
+                (Verdict::pass(*counter), Action::Pass),
+                (Verdict::drop(*counter), Action::Drop),
+                (Verdict::transmit(*counter), Action::Transmit),
+                (Verdict::out_of(3, 3, *counter), Action::Transmit),
+                (Verdict::out_of(u32::MAX, 3, *counter), far),
+            ] {
+                assert_eq!((verdict.action(), verdict.counter()), (action, *counter));
+                assert_eq!(Verdict::unpack(verdict.pack()), Some(verdict));
+            }
+        }
+        assert_eq!(Verdict::unpack(0), None);
     }
 }

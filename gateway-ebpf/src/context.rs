@@ -1,22 +1,30 @@
 //! A packet in the kernel: the only place with pointers into it.
 
 use core::arch::asm;
+use core::intrinsics::is_val_statically_known;
 use core::mem::size_of;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{
-    BPF_F_CURRENT_NETNS, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
-    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-};
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_fib_lookup as fib_lookup_params, bpf_sock_tuple};
 use aya_ebpf::helpers::{
-    bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie, bpf_xdp_adjust_head,
+    bpf_fib_lookup, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
+    bpf_tcp_gen_syncookie, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
 };
 use aya_ebpf::programs::XdpContext;
-use gateway_common::packet::{Header, IP, Ipv4, L4, Packet, Tcp};
-use gateway_common::steer::{Local, Tuple};
+use gateway_common::packet::{Header, Ipv6, Packet, Tcp};
+use gateway_common::steer::{Headers, Local, Tuple, Way};
 
 /// `TCP_LISTEN` of the kernel's `enum` of socket states.
 const LISTEN: u32 = 10;
+
+/// Bytes of an IP header for the cookie helpers: those of IPv6, or of IPv4 and the TCP header behind it.
+const IP_SIZE: usize = size_of::<Ipv6>();
+
+/// Words of the longest TCP header.
+const TCP_WORDS: usize = 15;
+
+/// Offsets of headers lie below this: the verifier must see it.
+const REACH: u32 = 1024;
 
 /// A packet as an XDP program gets it.
 pub struct XdpPacket {
@@ -25,68 +33,170 @@ pub struct XdpPacket {
 }
 
 impl XdpPacket {
+    /// Where the packet begins.
+    ///
+    /// Loaded by an instruction that the compiler does not see through: it would hand the word to functions that are not
+    /// inlined in half a register, and the verifier would not know it for an address any more.
+    #[inline(always)]
+    fn start(&self) -> usize {
+        let address: usize;
+        // SAFETY: the context's first word; the instruction reads it and nothing else.
+        unsafe {
+            asm!("{} = *(u32 *)({} + 0)", out(reg) address, in(reg) self.context.ctx, options(pure, readonly, nostack))
+        };
+        address
+    }
+
+    /// Where it ends; as [`Self::start`].
+    #[inline(always)]
+    fn end(&self) -> usize {
+        let address: usize;
+        // SAFETY: the context's second word; the instruction reads it and nothing else.
+        unsafe {
+            asm!("{} = *(u32 *)({} + 4)", out(reg) address, in(reg) self.context.ctx, options(pure, readonly, nostack))
+        };
+        address
+    }
+
     /// The address of `size` bytes at `offset`, if the packet holds them.
     #[inline(always)]
     fn at(&self, offset: u32, size: usize) -> Option<usize> {
-        let start = self.context.data() + offset as usize;
-        if start + size <= self.context.data_end() {
+        let start = self.start() + bounded(offset);
+        if start + size <= self.end() {
             Some(start)
         } else {
             None
         }
     }
 
-    /// What this node's sockets say about the packet, whose TCP header lies at [`L4`].
-    #[inline(never)]
-    pub fn local(&self, tuple: &Tuple) -> Local {
-        let [a, b, c, d] = tuple.ports;
-        let mut key = bpf_sock_tuple {
-            __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
-                ipv4: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-                    saddr: u32::from_ne_bytes(tuple.source),
-                    daddr: u32::from_ne_bytes(tuple.destination),
-                    sport: u16::from_ne_bytes([a, b]),
-                    dport: u16::from_ne_bytes([c, d]),
-                },
-            },
-        };
-        let size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
+    /// What this node's sockets say about the packet.
+    #[inline(always)]
+    pub fn local(&self, tuple: &Tuple, headers: Headers) -> Local {
         let context = self.context.as_ptr();
-        // SAFETY: the key lives until the call returns and holds `size` bytes of the IPv4 form.
+        let key = (&raw const tuple.words).cast_mut().cast::<bpf_sock_tuple>();
+        // SAFETY: the key lives until the call returns and holds as many bytes as the size says.
         let socket = unsafe {
-            bpf_skc_lookup_tcp(context, &raw mut key, size, BPF_F_CURRENT_NETNS as u64, 0)
+            if tuple.v6 {
+                bpf_skc_lookup_tcp(context, key, 36, BPF_F_CURRENT_NETNS as u64, 0)
+            } else {
+                bpf_skc_lookup_tcp(context, key, 12, BPF_F_CURRENT_NETNS as u64, 0)
+            }
         };
         if socket.is_null() {
             return Local::None;
         }
         // SAFETY: not null, and ours until it is released.
-        let listens = unsafe { (*socket).state } == LISTEN;
-        let local = match (listens, self.at(IP, size_of::<Ipv4>() + size_of::<Tcp>())) {
-            (false, _) => Local::Flow,
-            (true, None) => Local::Listener,
-            (true, Some(ip)) => {
-                let tcp = ip + (L4 - IP) as usize;
-                let (ip_size, tcp_size) = (size_of::<Ipv4>() as u32, size_of::<Tcp>() as u32);
-                // SAFETY: `at` checked that both headers lie within the packet; the socket is ours.
-                let cookie = unsafe {
-                    bpf_tcp_check_syncookie(
-                        socket.cast(),
-                        ip as *mut _,
-                        ip_size,
-                        tcp as *mut _,
-                        tcp_size,
-                    )
-                };
-                if cookie == 0 {
-                    Local::Cookie
-                } else {
-                    Local::Listener
-                }
-            }
+        let local = if unsafe { (*socket).state } != LISTEN {
+            Local::Flow
+        } else if headers.own && self.carries_cookie(socket.cast(), headers) {
+            Local::Cookie
+        } else {
+            Local::Listener
         };
         // SAFETY: the reference from the lookup, given back once and not used after.
         unsafe { bpf_sk_release(socket.cast()) };
         local
+    }
+
+    /// Whether an ACK carries a SYN cookie of the listening socket's kernel.
+    #[inline(always)]
+    fn carries_cookie(&self, listener: *mut core::ffi::c_void, headers: Headers) -> bool {
+        let Some(tcp) = self.at(headers.tcp, size_of::<Tcp>()) else {
+            return false;
+        };
+        let Some(ip) = self.at(headers.ip, IP_SIZE) else {
+            return false;
+        };
+        let (tcp, size) = (tcp as *mut _, size_of::<Tcp>() as u32);
+        // SAFETY: `at` checked that both headers lie within the packet; the socket is the caller's.
+        let result = unsafe {
+            bpf_tcp_check_syncookie(listener, ip as *mut _, IP_SIZE as u32, tcp, size)
+        };
+        result == 0
+    }
+
+    /// A cookie for a SYN, if there is a listening socket whose kernel makes one.
+    #[inline(never)]
+    pub fn cookie(&self, tuple: &Tuple, headers: Headers) -> u64 {
+        // The header is copied: its length is known only here, and the helper wants all of it.
+        let mut header = [0_u32; TCP_WORDS];
+        let at = headers.tcp;
+        let Some(fixed) = self.read::<Tcp>(at) else {
+            return 0;
+        };
+        // Through the mask, so that the verifier sees the length between 20 and 60 where the helper takes it.
+        let length = bounded(fixed.header_length()) as u32;
+        if length < size_of::<Tcp>() as u32 || length > 4 * TCP_WORDS as u32 {
+            return 0;
+        }
+        for (word, place) in header.iter_mut().enumerate() {
+            if (word as u32) < length / 4 {
+                let Some(from) = self.at(at + 4 * word as u32, 4) else {
+                    return 0;
+                };
+                // SAFETY: `at` checked the four bytes.
+                *place = unsafe { load_u32(from) };
+            }
+        }
+        let context = self.context.as_ptr();
+        let key = (&raw const tuple.words).cast_mut().cast::<bpf_sock_tuple>();
+        // SAFETY: as in `local`.
+        let socket = unsafe {
+            if tuple.v6 {
+                bpf_skc_lookup_tcp(context, key, 36, BPF_F_CURRENT_NETNS as u64, 0)
+            } else {
+                bpf_skc_lookup_tcp(context, key, 12, BPF_F_CURRENT_NETNS as u64, 0)
+            }
+        };
+        if socket.is_null() {
+            return 0;
+        }
+        let mut cookie = -1;
+        // SAFETY: not null, and ours until it is released.
+        if unsafe { (*socket).state } == LISTEN
+            && let Some(ip) = self.at(headers.ip, IP_SIZE)
+        {
+            let tcp = header.as_mut_ptr().cast();
+            // SAFETY: `at` checked the IP header; the TCP header is on the stack, `length` is at most its size.
+            cookie = unsafe {
+                bpf_tcp_gen_syncookie(socket.cast(), ip as *mut _, IP_SIZE as u32, tcp, length)
+            };
+        }
+        // SAFETY: the reference from the lookup, given back once and not used after.
+        unsafe { bpf_sk_release(socket.cast()) };
+        if cookie > 0 { cookie as u64 } else { 0 }
+    }
+
+    /// The way from VIP to client.
+    #[inline(never)]
+    pub fn way_back(&self, tuple: &Tuple, way: &mut Way) -> bool {
+        const AF_INET: u8 = 2;
+        const AF_INET6: u8 = 10;
+        // SAFETY: plain integers and arrays of them.
+        let mut query: fib_lookup_params = unsafe { core::mem::zeroed() };
+        let w = &tuple.words;
+        query.l4_protocol = gateway_common::packet::protocol::TCP;
+        query.ifindex = self.ingress();
+        if tuple.v6 {
+            query.family = AF_INET6;
+            query.__bindgen_anon_3.ipv6_src = [w[4], w[5], w[6], w[7]];
+            query.__bindgen_anon_4.ipv6_dst = [w[0], w[1], w[2], w[3]];
+        } else {
+            query.family = AF_INET;
+            query.__bindgen_anon_3.ipv4_src = w[1];
+            query.__bindgen_anon_4.ipv4_dst = w[0];
+        }
+        let size = size_of::<fib_lookup_params>() as i32;
+        // SAFETY: the query lives until the call returns and has the size that is given.
+        let found =
+            unsafe { bpf_fib_lookup(self.context.as_ptr(), &raw mut query, size, 0) } == 0;
+        // SAFETY: the helper has filled these in.
+        unsafe {
+            way.destination_mac = query.dmac;
+            way.source_mac = query.smac;
+        }
+        way.ifindex = query.ifindex;
+        found
     }
 
     /// Moves the packet's start by `delta` bytes.
@@ -98,10 +208,26 @@ impl XdpPacket {
     }
 }
 
+/// An offset below [`REACH`], as the decision's all are, in a form in which the verifier sees it: the compiler would drop
+/// a plain mask whose need it does not see.
+#[inline(always)]
+fn bounded(offset: u32) -> usize {
+    let offset = offset as usize;
+    if is_val_statically_known(offset) {
+        return offset;
+    }
+    let bounded: usize;
+    // SAFETY: a mask.
+    unsafe {
+        asm!("{0} &= {1}", inlateout(reg) offset => bounded, const REACH - 1, options(pure, nomem, nostack))
+    };
+    bounded
+}
+
 impl Packet for XdpPacket {
     #[inline(always)]
     fn len(&self) -> u32 {
-        (self.context.data_end() - self.context.data()) as u32
+        (self.end() - self.start()) as u32
     }
 
     #[inline(always)]
@@ -136,6 +262,13 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let start = self.at(offset, 4 * N)?;
+        // SAFETY: `at` checked the bounds.
+        Some(core::array::from_fn(|i| unsafe { load_u32(start + 4 * i) }))
+    }
+
+    #[inline(always)]
     fn write<H: Header>(&mut self, offset: u32, header: H) -> Option<()> {
         let start = self.at(offset, size_of::<H>())?;
         let from = &raw const header;
@@ -162,6 +295,16 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
+    fn write_words<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Option<()> {
+        let start = self.at(offset, 4 * N)?;
+        for (i, word) in words.into_iter().enumerate() {
+            // SAFETY: `at` checked the bounds.
+            unsafe { store_u32(start + 4 * i, word) };
+        }
+        Some(())
+    }
+
+    #[inline(always)]
     fn push(&mut self, bytes: u32) -> Option<()> {
         self.adjust(-(bytes as i32))
     }
@@ -169,6 +312,17 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn pop(&mut self, bytes: u32) -> Option<()> {
         self.adjust(bytes as i32)
+    }
+
+    #[inline(always)]
+    fn set_len(&mut self, length: u32) -> Option<()> {
+        let delta = length as i32 - self.len() as i32;
+        if delta == 0 {
+            return Some(());
+        }
+        // SAFETY: the context is the program's own; addresses into the packet are never kept across calls.
+        let result = unsafe { bpf_xdp_adjust_tail(self.context.ctx, delta) };
+        (result == 0).then_some(())
     }
 }
 

@@ -7,9 +7,9 @@ use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use gateway_common::abi::{
-    ABI_VERSION, Counter, GROUPS, LiveConfig, SLOTS_PER_GROUP, VipEntry, VipKey, vip_flag,
+    ABI_VERSION, Counter, GROUPS, Live, LiveConfig, SLOTS_PER_GROUP, VipEntry, VipKey, vip_flag,
 };
-use gateway_common::packet::protocol;
+use gateway_common::packet::{mapped, protocol};
 use gateway_common::steer::{Tables, find_vip};
 
 use crate::counters::count;
@@ -18,17 +18,20 @@ use crate::maps::{Maps, SOCKETS, is_proxy_port};
 /// `AF_INET` of Linux.
 const AF_INET: u32 = 2;
 
+/// `AF_INET6` of Linux.
+const AF_INET6: u32 = 10;
+
 /// In the network namespace of the host: chooses the socket for a new connection.
 #[sk_lookup]
 pub fn forebay_lookup(context: SkLookupContext) -> u32 {
     match choose(&context) {
         Choice::Untouched => SK_PASS,
         Choice::Redirected => {
-            count(Counter::LookupRedirected);
+            count(Counter::LookupRedirected.slot());
             SK_PASS
         }
         Choice::Refused(counter) => {
-            count(counter);
+            count(counter.slot());
             SK_DROP
         }
     }
@@ -40,46 +43,71 @@ enum Choice {
     Refused(Counter),
 }
 
+/// Address, port and protocol that somebody sends to.
+struct Target {
+    /// IPv4-mapped for IPv4.
+    address: [u8; 16],
+    port: u16,
+    protocol: u8,
+}
+
 #[inline(always)]
 fn choose(context: &SkLookupContext) -> Choice {
-    // SAFETY: the context is valid while the program runs.
-    let (family, protocol, address, port) = unsafe {
-        let lookup = &raw const *context.lookup;
-        (
-            (*lookup).family,
-            (*lookup).protocol,
-            (*lookup).local_ip4,
-            (*lookup).local_port,
-        )
-    };
-    if family != AF_INET || protocol != u32::from(protocol::TCP) {
+    let Some(target) = target(context) else {
         return Choice::Untouched;
-    }
+    };
     let Some(config) = Maps
         .config()
         .filter(|config| config.abi_version() == ABI_VERSION)
     else {
         return Choice::Untouched;
     };
-    let port = port as u16;
-    let address = address.to_ne_bytes();
-    match find_vip(
-        &Maps,
-        config,
-        VipKey::v4_words(address, port.to_be_bytes(), protocol::TCP),
-    ) {
-        Some(vip) => listener(context, &vip),
-        None => other_port(config, address, port),
+    let key = VipKey::v6_words(target.address, target.port.to_be_bytes(), target.protocol);
+    match find_vip(&Maps, config, key) {
+        // The relay's sockets are bound to the VIP itself: answers must come from there.
+        Some(_) if target.protocol == protocol::UDP => Choice::Untouched,
+        Some(vip) => listener(context, vip),
+        None => other_port(config, &target),
     }
+}
+
+#[inline(always)]
+fn target(context: &SkLookupContext) -> Option<Target> {
+    // SAFETY: the context is valid while the program runs.
+    let (family, protocol, port) = unsafe {
+        let lookup = &raw const *context.lookup;
+        ((*lookup).family, (*lookup).protocol, (*lookup).local_port)
+    };
+    if protocol != u32::from(protocol::TCP) && protocol != u32::from(protocol::UDP) {
+        return None;
+    }
+    // SAFETY: as above; addresses are in network order.
+    let address = unsafe {
+        let lookup = &raw const *context.lookup;
+        match family {
+            AF_INET => mapped((*lookup).local_ip4.to_ne_bytes()),
+            AF_INET6 => {
+                let words = &raw const (*lookup).local_ip6;
+                let word = |i| words.cast::<u32>().add(i).read_volatile();
+                bytemuck::cast([word(0), word(1), word(2), word(3)])
+            }
+            _ => return None,
+        }
+    };
+    Some(Target {
+        address,
+        port: port as u16,
+        protocol: protocol as u8,
+    })
 }
 
 /// The first live socket of the VIP's group.
 #[inline(always)]
-fn listener(context: &SkLookupContext, vip: &VipEntry) -> Choice {
-    if vip.flags & vip_flag::DRAINING != 0 {
+fn listener(context: &SkLookupContext, vip: Live<'_, VipEntry>) -> Choice {
+    if vip.flags() & vip_flag::DRAINING != 0 {
         return Choice::Refused(Counter::LookupRefused);
     }
-    let group = u32::from(vip.group) % GROUPS;
+    let group = u32::from(vip.group()) % GROUPS;
     for slot in 0..SLOTS_PER_GROUP {
         if SOCKETS
             .redirect_sk_lookup(context, group * SLOTS_PER_GROUP + slot, 0)
@@ -93,10 +121,11 @@ fn listener(context: &SkLookupContext, vip: &VipEntry) -> Choice {
 
 /// A port that no VIP has: refused if the address is one, or if it is the proxy's own.
 #[inline(always)]
-fn other_port(config: LiveConfig<'_>, address: [u8; 4], port: u16) -> Choice {
-    match find_vip(&Maps, config, VipKey::v4_words(address, [0; 2], 0)) {
-        Some(vip) if vip.flags & vip_flag::SHARED == 0 => Choice::Refused(Counter::LookupRefused),
-        _ if is_proxy_port(port) => Choice::Refused(Counter::LookupLoopback),
+fn other_port(config: LiveConfig<'_>, target: &Target) -> Choice {
+    let own = target.protocol == protocol::TCP && is_proxy_port(target.port);
+    match find_vip(&Maps, config, VipKey::v6_words(target.address, [0; 2], 0)) {
+        Some(vip) if vip.flags() & vip_flag::SHARED == 0 => Choice::Refused(Counter::LookupRefused),
+        _ if own => Choice::Refused(Counter::LookupLoopback),
         _ => Choice::Untouched,
     }
 }

@@ -4,11 +4,14 @@
 //! Built for the host this is an empty program, so that tools which build everything do not stumble over it.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-// Inline assembly for this target is not stable; the build allows it (see context.rs for its use).
-#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+// Neither inline assembly for this target nor the question whether a value is a constant is stable; the build allows both
+// (see context.rs for their use).
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(asm_experimental_arch, core_intrinsics),
+    allow(internal_features)
+)]
 
-#[cfg(all(target_arch = "bpf", feature = "bench"))]
-mod bench;
 #[cfg(target_arch = "bpf")]
 mod context;
 #[cfg(target_arch = "bpf")]
@@ -19,6 +22,8 @@ mod lookup;
 mod maps;
 #[cfg(all(target_arch = "bpf", feature = "bench"))]
 mod measure;
+#[cfg(target_arch = "bpf")]
+mod outline;
 #[cfg(target_arch = "bpf")]
 mod programs;
 

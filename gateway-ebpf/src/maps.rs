@@ -1,21 +1,21 @@
 //! The maps, and the decision's view of them.
 //!
-//! The daemon writes most of them through shared memory at any time, so a word is read once, by a volatile read,
-//! and entries are copied out before they are looked at. This program writes only to `STATE` and `COUNTERS`.
+//! The daemon writes most of them through shared memory at any time, so a word is read once, by a volatile read. This program writes only to `STATE` and `COUNTERS`.
 
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
-use aya_ebpf::helpers::bpf_jiffies64;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, SockMap};
-use bytemuck::{Pod, cast};
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, DevMapHash, LpmTrie, SockMap};
 use gateway_common::abi::{
-    self, Config, Counter, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, Row, VIP_SLOTS, VipEntry,
-    state,
+    self, Config, Counter, Live, LiveConfig, MAX_CPUS, MAX_NODES, MAX_SOURCES, NodeEntry, NodeIndex, Row,
+    SourceKey, VIP_SLOTS, VipEntry, cpu_state, state,
 };
-use gateway_common::steer::{Local, Tables, Tuple};
+use gateway_common::steer::{Cookie, Headers, Local, Tables, Tuple, Way};
 
 use crate::context::XdpPacket;
 use crate::counters;
+use crate::outline;
 
 /// Devices that packets may be redirected to.
 const MAX_DEVICES: u32 = 64;
@@ -34,6 +34,11 @@ static ALIVE: Array<u64> = Array::with_max_entries(MAX_NODES, BPF_F_MMAPABLE);
 static HEARTBEAT: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static STATE: Array<u64> = Array::with_max_entries(state::WORDS, BPF_F_MMAPABLE);
+#[map]
+static CPU_STATE: Array<u64> =
+    Array::with_max_entries(MAX_CPUS * cpu_state::WORDS, BPF_F_MMAPABLE);
+#[map]
+static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(MAX_SOURCES, BPF_F_NO_PREALLOC);
 #[map]
 pub static COUNTERS: Array<u64> =
     Array::with_max_entries(abi::MAX_CPUS * abi::COUNTERS_PER_CPU, BPF_F_MMAPABLE);
@@ -71,13 +76,15 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn vip(&self, slot: u32) -> Option<VipEntry> {
-        entry::<VipEntry, 4>(&VIPS, slot)
+    fn vip(&self, slot: u32) -> Option<Live<'_, VipEntry>> {
+        // SAFETY: as for the configuration.
+        VIPS.get_ptr(slot).map(|entry| unsafe { Live::at(entry) })
     }
 
     #[inline(always)]
-    fn node(&self, slot: u32) -> Option<NodeEntry> {
-        entry::<NodeEntry, 6>(&NODES, slot)
+    fn node(&self, slot: u32) -> Option<Live<'_, NodeEntry>> {
+        // SAFETY: as for the configuration.
+        NODES.get_ptr(slot).map(|entry| unsafe { Live::at(entry) })
     }
 
     #[inline(always)]
@@ -97,10 +104,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn set_state(&self, slot: u32, word: u64) {
-        if let Some(place) = STATE.get_ptr_mut(slot) {
-            // SAFETY: the pointer comes from a lookup in a map of u64; one aligned store.
-            unsafe { place.write_volatile(word) };
-        }
+        store(&STATE, slot, word);
     }
 
     #[inline(always)]
@@ -110,13 +114,122 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn local(&self, packet: &XdpPacket, tuple: &Tuple) -> Local {
-        packet.local(tuple)
+    fn cpu_state(&self, slot: u32) -> u64 {
+        word(&CPU_STATE, cpu() * cpu_state::WORDS + slot)
+    }
+
+    #[inline(always)]
+    fn set_cpu_state(&self, slot: u32, word: u64) {
+        store(&CPU_STATE, cpu() * cpu_state::WORDS + slot, word);
+    }
+
+    #[inline(always)]
+    fn local(&self, packet: &XdpPacket, tuple: &Tuple, headers: Headers) -> Local {
+        packet.local(tuple, headers)
+    }
+
+    #[inline(always)]
+    fn cookie(&self, packet: &XdpPacket, tuple: &Tuple, headers: Headers) -> Option<Cookie> {
+        // The helper's word: the sequence number, then the segment size.
+        Cookie::unpack(packet.cookie(tuple, headers))
+    }
+
+    #[inline(always)]
+    fn way_back(&self, packet: &XdpPacket, tuple: &Tuple) -> Option<Way> {
+        let mut way = Way {
+            destination_mac: [0; 6],
+            source_mac: [0; 6],
+            ifindex: 0,
+        };
+        packet.way_back(tuple, &mut way).then_some(way)
+    }
+
+    #[inline(always)]
+    fn session(&self, _hash: u64) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn source(&self, key: &SourceKey) -> u32 {
+        SOURCES
+            .get(&Key::new(8 * size_of::<SourceKey>() as u32, *key))
+            .copied()
+            .unwrap_or(0)
     }
 
     #[inline(always)]
     fn count(&self, counter: Counter) {
-        counters::count(counter);
+        counters::count(counter.slot());
+    }
+
+    #[inline(always)]
+    fn call_walk(&self, packet: &mut XdpPacket) -> u64 {
+        outline::forebay_walk(packet.context.ctx)
+    }
+
+    #[inline(always)]
+    fn call_arp(&self, packet: &mut XdpPacket) -> u64 {
+        outline::forebay_arp(packet.context.ctx)
+    }
+
+    #[inline(always)]
+    fn call_icmp(&self, packet: &mut XdpPacket, place: u64, direct: bool) -> u64 {
+        outline::forebay_icmp(packet.context.ctx, place, u64::from(direct))
+    }
+
+    #[inline(always)]
+    fn call_tunnel(&self, packet: &mut XdpPacket, place: u64) -> u64 {
+        outline::forebay_tunnel(packet.context.ctx, place)
+    }
+
+    #[inline(always)]
+    fn call_decide(&self, packet: &mut XdpPacket, place: u64, hash: u64, arrival: u64) -> u64 {
+        outline::forebay_decide(packet.context.ctx, place, hash, arrival)
+    }
+
+    #[inline(always)]
+    fn call_held(&self, packet: &mut XdpPacket, place: u64) -> u64 {
+        outline::forebay_held(packet.context.ctx, place)
+    }
+
+    #[inline(always)]
+    fn call_first(&self, row: u64, from: u64, or_me: bool, ready: bool) -> u64 {
+        outline::forebay_first(row, from, u64::from(or_me), u64::from(ready))
+    }
+
+    #[inline(always)]
+    fn call_cookie(&self, packet: &mut XdpPacket, place: u64, direct: bool) -> u64 {
+        outline::forebay_cookie(packet.context.ctx, place, u64::from(direct))
+    }
+
+    #[inline(always)]
+    fn call_syn_ack(&self, packet: &mut XdpPacket, v6: bool, cookie: u64) -> u64 {
+        outline::forebay_syn_ack(packet.context.ctx, u64::from(v6), cookie)
+    }
+
+    #[inline(always)]
+    fn call_too_big(&self, packet: &mut XdpPacket, v6: bool, fits: u32) -> u64 {
+        outline::forebay_too_big(packet.context.ctx, u64::from(v6), u64::from(fits))
+    }
+
+    #[inline(always)]
+    fn call_address(&self, first: u64, second: u64) -> u64 {
+        outline::forebay_address(first, second)
+    }
+
+    #[inline(always)]
+    fn call_peer_address(&self, first: u64, second: u64) -> u64 {
+        outline::forebay_peer_address(first, second)
+    }
+
+    #[inline(always)]
+    fn call_peer_mac(&self, mac: u64) -> u64 {
+        outline::forebay_peer_mac(mac)
+    }
+
+    #[inline(always)]
+    fn call_source(&self, list: u16, first: u64, second: u64) -> u64 {
+        outline::forebay_source(u64::from(list), first, second)
     }
 }
 
@@ -128,13 +241,18 @@ fn word(map: &Array<u64>, index: u32) -> u64 {
         .map_or(0, |word| unsafe { word.read_volatile() })
 }
 
-/// An entry of a map, copied out word by word.
+/// Sets a word of a map of words; nothing where there is no such entry.
 #[inline(always)]
-fn entry<T: Pod, const WORDS: usize>(map: &Array<T>, index: u32) -> Option<T> {
-    const { assert!(size_of::<T>() == WORDS * 8) };
-    let first = map.get_ptr(index)?.cast::<u64>();
-    // SAFETY: the pointer comes from a lookup in a map whose values are WORDS words long, and elements of an
-    // array map lie at multiples of eight bytes.
-    let words: [u64; WORDS] = core::array::from_fn(|i| unsafe { first.add(i).read_volatile() });
-    Some(cast(words))
+fn store(map: &Array<u64>, index: u32, word: u64) {
+    if let Some(place) = map.get_ptr_mut(index) {
+        // SAFETY: the pointer comes from a lookup in a map of u64; one aligned store.
+        unsafe { place.write_volatile(word) };
+    }
+}
+
+/// The processor that runs this; those beyond the last row of per-processor arrays share it.
+#[inline(always)]
+pub fn cpu() -> u32 {
+    // SAFETY: the helper takes nothing and reads no memory of ours.
+    unsafe { bpf_get_smp_processor_id() }.min(MAX_CPUS - 1)
 }

@@ -32,17 +32,17 @@ pub fn forebay_pass(_: XdpContext) -> u32 {
 
 #[inline(always)]
 pub(crate) fn act(verdict: Verdict) -> u32 {
-    let (action, counter) = match verdict.action {
-        Action::Pass => (XDP_PASS, verdict.counter),
-        Action::Drop => (XDP_DROP, verdict.counter),
-        Action::Transmit => (XDP_TX, verdict.counter),
+    let (action, slot) = match verdict.action() {
+        Action::Pass => (XDP_PASS, verdict.slot()),
+        Action::Drop => (XDP_DROP, verdict.slot()),
+        Action::Transmit => (XDP_TX, verdict.slot()),
         // The flags are what the kernel returns if the device is not in the map.
         Action::Redirect { ifindex } => match DEVICES.redirect(ifindex, u64::from(XDP_DROP)) {
-            Ok(action) => (action, verdict.counter),
-            Err(_) => (XDP_DROP, Counter::NeighbourUnresolved),
+            Ok(action) => (action, verdict.slot()),
+            Err(_) => (XDP_DROP, Counter::NeighbourUnresolved.slot()),
         },
     };
-    count(counter);
+    count(slot);
     action
 }
 

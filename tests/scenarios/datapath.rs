@@ -322,12 +322,14 @@ fn a_vip_is_served_and_guarded() {
         "ALIVE",
         "CONFIG",
         "COUNTERS",
+        "CPU_STATE",
         "DEVICES",
         "HEARTBEAT",
         "NODES",
         "PORTS",
         "ROWS",
         "SOCKETS",
+        "SOURCES",
         "STATE",
         "VIPS",
         "link-lookup",
@@ -687,9 +689,10 @@ fn auto_is_generic_on_a_veth_with_checksum_offload_and_says_so() {
 fn a_pinned_map_of_another_layout_is_refused_and_kept() {
     let bare = Bare::new("layout");
     bare.open("up0", AttachMode::Native).unwrap();
-    let pin = bare.bpffs.join("v1/PORTS");
+    let pin = bare.bpffs.join(format!("v{ABI_VERSION}/PORTS"));
     std::fs::remove_file(&pin).unwrap();
-    let other = aya::maps::MapData::from_pin(bare.bpffs.join("v1/STATE")).unwrap();
+    let other =
+        aya::maps::MapData::from_pin(bare.bpffs.join(format!("v{ABI_VERSION}/STATE"))).unwrap();
     other.pin(&pin).unwrap();
     let expected = format!(
         "the pinned map {} has another layout than this forebay's (capacity 8 instead of 1024): stop every forebay on this node and run `forebay detach`",
@@ -713,7 +716,7 @@ fn a_directory_off_the_bpf_file_system_gets_its_own_until_detach() {
         forward: ForwardMode::Auto,
     };
     namespace.enter(|| drop(Agent::open(&settings).unwrap()));
-    assert!(bpffs.join("v1/ROWS").exists());
+    assert!(bpffs.join(format!("v{ABI_VERSION}/ROWS")).exists());
     namespace.enter(|| detach(&bpffs).unwrap());
     assert_eq!(pins(&bpffs), BTreeSet::new());
     assert!(!run("cat /proc/mounts").contains(bpffs.to_str().unwrap()));

@@ -20,5 +20,4 @@ mod spread;
 mod topology;
 mod xdp_agree;
 mod xdp_lookup;
-mod xdp_timing;
 mod xdp_verdicts;

@@ -78,7 +78,16 @@ fn xdp_verdicts_are_as_the_table_says() {
         .collect();
     // A test run always has headroom, and socket lookups count for themselves.
     let beyond = [
+        Counter::OwnSession,
+        Counter::LocalOnly,
+        Counter::NeighbourReply,
+        Counter::EchoReply,
+        Counter::SynCookie,
+        Counter::TooBigReply,
+        Counter::TooBig,
+        Counter::SourceDenied,
         Counter::AdjustFailed,
+        Counter::NotUnderstood,
         Counter::LookupRedirected,
         Counter::LookupRefused,
         Counter::LookupLoopback,
@@ -100,10 +109,10 @@ pub(crate) fn on_host(tables: &HostTables, packet: &[u8]) -> Run {
     };
     let verdict = steer(&mut packet, tables);
     let mut counted = tables.counted.borrow().clone();
-    counted.push(verdict.counter);
+    counted.push(verdict.counter());
     counted.sort_by_key(|counter| counter.slot());
     Run {
-        action: verdict.action,
+        action: verdict.action(),
         bytes: packet.bytes,
         counted,
     }
@@ -288,7 +297,8 @@ fn foreign() -> Vec<Case> {
         };
         ethernet(OWN_MAC, mac(99), [8, 0], &ip.build(&[], payload))
     };
-    let tagged = [&ack().build()[..12], &[0x81, 0, 0, 5], &ack().build()[12..]].concat();
+    let plain = elsewhere.build();
+    let tagged = [&plain[..12], &[0x81, 0, 0, 5], &plain[12..]].concat();
     let six = ethernet(OWN_MAC, mac(99), [0x86, 0xdd], &[0x60; 60]);
     let other_tunnel = Tunnelled {
         to_mac: OWN_MAC,
@@ -371,13 +381,14 @@ fn foreign() -> Vec<Case> {
             "options for a shared address",
             TcpPacket {
                 destination: SHARED,
+                destination_port: 22,
                 options: vec![1; 4],
                 ..ack()
             }
             .build(),
         ),
         ("UDP for a VIP", ip(17, &[0, 80, 0, 80, 0, 8, 0, 0])),
-        ("ping of a VIP", ip(1, &[8, 0, 0, 0, 0, 0, 0, 0])),
+        ("echo reply to a VIP", ip(1, &[0, 0, 0, 0, 0, 0, 0, 0])),
         ("nothing but Ethernet", ack().build()[..14].to_vec()),
         ("half an IPv4 header", ack().build()[..30].to_vec()),
         ("IPv4 of version 5", {
@@ -385,7 +396,7 @@ fn foreign() -> Vec<Case> {
             bytes[14] = 0x55;
             bytes
         }),
-        ("VLAN", tagged),
+        ("VLAN, another address", tagged),
         ("IPv6", six),
         (
             "tunnel of somebody else",
@@ -719,7 +730,7 @@ fn searched(sockets: &Sockets) -> Vec<Case> {
         Case::drop("hop budget spent", ack().build(), Counter::HopBudget)
             .row(&ack(), MOVING)
             .setup(|t| {
-                (t.config.hop_limit, t.config.hop_window_jiffies) = (3, 1_000_000);
+                (t.config.hop_limit, t.config.window_jiffies) = (3, 1_000_000);
                 let mut state = t.state.borrow_mut();
                 (
                     state[state::HOP_WINDOW as usize],
@@ -727,7 +738,7 @@ fn searched(sockets: &Sockets) -> Vec<Case> {
                 ) = (t.jiffies, 3);
             }),
         search("hop budget, one left", &ack()).setup(|t| {
-            (t.config.hop_limit, t.config.hop_window_jiffies) = (3, 1_000_000);
+            (t.config.hop_limit, t.config.window_jiffies) = (3, 1_000_000);
             let mut state = t.state.borrow_mut();
             (
                 state[state::HOP_WINDOW as usize],
@@ -958,7 +969,7 @@ fn tunnelled(sockets: &Sockets) -> Vec<Case> {
             good()[..60].to_vec(),
             Counter::TunnelMalformed,
         ),
-        Case::drop("no IPv4 inside", edited(50, 0x60), Counter::TunnelMalformed),
+        Case::drop("no IP inside", edited(50, 0x70), Counter::TunnelMalformed),
     ]
 }
 
@@ -995,8 +1006,9 @@ fn unfit() -> Vec<Case> {
                 ..ack()
             }
             .build(),
-            Counter::NotUnderstood,
-        ),
+            Counter::OwnPass,
+        )
+        .row(&ack(), MINE),
         Case::drop(
             "no TCP header",
             ack().build()[..40].to_vec(),

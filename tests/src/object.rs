@@ -10,10 +10,13 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, DevMapHash, SockMap};
 use aya::programs::{Program, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use gateway_common::abi::{COUNTERS_PER_CPU, Counter, MAX_CPUS, NodeEntry, Row, VipEntry, map};
+use gateway_common::abi::{
+    COUNTERS_PER_CPU, Counter, MAX_CPUS, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map,
+};
 use gateway_common::host::HostTables;
 use gateway_common::verdict::Action;
 use rustix::thread::UnshareFlags;
@@ -31,6 +34,9 @@ pub struct Run {
     /// Everything that was counted meanwhile, in the order of slots.
     pub counted: Vec<Counter>,
 }
+
+/// A prefix of a list of sources, as [`HostTables`] holds it.
+type Source = (u32, SourceKey, u32);
 
 /// The loaded object.
 pub struct Object {
@@ -85,6 +91,26 @@ impl Object {
         for (i, word) in tables.state.borrow().iter().enumerate() {
             self.set::<8>(map::STATE, i as u32, word.to_ne_bytes())?;
         }
+        // The host has one CPU; which one a test run gets is not known.
+        for cpu in 0..std::thread::available_parallelism()?.get() as u32 {
+            for (i, word) in (0..).zip(tables.cpu_state.borrow().iter()) {
+                let slot = cpu * cpu_state::WORDS + i;
+                self.set::<8>(map::CPU_STATE, slot, word.to_ne_bytes())?;
+            }
+        }
+        self.write_sources(&old.sources, &tables.sources)
+    }
+
+    fn write_sources(&mut self, old: &[Source], new: &[Source]) -> Result<()> {
+        let map = self.ebpf.map_mut(map::SOURCES).context("no map SOURCES")?;
+        let mut trie: LpmTrie<_, [u8; 20], u32> = LpmTrie::try_from(map)?;
+        let key = |length: u32, key: &SourceKey| Key::new(length, bytemuck::cast(*key));
+        for (length, prefix, _) in old {
+            trie.remove(&key(*length, prefix))?;
+        }
+        for (length, prefix, value) in new {
+            trie.insert(&key(*length, prefix), value, 0)?;
+        }
         Ok(())
     }
 
@@ -101,7 +127,7 @@ impl Object {
     pub fn run(&mut self, packet: &[u8]) -> Result<Run> {
         let before = self.counters()?;
         let mut out = vec![0; packet.len() + 256];
-        let (returned, length, _) = self.test_run("forebay_xdp", packet, &mut out, 1)?;
+        let (returned, length) = self.test_run("forebay_xdp", packet, &mut out)?;
         out.truncate(length);
         let counted = self.counted_since(&before)?;
         Ok(Run {
@@ -109,13 +135,6 @@ impl Object {
             bytes: out,
             counted,
         })
-    }
-
-    /// Nanoseconds per packet of a program, over `repeat` runs on one packet that is not restored between them.
-    pub fn time(&self, program: &str, packet: &[u8], repeat: u32) -> Result<u64> {
-        let (_, _, nanoseconds) =
-            self.test_run(program, packet, &mut vec![0; packet.len() + 256], repeat)?;
-        Ok(nanoseconds)
     }
 
     /// Instructions that the verifier walked, of `forebay_xdp` and of `forebay_lookup`.
@@ -194,13 +213,7 @@ impl Object {
         Counter::ALL.iter().map(sum).collect()
     }
 
-    fn test_run(
-        &self,
-        program: &str,
-        packet: &[u8],
-        out: &mut [u8],
-        repeat: u32,
-    ) -> Result<(u32, usize, u64)> {
+    fn test_run(&self, program: &str, packet: &[u8], out: &mut [u8]) -> Result<(u32, usize)> {
         let program = self
             .ebpf
             .program(program)
@@ -211,15 +224,11 @@ impl Object {
             data_out: Some(out),
             ctx_in: None,
             ctx_out: None,
-            repeat,
+            repeat: 1,
             attrs: TestRunAttrs::new(),
         };
         let result = xdp.test_run(options).context("BPF_PROG_TEST_RUN")?;
-        Ok((
-            result.return_value,
-            result.data_size_out as usize,
-            result.duration.as_nanos() as u64,
-        ))
+        Ok((result.return_value, result.data_size_out as usize))
     }
 
     fn set<const SIZE: usize>(&mut self, name: &str, index: u32, value: [u8; SIZE]) -> Result<()>

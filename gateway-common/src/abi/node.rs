@@ -25,8 +25,12 @@ pub struct NodeEntry {
     pub by_address: u16,
     /// Index of peers by MAC address, see [`peers`].
     pub by_mac: u16,
+    /// MTU of the interface toward the node, in bytes; 0: not known, nothing is too big.
+    pub mtu: u16,
+    /// VLAN identifier in which the node is reached through `ifindex`; 0: untagged.
+    pub vlan: u16,
     /// Room for later words; zero.
-    pub reserved: [u32; 2],
+    pub reserved: u32,
 }
 
 /// How a packet's sender is found in the node table without a scan.

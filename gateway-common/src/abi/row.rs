@@ -45,6 +45,13 @@ impl Row {
         self.0 & (FLAG as u64) != 0
     }
 
+    /// Whether any of the other nodes outranks the owner.
+    #[must_use]
+    pub const fn is_outranked(self) -> bool {
+        let flag = FLAG as u64;
+        self.0 & (flag << 16 | flag << 32 | flag << 48) != 0
+    }
+
     /// The `i`th of the other nodes (0 to 2); 0 if there are fewer.
     #[must_use]
     pub const fn next(self, i: usize) -> NodeIndex {
@@ -70,5 +77,7 @@ mod tests {
         assert_eq!((row.next(0), row.outranks_owner(0)), (1, true));
         assert_eq!((row.next(1), row.outranks_owner(1)), (2, false));
         assert_eq!((row.next(2), row.outranks_owner(2)), (0, false));
+        assert!(row.is_outranked());
+        assert!(!Row::new(3, true, [(1, false), (2, false), (4, false)]).is_outranked());
     }
 }

@@ -39,6 +39,19 @@ impl VipKey {
         [0, 0, 0xffff_0000, u32::from_le_bytes(address), last]
     }
 
+    /// The words of the key of an IPv6 address, port (network order) and protocol.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v6_words(address: [u8; 16], port: [u8; 2], protocol: u8) -> [u32; 5] {
+        Self {
+            address,
+            port,
+            protocol,
+            pad: 0,
+        }
+        .words()
+    }
+
     /// The key of the entry for the address of `self`.
     #[inline(always)]
     #[must_use]
@@ -81,8 +94,38 @@ pub struct VipEntry {
     pub group: u16,
     /// Number of this VIP for counters, below [`super::VIP_SLOTS`].
     pub number: u16,
+    /// Number of its list of source prefixes; 0: every source may send.
+    pub sources: u16,
     /// Room for later words; zero.
-    pub reserved: u32,
+    pub reserved: u16,
+}
+
+/// What a source is looked up by: the longest prefix of `list` and address, as the kernel's LPM tries compare them.
+///
+/// A prefix of a list has `LIST_BITS` more bits than the same prefix of an address (96 more still for IPv4, which is
+/// mapped).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct SourceKey {
+    /// Number of the list ([`VipEntry::sources`]), big-endian.
+    pub list: [u8; 4],
+    /// Address, IPv4-mapped for IPv4.
+    pub address: [u8; 16],
+}
+
+impl SourceKey {
+    /// Bits of [`Self::list`].
+    pub const LIST_BITS: u32 = 32;
+
+    /// The key of an address in a list.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(list: u16, address: [u8; 16]) -> Self {
+        Self {
+            list: (list as u32).to_be_bytes(),
+            address,
+        }
+    }
 }
 
 /// Bits of [`VipEntry::flags`].
@@ -95,6 +138,13 @@ pub mod vip_flag {
     pub const SHARED: u32 = 1 << 2;
     /// The VIP was deleted and drains: its sockets go on, new connections are refused.
     pub const DRAINING: u32 = 1 << 3;
+    /// Whatever this node receives it serves: no packet goes to another node.
+    pub const LOCAL_ONLY: u32 = 1 << 4;
+    /// UDP is hashed by addresses alone, so that fragments and all ports of a client reach one node. Set on the port's
+    /// entry and on that of its address.
+    pub const BY_ADDRESSES: u32 = 1 << 5;
+    /// Sources that no prefix of the list covers are refused (the list has entries that allow).
+    pub const ALLOW_LIST: u32 = 1 << 6;
 }
 
 const _: () = assert!(size_of::<VipKey>() == 20 && align_of::<VipKey>() == 1);

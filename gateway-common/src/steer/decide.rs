@@ -1,17 +1,30 @@
 //! The decision about a VIP packet: here, to the owner of its row, to an heir, or down the ranks.
 //!
+//! Two cases are plain and by far the most frequent: this node owns the row and nothing is in doubt, or another node does.
+//! All others are decided out of line.
+//!
 //! A packet that comes from a peer is passed on only to a higher rank (as a delivery) or down the ranks (as a
 //! second chance), so it cannot loop even where tables differ; the header bounds its hops besides.
+//!
+//! A silent owner is *suspect*: new connections go to its heir, other packets to the heir first, which passes on to the
+//! owner what it does not hold.
+//!
+//! UDP has no sockets that tell whose a packet is, but sessions. A packet of no known session belongs to the owner of its
+//! row: after those who may know it have been asked it comes back there, as a second chance, and is taken.
 
+use super::flow::{Flow, tuple};
 use super::forward::{Errand, Purpose};
-use super::heartbeat::proxy_alive;
-use super::tables::{is_peer_mac, node};
-use super::{Arrival, Flow, Local, Tables};
+use super::heartbeat::{self, Proxy};
+use super::place::{Place, kind};
+use super::tables::{Headers, is_from_peer, node};
+use super::{Local, Tables};
 use crate::abi::row::ROW_NODES;
-use crate::abi::{Counter, LiveConfig, NodeIndex, Row, config::flag, node_flag};
-use crate::encap::Phase;
+use crate::abi::{
+    Counter, LiveConfig, NodeIndex, Row, config::flag, cpu_state, node_flag, vip_flag,
+};
+use crate::encap::{MAX_HOPS, Phase, Tunnel};
 use crate::hash::row_of;
-use crate::packet::{Ethernet, Packet};
+use crate::packet::protocol;
 use crate::verdict::Verdict;
 
 /// Nodes of a row beside its owner.
@@ -24,137 +37,334 @@ pub(super) enum Next {
     Stay(Verdict),
     /// It goes to another node.
     Send(Errand),
+    /// It is a SYN beyond the budget: answered by a cookie if the kernel makes one, else passed.
+    Cookie,
 }
 
-/// Decides about a VIP packet.
+impl Next {
+    const SEND: u64 = 1 << 62;
+    const COOKIE: u64 = 1 << 61;
+
+    /// One word, as functions out of line hand it back.
+    #[inline(always)]
+    const fn pack(self) -> u64 {
+        match self {
+            Self::Stay(verdict) => verdict.pack(),
+            Self::Send(errand) => Self::SEND | errand.pack(),
+            Self::Cookie => Self::COOKIE,
+        }
+    }
+
+    /// What [`Self::pack`] packed.
+    #[inline(always)]
+    const fn unpack(word: u64) -> Self {
+        if let Some(verdict) = Verdict::unpack(word) {
+            Self::Stay(verdict)
+        } else if word & Self::SEND != 0 {
+            Self::Send(Errand::unpack(word))
+        } else {
+            Self::Cookie
+        }
+    }
+}
+
+/// Decides about a VIP packet; `arrival` is what the tunnel said that it came out of.
 #[inline(always)]
-pub(super) fn decide<T: Tables>(
-    packet: &T::Packet,
+pub(super) fn next<T: Tables>(
+    packet: &mut T::Packet,
     tables: &T,
     config: LiveConfig<'_>,
     flow: &Flow,
+    arrival: Option<Tunnel>,
 ) -> Next {
+    if flow.vip & (vip_flag::LOCAL_ONLY | vip_flag::SHARED) != 0 {
+        return Next::Stay(Verdict::pass(Counter::LocalOnly));
+    }
     let row = tables.row(row_of(flow.hash)).unwrap_or_default();
-    Decision {
+    let (owner, me) = (row.owner(), config.self_index() as NodeIndex);
+    if arrival.is_none() {
+        if owner == me {
+            let plain = !flow.place.is(kind::SYN) && !row.in_transition();
+            if plain
+                && config.flags() & flag::DRAINING == 0
+                && heartbeat::proxy(tables, config) == Proxy::Alive
+            {
+                return Next::Stay(Verdict::pass(Counter::OwnPass));
+            }
+        } else if owner != 0 && !row.is_outranked() && !tables.suspect(owner) {
+            return Next::Send(Errand {
+                to: owner,
+                purpose: Purpose::Deliver,
+                fingerprint: config.fingerprint(),
+            });
+        }
+    }
+    let arrival = arrival.map_or(0, Tunnel::pack);
+    Next::unpack(tables.call_decide(packet, flow.place.pack(), flow.hash, arrival))
+}
+
+/// Decides about a packet in any case, in one word.
+#[inline(always)]
+pub(super) fn decide<T: Tables>(
+    packet: &mut T::Packet,
+    tables: &T,
+    place: Place,
+    hash: u64,
+    arrival: u64,
+) -> u64 {
+    let Some(config) = tables.config() else {
+        return Verdict::pass(Counter::NotConfigured).pack();
+    };
+    let mut decision = Decision {
         packet,
         tables,
         config,
-        flow,
-        row,
+        place,
+        hash,
+        arrival: Tunnel::unpack(arrival),
+        row: tables.row(row_of(hash)).unwrap_or_default(),
         me: config.self_index() as NodeIndex,
+    };
+    decision.next().pack()
+}
+
+const NOTHING: u64 = 0;
+const LISTENER: u64 = 1;
+const COOKIE: u64 = 2;
+const SOCKET: u64 = 3;
+
+/// What this node's sockets say about a TCP packet, or the packet that an ICMP error quotes.
+#[inline(always)]
+pub(super) fn held<T: Tables>(packet: &T::Packet, tables: &T, place: Place) -> u64 {
+    let Some(tuple) = tuple(packet, place) else {
+        return NOTHING;
+    };
+    let headers = Headers {
+        ip: place.flow,
+        tcp: place.l4,
+        own: !place.is(kind::REVERSED),
+    };
+    match tables.local(packet, &tuple, headers) {
+        Local::None => NOTHING,
+        Local::Listener => LISTENER,
+        Local::Cookie => COOKIE,
+        Local::Flow => SOCKET,
     }
-    .next()
+}
+
+/// The first of a row's other nodes from place `from` on; 0 if there is none. Not this node unless `or_me`; if `ready`,
+/// one that is ready and not suspected.
+#[inline(always)]
+pub(super) fn first_from<T: Tables>(
+    tables: &T,
+    row: Row,
+    from: u64,
+    or_me: bool,
+    ready: bool,
+) -> NodeIndex {
+    let Some(config) = tables.config() else {
+        return 0;
+    };
+    let me = config.self_index() as NodeIndex;
+    let is_ready = |index| {
+        !tables.suspect(index)
+            && node(tables, config, index)
+                .is_some_and(|entry| entry.flags() & node_flag::READY != 0)
+    };
+    for i in 0..OTHERS {
+        let index = row.next(i);
+        if i as u64 >= from && index != 0 && (or_me || index != me) && (!ready || is_ready(index)) {
+            return index;
+        }
+    }
+    0
 }
 
 /// A packet, its row and what they are judged by.
 struct Decision<'a, T: Tables> {
-    packet: &'a T::Packet,
+    packet: &'a mut T::Packet,
     tables: &'a T,
     config: LiveConfig<'a>,
-    flow: &'a Flow,
+    place: Place,
+    hash: u64,
+    arrival: Option<Tunnel>,
     row: Row,
     me: NodeIndex,
 }
 
+/// What becomes of a packet that nobody here holds.
+#[derive(Clone, Copy)]
+struct Miss {
+    /// Node to send it to; 0: down the ranks.
+    to: NodeIndex,
+    /// Why that node.
+    purpose: Purpose,
+    /// Place among the other nodes where the way down begins.
+    from: usize,
+    /// Whether it is a SYN for which this node should have a listener.
+    own_syn: bool,
+}
+
 impl<T: Tables> Decision<'_, T> {
     #[inline(always)]
-    fn next(&self) -> Next {
-        if let Arrival::Tunnel(tunnel) = self.flow.arrival
-            && tunnel.phase == Phase::SecondChance
-        {
-            return self.here_or_down(self.below_me(), tunnel.fingerprint);
-        }
-        let owner = self.row.owner();
-        if owner == self.me {
-            self.own()
-        } else if owner == 0 {
-            self.without_owner()
-        } else if self.outranks_owner() && self.comes_from_peer() {
-            self.superior(owner)
-        } else {
-            self.send(owner, Purpose::Deliver)
-        }
-    }
-
-    /// This node owns the row.
-    #[inline(always)]
-    fn own(&self) -> Next {
-        let leaving =
-            self.config.flags() & flag::DRAINING != 0 || !proxy_alive(self.tables, self.config);
-        if self.flow.syn {
-            return self.own_syn(leaving);
-        }
-        if self.row.in_transition() || leaving {
-            return self.here_or_down(0, self.config.fingerprint());
-        }
-        Next::Stay(Verdict::pass(Counter::OwnPass))
-    }
-
-    /// A SYN for this node: to its listener, unless it is leaving or has none and another node is ready.
-    #[inline(always)]
-    fn own_syn(&self, leaving: bool) -> Next {
-        let heir = if leaving { self.ready_from(0) } else { 0 };
-        if heir != 0 {
-            return self.send(heir, Purpose::Inherit);
-        }
-        self.here_or_down(0, self.config.fingerprint())
-    }
-
-    /// No node is ready: whoever holds the flow, or still listens, keeps it.
-    #[inline(always)]
-    fn without_owner(&self) -> Next {
-        let next = if self.row.next(0) == 0 {
-            Next::Stay(Verdict::drop(Counter::NoOwner))
-        } else {
-            self.here_or_down(0, self.config.fingerprint())
+    fn next(&mut self) -> Next {
+        let miss = match self.before_lookup() {
+            Ok(miss) => miss,
+            Err(next) => return next,
         };
-        match next {
-            Next::Stay(Verdict {
-                counter: Counter::SynNoListener,
-                ..
-            }) => Next::Stay(Verdict::drop(Counter::NoOwner)),
-            next => next,
-        }
-    }
-
-    /// A peer took this node for the owner, but here the owner ranks lower (this node joins or leaves): what this
-    /// node does not hold goes down to the owner.
-    #[inline(always)]
-    fn superior(&self, owner: NodeIndex) -> Next {
-        match self.held() {
-            Some(counter) => Next::Stay(Verdict::pass(counter)),
-            None if self.flow.syn => self.send(owner, Purpose::Inherit),
-            None => self.send(owner, Purpose::Search),
-        }
-    }
-
-    /// Keeps the packet if a socket here takes it, else sends it to the next rank, from place `from` of the other
-    /// nodes on, that may take it. `fingerprint` is that of the node where this search began.
-    #[inline(always)]
-    fn here_or_down(&self, from: usize, fingerprint: u32) -> Next {
         if let Some(counter) = self.held() {
-            return Next::Stay(Verdict::pass(counter));
-        }
-        if self.flow.syn {
-            return match self.ready_from(from) {
-                0 => Next::Stay(Verdict::drop(Counter::SynNoListener)),
-                to => Next::Send(Errand {
-                    to,
-                    purpose: Purpose::Inherit,
-                    fingerprint,
-                }),
+            let limit = self.config.syn_limit();
+            let over = miss.own_syn
+                && limit != 0
+                && !heartbeat::take(self.tables, self.config, cpu_state::SYNS, limit);
+            return if over {
+                Next::Cookie
+            } else {
+                Next::Stay(Verdict::pass(counter))
             };
         }
-        match self.next_from(from) {
-            0 if fingerprint == self.config.fingerprint() => {
-                Next::Stay(Verdict::pass(Counter::ExhaustedPass))
+        if miss.own_syn {
+            heartbeat::no_listener(self.tables);
+        }
+        if miss.to != 0 {
+            return self.send(miss.to, miss.purpose);
+        }
+        self.down(miss.from)
+    }
+
+    /// What needs no look at sockets and sessions, and what becomes of the rest if none has it.
+    #[inline(always)]
+    fn before_lookup(&self) -> Result<Miss, Next> {
+        let owner = self.row.owner();
+        let mut miss = Miss {
+            to: 0,
+            purpose: Purpose::Search,
+            from: 0,
+            own_syn: false,
+        };
+        let suspect = owner != 0 && owner != self.me && self.tables.suspect(owner);
+        if self.is_second_chance() {
+            if self.is_udp() && owner == self.me {
+                return Err(Next::Stay(Verdict::pass(Counter::OwnPass)));
             }
-            0 => Next::Stay(Verdict::drop(Counter::ExhaustedDrop)),
-            to => Next::Send(Errand {
-                to,
-                purpose: Purpose::Search,
-                fingerprint,
-            }),
+            miss.from = self.below_me();
+            if suspect && !self.is_syn() {
+                (miss.to, miss.purpose) = (owner, Purpose::Deliver);
+            }
+            return Ok(miss);
+        }
+        if owner == self.me {
+            let proxy = heartbeat::proxy(self.tables, self.config);
+            let leaving = self.config.flags() & flag::DRAINING != 0 || proxy == Proxy::Silent;
+            miss.own_syn = self.is_syn();
+            if !miss.own_syn && !self.row.in_transition() && !leaving && proxy != Proxy::Doubtful {
+                return Err(Next::Stay(Verdict::pass(Counter::OwnPass)));
+            }
+            if !(miss.own_syn && leaving) {
+                return Ok(miss);
+            }
+        } else if owner == 0 {
+            if self.row.next(0) == 0 {
+                return Err(Next::Stay(Verdict::drop(Counter::NoOwner)));
+            }
+            return Ok(miss);
+        } else if self.outranks_owner() && self.comes_from_peer() {
+            // A peer took this node for the owner, but here the owner ranks lower (this node joins or leaves).
+            miss.to = owner;
+            if self.is_syn() {
+                miss.purpose = Purpose::Inherit;
+            }
+            return Ok(miss);
+        } else if !suspect {
+            return Err(self.send(owner, Purpose::Deliver));
+        }
+        self.for_heir(owner, miss)
+    }
+
+    /// A packet of a suspect owner, or a SYN of this node while it is leaving: it goes to the heir, which for another
+    /// node's rows may be this one.
+    #[inline(always)]
+    fn for_heir(&self, owner: NodeIndex, mut miss: Miss) -> Result<Miss, Next> {
+        let heir = self.first_from(0, true, true);
+        if heir == self.me {
+            if self.is_syn() {
+                miss.from = self.below_me();
+            } else {
+                (miss.to, miss.purpose) = (owner, Purpose::Deliver);
+            }
+            return Ok(miss);
+        }
+        if heir != 0 {
+            let purpose = if self.is_syn() {
+                Purpose::Inherit
+            } else {
+                Purpose::Search
+            };
+            return Err(self.send(heir, purpose));
+        }
+        if owner == self.me {
+            return Ok(miss);
+        }
+        Err(self.send(owner, Purpose::Deliver))
+    }
+
+    /// To the next rank, from place `from` of the other nodes on, that may take the packet.
+    #[inline(always)]
+    fn down(&self, from: usize) -> Next {
+        let fingerprint = self.fingerprint();
+        let syn = self.is_syn();
+        // UDP keeps one hop for the way back to the owner.
+        let to = if self.is_udp() && self.hops() <= 1 {
+            0
+        } else {
+            self.first_from(from, false, syn)
+        };
+        if to != 0 {
+            let purpose = if syn {
+                Purpose::Inherit
+            } else {
+                Purpose::Search
+            };
+            return self.send(to, purpose);
+        }
+        let owner = self.row.owner();
+        if syn && owner == 0 {
+            Next::Stay(Verdict::drop(Counter::NoOwner))
+        } else if syn {
+            Next::Stay(Verdict::drop(Counter::SynNoListener))
+        } else if self.is_udp() && (owner == self.me || owner == 0) {
+            Next::Stay(Verdict::pass(Counter::OwnPass))
+        } else if self.is_udp() {
+            self.send(owner, Purpose::Search)
+        } else if fingerprint == self.config.fingerprint() {
+            Next::Stay(Verdict::pass(Counter::ExhaustedPass))
+        } else {
+            Next::Stay(Verdict::drop(Counter::ExhaustedDrop))
+        }
+    }
+
+    /// Membership fingerprint of the node where this phase of the packet's way began.
+    #[inline(always)]
+    fn fingerprint(&self) -> u32 {
+        match self.arrival {
+            Some(tunnel) if tunnel.phase == Phase::SecondChance => tunnel.fingerprint,
+            _ => self.config.fingerprint(),
+        }
+    }
+
+    #[inline(always)]
+    fn is_second_chance(&self) -> bool {
+        self.arrival
+            .is_some_and(|tunnel| tunnel.phase == Phase::SecondChance)
+    }
+
+    /// Times that the packet may still be sent on.
+    #[inline(always)]
+    fn hops(&self) -> u8 {
+        match self.arrival {
+            Some(tunnel) => tunnel.hops,
+            None if self.comes_from_peer() => MAX_HOPS - 1,
+            None => MAX_HOPS,
         }
     }
 
@@ -163,19 +373,36 @@ impl<T: Tables> Decision<'_, T> {
         Next::Send(Errand {
             to,
             purpose,
-            fingerprint: self.config.fingerprint(),
+            fingerprint: self.fingerprint(),
         })
     }
 
-    /// Why the packet stays here, if a socket takes it.
     #[inline(always)]
-    fn held(&self) -> Option<Counter> {
-        match self.tables.local(self.packet, &self.flow.tuple) {
-            Local::None => None,
-            _ if self.flow.syn => Some(Counter::OwnSyn),
-            Local::Listener => None,
-            Local::Cookie => Some(Counter::OwnCookie),
-            Local::Flow => Some(Counter::OwnSocket),
+    fn is_syn(&self) -> bool {
+        self.place.is(kind::SYN)
+    }
+
+    /// Whether the packet has sessions instead of sockets.
+    #[inline(always)]
+    fn is_udp(&self) -> bool {
+        self.place.protocol == protocol::UDP
+    }
+
+    /// Why the packet stays here, if a socket or a session takes it.
+    #[inline(always)]
+    fn held(&mut self) -> Option<Counter> {
+        if self.is_udp() {
+            return self
+                .tables
+                .session(self.hash)
+                .then_some(Counter::OwnSession);
+        }
+        match self.tables.call_held(self.packet, self.place.pack()) {
+            NOTHING => None,
+            _ if self.is_syn() => Some(Counter::OwnSyn),
+            LISTENER => None,
+            COOKIE => Some(Counter::OwnCookie),
+            _ => Some(Counter::OwnSocket),
         }
     }
 
@@ -196,33 +423,11 @@ impl<T: Tables> Decision<'_, T> {
         OTHERS
     }
 
-    /// The first of the other nodes from place `from` on that is not this one; 0 if there is none.
+    /// [`first_from`], out of line.
     #[inline(always)]
-    fn next_from(&self, from: usize) -> NodeIndex {
-        self.first_from(from, |_| true)
-    }
-
-    /// The same, of those that are ready and not suspected.
-    #[inline(always)]
-    fn ready_from(&self, from: usize) -> NodeIndex {
-        self.first_from(from, |index| {
-            let ready = |flags| flags & node_flag::READY != 0;
-            !self.tables.suspect(index)
-                && node(self.tables, self.config, index).is_some_and(|entry| ready(entry.flags))
-        })
-    }
-
-    #[inline(always)]
-    fn first_from(&self, from: usize, suits: impl Fn(NodeIndex) -> bool) -> NodeIndex {
-        let mut i = 0;
-        while i < OTHERS {
-            let index = self.row.next(i);
-            if i >= from && index != 0 && index != self.me && suits(index) {
-                return index;
-            }
-            i += 1;
-        }
-        0
+    fn first_from(&self, from: usize, or_me: bool, ready: bool) -> NodeIndex {
+        self.tables
+            .call_first(self.row.0, from as u64, or_me, ready) as NodeIndex
     }
 
     /// Whether this node is in the row and ranks above its owner.
@@ -241,10 +446,6 @@ impl<T: Tables> Decision<'_, T> {
     /// Whether a peer sent the packet here.
     #[inline(always)]
     fn comes_from_peer(&self) -> bool {
-        matches!(self.flow.arrival, Arrival::Tunnel(_))
-            || self
-                .packet
-                .read::<Ethernet>(0)
-                .is_some_and(|ethernet| is_peer_mac(self.tables, self.config, &ethernet.source))
+        self.arrival.is_some() || is_from_peer(self.packet, self.tables)
     }
 }

@@ -1,14 +1,17 @@
 //! Sending a packet to another node: by MAC rewrite where that is enough, else in the UDP form.
 
-use super::{
-    Arrival, Flow, Tables, heartbeat,
-    tables::{is_peer_mac, node},
-};
-use crate::abi::{Counter, LiveConfig, NodeEntry, NodeIndex, config::flag, node_flag};
+use super::flow::Flow;
+use super::flow::is_mapped;
+use super::place::{Place, kind};
+use super::tables::{is_from_peer, node};
+use super::{Tables, heartbeat, too_big};
+use crate::abi::{Counter, Live, LiveConfig, NodeEntry, NodeIndex, config::flag, node_flag};
 use crate::checksum;
-use crate::encap::{self, MAX_HOPS, OVERHEAD, Path, Phase, Tunnel};
-use crate::packet::{Ethernet, IP, Ipv4, Packet, v4_of};
-use crate::verdict::{Action, Verdict};
+use crate::encap::{Inner, MAX_HOPS, OVERHEAD_V4, OVERHEAD_V6, Phase, Tunnel, outer_v4, outer_v6};
+use crate::packet::{
+    EtherType, HopLimit, IP, Ipv6, MACS, Packet, TAG, TimeToLive, Vlan, ethertype,
+};
+use crate::verdict::Verdict;
 
 /// What a packet goes to another node for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +31,46 @@ pub(super) enum Purpose {
     Deliver,
     /// The node is next to accept a new connection.
     Inherit,
-    /// The node may hold the flow's socket.
+    /// The node may hold the flow's socket or session.
     Search,
+}
+
+impl Errand {
+    /// One word below bit 56.
+    #[inline(always)]
+    pub(super) const fn pack(self) -> u64 {
+        let purpose = match self.purpose {
+            Purpose::Deliver => 0,
+            Purpose::Inherit => 1,
+            Purpose::Search => 2,
+        };
+        self.fingerprint as u64 | (self.to as u64) << 32 | purpose << 48
+    }
+
+    /// What [`Self::pack`] packed.
+    #[inline(always)]
+    pub(super) const fn unpack(word: u64) -> Self {
+        Self {
+            to: (word >> 32) as NodeIndex,
+            purpose: match word >> 48 & 3 {
+                0 => Purpose::Deliver,
+                1 => Purpose::Inherit,
+                _ => Purpose::Search,
+            },
+            fingerprint: word as u32,
+        }
+    }
+}
+
+/// What sending needs to know of the packet's IP header.
+#[derive(Clone, Copy)]
+struct Carried {
+    /// Bytes from it on.
+    length: u32,
+    /// DSCP and ECN.
+    class: u8,
+    /// Hops that its sender left it.
+    ttl: u8,
 }
 
 /// Sends the packet to another node.
@@ -39,108 +80,210 @@ pub(super) fn send<T: Tables>(
     tables: &T,
     config: LiveConfig<'_>,
     flow: &Flow,
+    arrival: Option<Tunnel>,
     errand: Errand,
 ) -> Verdict {
+    try_send(packet, tables, config, flow, arrival, errand)
+        .unwrap_or(Verdict::drop(Counter::Truncated))
+}
+
+#[inline(always)]
+fn try_send<T: Tables>(
+    packet: &mut T::Packet,
+    tables: &T,
+    config: LiveConfig<'_>,
+    flow: &Flow,
+    arrival: Option<Tunnel>,
+    errand: Errand,
+) -> Option<Verdict> {
     let Some(entry) =
-        node(tables, config, errand.to).filter(|entry| entry.flags & node_flag::RESOLVED != 0)
+        node(tables, config, errand.to).filter(|entry| entry.flags() & node_flag::RESOLVED != 0)
     else {
-        return Verdict::drop(Counter::NeighbourUnresolved);
+        return Some(Verdict::drop(Counter::NeighbourUnresolved));
     };
-    let Some(ethernet) = packet.read::<Ethernet>(0) else {
-        return Verdict::drop(Counter::Truncated);
-    };
-    let Some(ip) = packet.read::<Ipv4>(IP) else {
-        return Verdict::drop(Counter::Truncated);
-    };
-    let (hops, from_peer) = match flow.arrival {
-        Arrival::Tunnel(tunnel) => (tunnel.hops, true),
-        Arrival::Direct if is_peer_mac(tables, config, &ethernet.source) => (MAX_HOPS - 1, true),
-        Arrival::Direct => (MAX_HOPS, false),
+    let place = flow.place;
+    let carried = carried(packet, place)?;
+    let (hops, from_peer) = match arrival {
+        Some(tunnel) => (tunnel.hops, true),
+        None if is_from_peer(packet, tables) => (MAX_HOPS - 1, true),
+        None => (MAX_HOPS, false),
     };
     if hops == 0 {
-        return Verdict::drop(Counter::HopsSpent);
+        return Some(Verdict::drop(Counter::HopsSpent));
     }
-    if ip.ttl <= 1 {
-        return Verdict::drop(Counter::TtlSpent);
+    if carried.ttl <= 1 {
+        return Some(Verdict::drop(Counter::TtlSpent));
     }
     if errand.purpose == Purpose::Search && !heartbeat::take_hop(tables, config) {
-        return Verdict::drop(Counter::HopBudget);
+        return Some(Verdict::drop(Counter::HopBudget));
     }
-    let ip = aged(&ip);
-    let on_link = entry.flags & node_flag::ON_LINK != 0 && config.flags() & flag::ENCAP_ALWAYS == 0;
-    if errand.purpose == Purpose::Deliver && on_link && !from_peer {
-        return rewrite(packet, &entry, &ethernet, &ip);
+    let on_link =
+        entry.flags() & node_flag::ON_LINK != 0 && config.flags() & flag::ENCAP_ALWAYS == 0;
+    let rewrites = errand.purpose == Purpose::Deliver
+        && on_link
+        && !from_peer
+        && has_tags_of(packet, place, entry.vlan());
+    let address = entry.address();
+    let over_v4 = is_mapped(address);
+    let overhead = match (rewrites, over_v4) {
+        (true, _) => 0,
+        (false, true) => OVERHEAD_V4,
+        (false, false) => OVERHEAD_V6,
+    };
+    let mtu = u32::from(entry.mtu());
+    if mtu != 0 && carried.length + overhead > mtu {
+        let fits = mtu.saturating_sub(overhead);
+        return Some(too_big::answer(
+            packet, tables, config, place, from_peer, fits,
+        ));
+    }
+    age(packet, place)?;
+    if rewrites {
+        packet.write_words(0, entry.macs())?;
+        return Some(Verdict::out_of(
+            entry.ifindex(),
+            packet.ingress(),
+            Counter::ForwardL2,
+        ));
     }
     let (phase, counter) = match errand.purpose {
         Purpose::Deliver => (Phase::Delivery, Counter::ForwardUdp),
         Purpose::Inherit => (Phase::SecondChance, Counter::SynHeir),
         Purpose::Search => (Phase::SecondChance, Counter::SecondChance),
     };
-    let path = Path {
-        destination_mac: entry.mac,
-        source_mac: entry.source_mac,
-        source: config.tunnel_source_v4(),
-        destination: v4_of(&entry.address),
-        port: config.tunnel_port(),
-    };
     let tunnel = Tunnel {
         hops: hops - 1,
         phase,
         fingerprint: errand.fingerprint,
     };
-    let outer = encap::outer(&path, &ip, flow.hash, tunnel);
-    let written = packet
-        .write(IP, ip)
-        .and_then(|()| packet.push(OVERHEAD))
-        .and_then(|()| packet.write(0, outer));
-    match written {
-        Some(()) => Verdict {
-            action: way_out(packet, &entry),
-            counter,
-        },
-        None => Verdict::drop(Counter::AdjustFailed),
-    }
-}
-
-/// The header with its TTL taken down by one.
-#[inline(always)]
-fn aged(ip: &Ipv4) -> Ipv4 {
-    let word = |ttl| u16::from_be_bytes([ttl, ip.protocol]);
-    let ttl = ip.ttl.wrapping_sub(1);
-    let sum = checksum::update(u16::from_be_bytes(ip.checksum), word(ip.ttl), word(ttl));
-    Ipv4 {
-        ttl,
-        checksum: sum.to_be_bytes(),
-        ..*ip
-    }
-}
-
-#[inline(always)]
-fn rewrite<P: Packet>(packet: &mut P, to: &NodeEntry, ethernet: &Ethernet, ip: &Ipv4) -> Verdict {
-    let ethernet = Ethernet {
-        destination: to.mac,
-        source: to.source_mac,
-        ..*ethernet
+    let inner = Inner {
+        length: carried.length,
+        class: carried.class,
+        flow: flow.hash,
     };
-    match packet
-        .write(0, ethernet)
-        .and_then(|()| packet.write(IP, *ip))
-    {
-        Some(()) => Verdict {
-            action: way_out(packet, to),
-            counter: Counter::ForwardL2,
+    Some(
+        match encapsulate(packet, config, place, entry, address, &inner, tunnel) {
+            Some(()) => Verdict::out_of(entry.ifindex(), packet.ingress(), counter),
+            None => Verdict::drop(Counter::AdjustFailed),
         },
-        None => Verdict::drop(Counter::Truncated),
-    }
+    )
 }
 
 #[inline(always)]
-fn way_out<P: Packet>(packet: &P, to: &NodeEntry) -> Action {
-    if to.ifindex == packet.ingress() {
-        Action::Transmit
+fn carried<P: Packet>(packet: &P, place: Place) -> Option<Carried> {
+    if place.is(kind::V6) {
+        let [first, second] = packet.words(place.l3)?;
+        let [a, b, ..] = first.to_ne_bytes();
+        let [high, low, _, hop_limit] = second.to_ne_bytes();
+        return Some(Carried {
+            length: u16::from_be_bytes([high, low]) as u32 + size_of::<Ipv6>() as u32,
+            class: a << 4 | b >> 4,
+            ttl: hop_limit,
+        });
+    }
+    let [first, _, third] = packet.words(place.l3)?;
+    let [_, tos, high, low] = first.to_ne_bytes();
+    let [ttl, ..] = third.to_ne_bytes();
+    Some(Carried {
+        length: u16::from_be_bytes([high, low]) as u32,
+        class: tos,
+        ttl,
+    })
+}
+
+/// Takes the packet's TTL or hop limit down by one.
+#[inline(always)]
+fn age<P: Packet>(packet: &mut P, place: Place) -> Option<()> {
+    if place.is(kind::V6) {
+        let at = place.l3 + HopLimit::OFFSET;
+        let old = packet.read::<HopLimit>(at)?;
+        return packet.write(
+            at,
+            HopLimit {
+                hop_limit: old.hop_limit.wrapping_sub(1),
+                ..old
+            },
+        );
+    }
+    let at = place.l3 + TimeToLive::OFFSET;
+    let old = packet.read::<TimeToLive>(at)?;
+    let ttl = old.ttl.wrapping_sub(1);
+    let word = |ttl| u16::from_be_bytes([ttl, old.protocol]);
+    let sum = checksum::update(u16::from_be_bytes(old.checksum), word(old.ttl), word(ttl));
+    packet.write(
+        at,
+        TimeToLive {
+            ttl,
+            checksum: sum.to_be_bytes(),
+            ..old
+        },
+    )
+}
+
+/// Whether the packet carries the VLAN tag that the node is reached by.
+#[inline(always)]
+fn has_tags_of<P: Packet>(packet: &P, place: Place, vlan: u16) -> bool {
+    if place.l3 == IP {
+        return vlan == 0;
+    }
+    place.l3 == IP + TAG
+        && vlan != 0
+        && packet
+            .read::<Vlan>(IP)
+            .is_some_and(|tag| tag.identifier() == vlan)
+}
+
+/// Puts outer headers in the place of the packet's link layer.
+#[inline(always)]
+fn encapsulate<P: Packet>(
+    packet: &mut P,
+    config: LiveConfig<'_>,
+    place: Place,
+    to: Live<'_, NodeEntry>,
+    address: [u32; 4],
+    inner: &Inner,
+    tunnel: Tunnel,
+) -> Option<()> {
+    let (vlan, over_v4) = (to.vlan(), is_mapped(address));
+    let link = if vlan == 0 { IP } else { IP + TAG };
+    let (overhead, kind) = if over_v4 {
+        (OVERHEAD_V4, ethertype::IPV4)
     } else {
-        Action::Redirect {
-            ifindex: to.ifindex,
-        }
+        (OVERHEAD_V6, ethertype::IPV6)
+    };
+    packet.push(link + overhead - place.l3)?;
+    packet.write_words(0, to.macs())?;
+    let last = EtherType { kind };
+    if vlan == 0 {
+        packet.write(MACS, last)?;
+    } else {
+        let kind = ethertype::VLAN;
+        packet.write(MACS, EtherType { kind })?;
+        let control = vlan.to_be_bytes();
+        packet.write(
+            IP,
+            Vlan {
+                control,
+                ..Vlan::default()
+            },
+        )?;
+        packet.write(IP + TAG - 2, last)?;
+    }
+    let port = config.tunnel_port();
+    if over_v4 {
+        let from = config.tunnel_source_v4();
+        let [_, _, _, to] = address;
+        let outer = outer_v4(from.to_ne_bytes(), to.to_ne_bytes(), port, inner, tunnel);
+        packet.write(link, outer)
+    } else {
+        let (from, to) = (config.tunnel_source(), address);
+        let outer = outer_v6(
+            bytemuck::cast(from),
+            bytemuck::cast(to),
+            port,
+            inner,
+            tunnel,
+        );
+        packet.write(link, outer)
     }
 }

@@ -1,22 +1,77 @@
 //! What the decision reads: the tables of this node, its clock and its sockets.
 
+use super::outline;
 use crate::abi::{
-    Counter, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, Row, VIP_PROBES, VIP_SLOTS, VipEntry,
-    VipKey, node_flag, peers, vip_flag,
+    Counter, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED,
+    SourceKey, VIP_PROBES, VIP_SLOTS, VipEntry, node_flag, peers, vip_flag,
 };
 use crate::hash::vip_slot_of;
-use crate::packet::Packet;
+use crate::packet::{Packet, mapped};
+use crate::verdict::Verdict;
 
-/// An IPv4 flow as its packets toward the VIP carry it, in network order.
-#[repr(align(4))]
+/// A flow as its packets toward the VIP carry it: addresses and ports in network order, laid out as the kernel's socket
+/// lookups take them (`struct bpf_sock_tuple`).
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple {
-    /// The client.
-    pub source: [u8; 4],
-    /// The VIP.
-    pub destination: [u8; 4],
-    /// Port of the client, then of the VIP.
-    pub ports: [u8; 4],
+    /// IPv4: client, VIP, ports, then zero. IPv6: client and VIP of four words each, ports. As they lie in memory.
+    pub words: [u32; 9],
+    /// IPv6, else IPv4.
+    pub v6: bool,
+}
+
+impl Tuple {
+    /// Of an IPv4 flow; ports are the client's, then the VIP's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4(client: u32, vip: u32, ports: u32) -> Self {
+        Self {
+            words: [client, vip, ports, 0, 0, 0, 0, 0, 0],
+            v6: false,
+        }
+    }
+
+    /// Of an IPv6 flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v6(client: [u32; 4], vip: [u32; 4], ports: u32) -> Self {
+        let ([a, b, c, d], [e, f, g, h]) = (client, vip);
+        Self {
+            words: [a, b, c, d, e, f, g, h, ports],
+            v6: true,
+        }
+    }
+
+    /// Address (IPv4-mapped for IPv4) and port of the VIP.
+    #[must_use]
+    pub fn vip(&self) -> ([u8; 16], [u8; 2]) {
+        let w = &self.words;
+        let (address, ports) = if self.v6 {
+            (bytemuck::cast([w[4], w[5], w[6], w[7]]), w[8])
+        } else {
+            (mapped(w[1].to_ne_bytes()), w[2])
+        };
+        let [_, _, a, b] = ports.to_ne_bytes();
+        (address, [a, b])
+    }
+
+    /// Bytes of [`Self::words`] that count.
+    #[inline(always)]
+    #[must_use]
+    pub const fn size(&self) -> u32 {
+        if self.v6 { 36 } else { 12 }
+    }
+}
+
+/// Where a packet's own headers lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// The IP header.
+    pub ip: u32,
+    /// The TCP header.
+    pub tcp: u32,
+    /// Whether they are those of the flow (and not inside of an ICMP error).
+    pub own: bool,
 }
 
 /// What this node's sockets say about a packet.
@@ -32,6 +87,48 @@ pub enum Local {
     Flow,
 }
 
+/// A SYN cookie that this kernel made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    /// Initial sequence number.
+    pub sequence: u32,
+    /// Maximum segment size to offer.
+    pub segment: u16,
+}
+
+impl Cookie {
+    /// One word; 0 stands for none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        1 << 63 | (self.segment as u64) << 32 | self.sequence as u64
+    }
+
+    /// What [`Self::pack`] packed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(word: u64) -> Option<Self> {
+        if word == 0 {
+            return None;
+        }
+        Some(Self {
+            sequence: word as u32,
+            segment: (word >> 32) as u16,
+        })
+    }
+}
+
+/// The way to an address, as the kernel's routes and neighbours give it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// MAC of the next hop.
+    pub destination_mac: [u8; 6],
+    /// MAC of our interface.
+    pub source_mac: [u8; 6],
+    /// Our interface.
+    pub ifindex: u32,
+}
+
 /// Tables, clock and sockets of a node. Every index is checked by the implementation: `None` where there is no
 /// such entry.
 pub trait Tables {
@@ -43,9 +140,9 @@ pub trait Tables {
     /// A row of the steering table.
     fn row(&self, row: u32) -> Option<Row>;
     /// A slot of the VIP table, counted over both halves.
-    fn vip(&self, slot: u32) -> Option<VipEntry>;
+    fn vip(&self, slot: u32) -> Option<Live<'_, VipEntry>>;
     /// A slot of the node table, counted over both halves.
-    fn node(&self, slot: u32) -> Option<NodeEntry>;
+    fn node(&self, slot: u32) -> Option<Live<'_, NodeEntry>>;
     /// Whether a node is suspected of being dead.
     fn suspect(&self, node: NodeIndex) -> bool;
     /// The proxy's heartbeat; 0 until the first beat.
@@ -54,25 +151,156 @@ pub trait Tables {
     fn state(&self, slot: u32) -> u64;
     /// Sets such a word.
     fn set_state(&self, slot: u32, word: u64);
+    /// A word of what this CPU remembers, see [`crate::abi::cpu_state`].
+    fn cpu_state(&self, slot: u32) -> u64;
+    /// Sets such a word.
+    fn set_cpu_state(&self, slot: u32, word: u64);
     /// The kernel's tick counter.
     fn jiffies(&self) -> u64;
     /// What this node's sockets say about a packet of the flow.
-    fn local(&self, packet: &Self::Packet, tuple: &Tuple) -> Local;
+    fn local(&self, packet: &Self::Packet, tuple: &Tuple, headers: Headers) -> Local;
+    /// A cookie for the SYN of a flow that has a listening socket here, if the kernel makes one (RFC 4987): not while the
+    /// listener's queue has room.
+    fn cookie(&self, packet: &Self::Packet, tuple: &Tuple, headers: Headers) -> Option<Cookie>;
+    /// The way from the VIP of a flow to its client.
+    fn way_back(&self, packet: &Self::Packet, tuple: &Tuple) -> Option<Way>;
+    /// Whether this node has a UDP session under a flow hash.
+    fn session(&self, hash: u64) -> bool;
+    /// What the list of sources says: [`crate::abi::SOURCE_ALLOWED`], [`crate::abi::SOURCE_DENIED`], 0 if nothing.
+    fn source(&self, key: &SourceKey) -> u32;
     /// Counts one event on this CPU.
     fn count(&self, counter: Counter);
+
+    /// Calls [`outline::walk`].
+    fn call_walk(&self, packet: &mut Self::Packet) -> u64 {
+        outline::walk(packet)
+    }
+    /// Calls [`outline::arp`].
+    fn call_arp(&self, packet: &mut Self::Packet) -> u64
+    where
+        Self: Sized,
+    {
+        outline::arp(packet, self)
+    }
+    /// Calls [`outline::icmp`].
+    fn call_icmp(&self, packet: &mut Self::Packet, place: u64, direct: bool) -> u64
+    where
+        Self: Sized,
+    {
+        outline::icmp(packet, self, place, direct)
+    }
+    /// Calls [`outline::tunnel`].
+    fn call_tunnel(&self, packet: &mut Self::Packet, place: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::tunnel(packet, self, place)
+    }
+    /// Calls [`outline::decide`].
+    fn call_decide(&self, packet: &mut Self::Packet, place: u64, hash: u64, arrival: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::decide(packet, self, place, hash, arrival)
+    }
+    /// Calls [`outline::held`].
+    fn call_held(&self, packet: &mut Self::Packet, place: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::held(packet, self, place)
+    }
+    /// Calls [`outline::first`].
+    fn call_first(&self, row: u64, from: u64, or_me: bool, ready: bool) -> u64
+    where
+        Self: Sized,
+    {
+        outline::first(self, row, from, or_me, ready)
+    }
+    /// Calls [`outline::cookie`].
+    fn call_cookie(&self, packet: &mut Self::Packet, place: u64, direct: bool) -> u64
+    where
+        Self: Sized,
+    {
+        outline::cookie(packet, self, place, direct)
+    }
+    /// Calls [`outline::syn_ack`].
+    fn call_syn_ack(&self, packet: &mut Self::Packet, v6: bool, cookie: u64) -> u64 {
+        outline::syn_ack(packet, v6, cookie)
+    }
+    /// Calls [`outline::too_big`].
+    fn call_too_big(&self, packet: &mut Self::Packet, v6: bool, fits: u32) -> u64 {
+        outline::too_big(packet, v6, fits)
+    }
+    /// Calls [`outline::address`].
+    fn call_address(&self, first: u64, second: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::address(self, first, second)
+    }
+    /// Calls [`outline::peer_address`].
+    fn call_peer_address(&self, first: u64, second: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::peer_address(self, first, second)
+    }
+    /// Calls [`outline::peer_mac`].
+    fn call_peer_mac(&self, mac: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::peer_mac(self, mac)
+    }
+    /// Calls [`outline::source`].
+    fn call_source(&self, list: u16, first: u64, second: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::source(self, list, first, second)
+    }
+}
+
+/// What a list of sources says of an address.
+#[inline(always)]
+pub(super) fn source_says<T: Tables>(tables: &T, list: u16, address: [u64; 2]) -> u32 {
+    tables.source(&SourceKey::new(list, bytemuck::cast(address)))
+}
+
+/// Refuses a source that the VIP's list refuses.
+#[inline(always)]
+pub(super) fn source_may_send<T: Tables>(
+    tables: &T,
+    vip: Live<'_, VipEntry>,
+    [first, second]: [u64; 2],
+) -> Result<(), Verdict> {
+    let denied = match tables.call_source(vip.sources(), first, second) as u32 {
+        SOURCE_DENIED => true,
+        SOURCE_ALLOWED => false,
+        _ => vip.flags() & vip_flag::ALLOW_LIST != 0,
+    };
+    if denied {
+        return Err(Verdict::drop(Counter::SourceDenied));
+    }
+    Ok(())
 }
 
 /// The entry of a VIP, given by its [`crate::abi::VipKey::words`], in the live half of the table.
 #[inline(always)]
-pub fn find_vip<T: Tables>(tables: &T, config: LiveConfig<'_>, key: [u32; 5]) -> Option<VipEntry> {
+pub fn find_vip<'a, T: Tables>(
+    tables: &'a T,
+    config: LiveConfig<'_>,
+    key: [u32; 5],
+) -> Option<Live<'a, VipEntry>> {
     let half = config.vip_half() & 1;
     let first = vip_slot_of(key, config.vip_seed(half));
     for probe in 0..VIP_PROBES {
         let entry = tables.vip(half * VIP_SLOTS + ((first + probe) & (VIP_SLOTS - 1)))?;
-        if entry.flags & vip_flag::USED == 0 {
+        if entry.flags() & vip_flag::USED == 0 {
             return None;
         }
-        if same(entry.key.words(), key) {
+        if same(entry.key(), key) {
             return Some(entry);
         }
     }
@@ -85,75 +313,100 @@ const fn same(a: [u32; 5], b: [u32; 5]) -> bool {
     (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) == 0
 }
 
-/// Flags of the entry of an IPv4 address itself, 0 if it is no VIP. Out of line, for the rarer packets.
-#[inline(never)]
-pub(super) fn address_flags<T: Tables>(
-    tables: &T,
-    config: LiveConfig<'_>,
-    address: [u8; 4],
-) -> u32 {
-    find_vip(tables, config, VipKey::v4_words(address, [0; 2], 0)).map_or(0, |vip| vip.flags)
+/// Flags of the entry of an address itself (IPv4-mapped for IPv4), 0 if it is no VIP.
+#[inline(always)]
+pub(super) fn address_flags<T: Tables>(tables: &T, address: [u64; 2]) -> u32 {
+    let Some(config) = tables.config() else {
+        return 0;
+    };
+    let [a, b, c, d]: [u32; 4] = bytemuck::cast(address);
+    find_vip(tables, config, [a, b, c, d, 0]).map_or(0, Live::<VipEntry>::flags)
+}
+
+/// [`address_flags`], out of line.
+#[inline(always)]
+pub(super) fn address_entry<T: Tables>(tables: &T, address: [u32; 4]) -> u32 {
+    let [first, second]: [u64; 2] = bytemuck::cast(address);
+    tables.call_address(first, second) as u32
 }
 
 /// A listed node by its index.
 #[inline(always)]
-pub(super) fn node<T: Tables>(
-    tables: &T,
+pub(super) fn node<'a, T: Tables>(
+    tables: &'a T,
     config: LiveConfig<'_>,
     index: NodeIndex,
-) -> Option<NodeEntry> {
+) -> Option<Live<'a, NodeEntry>> {
     let slot = u32::from(index);
-    let entry = (slot < MAX_NODES)
-        .then(|| tables.node((config.node_half() & 1) * MAX_NODES + slot))
-        .flatten()?;
-    (entry.flags & node_flag::LISTED != 0).then_some(entry)
+    if slot >= MAX_NODES {
+        return None;
+    }
+    let entry = tables.node((config.node_half() & 1) * MAX_NODES + slot)?;
+    (entry.flags() & node_flag::LISTED != 0).then_some(entry)
 }
 
-/// Whether a listed node has this address (IPv4-mapped).
-#[inline(never)]
-pub(super) fn is_peer_address<T: Tables>(
-    tables: &T,
-    config: LiveConfig<'_>,
-    address: &[u8; 16],
-) -> bool {
+/// Whether a listed node has this address (IPv4-mapped for IPv4).
+#[inline(always)]
+pub(super) fn has_peer_address<T: Tables>(tables: &T, address: [u64; 2]) -> bool {
+    let bytes: [u8; 16] = bytemuck::cast(address);
     is_peer(
         tables,
-        config,
-        peers::address_slot(address),
-        |slot| slot.by_address,
-        |peer| u128::from_ne_bytes(peer.address) == u128::from_ne_bytes(*address),
+        peers::address_slot(&bytes),
+        |slot| slot.by_address(),
+        |peer| {
+            let [first, second]: [u64; 2] = bytemuck::cast(peer.address());
+            (first ^ address[0]) | (second ^ address[1]) == 0
+        },
     )
 }
 
 /// Whether a listed node on our link has this MAC.
-#[inline(never)]
-pub(super) fn is_peer_mac<T: Tables>(tables: &T, config: LiveConfig<'_>, mac: &[u8; 6]) -> bool {
+#[inline(always)]
+pub(super) fn has_peer_mac<T: Tables>(tables: &T, word: u64) -> bool {
+    let [a, b, c, d, e, f, ..] = word.to_le_bytes();
+    let mac = [a, b, c, d, e, f];
     is_peer(
         tables,
-        config,
-        peers::mac_slot(*mac),
-        |slot| slot.by_mac,
-        |peer| peer.mac == *mac,
+        peers::mac_slot(mac),
+        |slot| slot.by_mac(),
+        |peer| {
+            let [first, second, _] = peer.macs();
+            let ([a, b, c, d], [e, f, ..]) = (first.to_ne_bytes(), second.to_ne_bytes());
+            u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) == word
+        },
     )
+}
+
+/// Whether the packet's source MAC is that of a listed node on our link.
+#[inline(always)]
+pub(super) fn is_from_peer<T: Tables>(packet: &T::Packet, tables: &T) -> bool {
+    // The last two bytes of the destination, then the source.
+    let Some([first, second]) = packet.words(4) else {
+        return false;
+    };
+    let ([_, _, a, b], [c, d, e, f]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    tables.call_peer_mac(u64::from_le_bytes([a, b, c, d, e, f, 0, 0])) != 0
 }
 
 #[inline(always)]
 fn is_peer<T: Tables>(
     tables: &T,
-    config: LiveConfig<'_>,
     first: u32,
-    field: impl Fn(&NodeEntry) -> NodeIndex,
-    is_it: impl Fn(&NodeEntry) -> bool,
+    field: impl Fn(Live<'_, NodeEntry>) -> NodeIndex,
+    is_it: impl Fn(Live<'_, NodeEntry>) -> bool,
 ) -> bool {
+    let Some(config) = tables.config() else {
+        return false;
+    };
     let half = (config.node_half() & 1) * MAX_NODES;
     for probe in 0..peers::PROBES {
         let index = tables
             .node(half + ((first + probe) & (MAX_NODES - 1)))
-            .map_or(0, |slot| field(&slot));
+            .map_or(0, &field);
         if index == 0 {
             return false;
         }
-        if node(tables, config, index).is_some_and(|peer| is_it(&peer)) {
+        if node(tables, config, index).is_some_and(&is_it) {
             return true;
         }
     }

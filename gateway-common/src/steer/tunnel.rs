@@ -1,75 +1,161 @@
 //! Packets out of the tunnel: only from peers, only to our own address, only for VIPs.
 
-use super::{Tables, tables::is_peer_address};
+use super::Tables;
+use super::flow::is_mapped;
+use super::place::{Place, kind};
 use crate::abi::{Counter, LiveConfig};
 use crate::checksum;
-use crate::encap::{OVERHEAD, Outer, Tunnel};
-use crate::packet::{IP, Ipv4, L4, Packet, Udp, mapped};
+use crate::encap::{OVERHEAD_V4, OVERHEAD_V6, Tunnel, TunnelHeader};
+use crate::packet::{Ethernet, IP, Ipv4, Ipv6, Packet, TAG, Udp, Vlan, ethertype, mapped};
 use crate::verdict::Verdict;
 
-/// Opens a packet of our tunnel: takes its outer headers off and returns what they said.
-///
-/// What is not for our tunnel's address and port, or cannot be told (a fragment, options), passes untouched.
+/// Opens a packet of our tunnel: takes its outer headers off, all but the link layer. What they said, packed, or a packed
+/// verdict.
 #[inline(always)]
-pub(super) fn open<T: Tables>(
-    packet: &mut T::Packet,
-    tables: &T,
-    config: LiveConfig<'_>,
-    ip: &Ipv4,
-) -> Result<Tunnel, Verdict> {
-    let foreign = Verdict::pass(Counter::NotOurs);
-    let own = config.tunnel_source_v4();
-    if ip.destination != own || own == [0; 4] || ip.version_ihl != 0x45 || ip.is_fragment() {
-        return Err(foreign);
+pub(super) fn open<T: Tables>(packet: &mut T::Packet, tables: &T, place: Place) -> u64 {
+    let malformed = Verdict::drop(Counter::TunnelMalformed);
+    let Some(sender) = sender(packet, place) else {
+        return malformed.pack();
+    };
+    let [first, second]: [u64; 2] = bytemuck::cast(sender);
+    if tables.call_peer_address(first, second) == 0 {
+        return Verdict::drop(Counter::PeerUnknown).pack();
     }
-    packet
-        .read::<Udp>(L4)
-        .filter(|udp| udp.destination == config.tunnel_port())
-        .ok_or(foreign)?;
-    if !is_peer_address(tables, config, &mapped(ip.source)) {
-        return Err(Verdict::drop(Counter::PeerUnknown));
-    }
-    let opened = decapsulate(packet, ip).ok_or(Verdict::drop(Counter::TunnelMalformed))?;
+    let Some(tunnel) = decapsulate(packet, place) else {
+        return malformed.pack();
+    };
     tables.count(Counter::Decapsulated);
-    Ok(opened)
+    tunnel.pack()
 }
 
-/// Takes the outer headers off; `None` if they, or the inner IPv4 header, cannot be read.
 #[inline(always)]
-fn decapsulate<P: Packet>(packet: &mut P, ip: &Ipv4) -> Option<Tunnel> {
-    let outer = packet.read::<Outer>(0)?;
-    let inner = packet.read::<Ipv4>(IP + OVERHEAD)?;
-    let tunnel = Tunnel::parse(outer.tunnel)?;
-    let payload = ip.length().wrapping_sub(OVERHEAD);
-    let fits =
-        packet.len() >= IP + ip.length() && ip.length() >= OVERHEAD && inner.length() <= payload;
-    if !fits || inner.version_ihl >> 4 != 4 {
+fn sender<P: Packet>(packet: &P, place: Place) -> Option<[u8; 16]> {
+    Some(if place.is(kind::V6) {
+        packet.read::<Ipv6>(place.l3)?.source
+    } else {
+        mapped(packet.read::<Ipv4>(place.l3)?.source)
+    })
+}
+
+/// Whether a UDP packet is for our tunnel: its address and its port. What cannot be told (a fragment, options) is not.
+#[inline(always)]
+pub(super) fn is_ours<P: Packet>(packet: &P, config: LiveConfig<'_>, place: Place) -> bool {
+    let own = if place.is(kind::V6) {
+        let target = packet.words::<4>(place.l3 + Ipv6::ADDRESSES + 16);
+        let own = config.tunnel_source();
+        target.is_some_and(|[a, b, c, d]| {
+            (a ^ own[0]) | (b ^ own[1]) | (c ^ own[2]) | (d ^ own[3]) == 0
+        }) && !is_mapped(own)
+            && place.l4 == place.l3 + size_of::<Ipv6>() as u32
+    } else {
+        let target = packet.words(place.l3 + Ipv4::ADDRESSES + 4);
+        let own = config.tunnel_source_v4();
+        target.is_some_and(|[target]| target == own)
+            && own != 0
+            && place.l4 == place.l3 + size_of::<Ipv4>() as u32
+    };
+    own && !place.unfit()
+        && packet.words(place.l4).is_some_and(|[ports]| {
+            let [_, _, a, b] = ports.to_ne_bytes();
+            [a, b] == config.tunnel_port()
+        })
+}
+
+/// Takes the outer headers off; `None` if they, or the inner IP header, cannot be read.
+#[inline(always)]
+fn decapsulate<P: Packet>(packet: &mut P, place: Place) -> Option<Tunnel> {
+    let (overhead, length, class) = if place.is(kind::V6) {
+        let ip = packet.read::<Ipv6>(place.l3)?;
+        (OVERHEAD_V6, ip.length(), ip.traffic_class())
+    } else {
+        let ip = packet.read::<Ipv4>(place.l3)?;
+        (OVERHEAD_V4, ip.length(), ip.tos)
+    };
+    let header = packet.read::<TunnelHeader>(place.l4 + size_of::<Udp>() as u32)?;
+    let tunnel = Tunnel::parse(header)?;
+    let inner_at = place.l3 + overhead;
+    // Both versions are known by the same four bits.
+    let inner_v6 = packet.read::<Vlan>(inner_at)?.control[0] >> 4 == 6;
+    let inner_length = if inner_v6 {
+        packet.read::<Ipv6>(inner_at)?.length()
+    } else {
+        let ip = packet.read::<Ipv4>(inner_at)?;
+        if ip.version_ihl >> 4 != 4 {
+            return None;
+        }
+        ip.length()
+    };
+    if length < overhead || inner_length > length - overhead || packet.len() < place.l3 + length {
         return None;
     }
-    packet.pop(OVERHEAD)?;
-    packet.write(0, outer.ethernet)?;
-    let inner = with_congestion_mark(inner, ip.tos);
-    packet.write(IP, inner)?;
+    strip(packet, place, overhead, inner_v6)?;
+    mark(packet, place.l3, inner_v6, class)?;
     Some(tunnel)
+}
+
+/// Takes the outer headers off; the link layer with its tags stays in front.
+#[inline(always)]
+fn strip<P: Packet>(packet: &mut P, place: Place, overhead: u32, inner_v6: bool) -> Option<()> {
+    let kind = if inner_v6 {
+        ethertype::IPV6
+    } else {
+        ethertype::IPV4
+    };
+    let ethernet = packet.read::<Ethernet>(0)?;
+    let tags = (place.l3 - IP) / TAG;
+    let first = if tags > 0 {
+        Some(packet.read::<Vlan>(IP)?)
+    } else {
+        None
+    };
+    let second = if tags > 1 {
+        Some(packet.read::<Vlan>(IP + TAG)?)
+    } else {
+        None
+    };
+    packet.pop(overhead)?;
+    match (first, second) {
+        (None, _) => packet.write(0, Ethernet { kind, ..ethernet }),
+        (Some(first), None) => {
+            packet.write(0, ethernet)?;
+            packet.write(IP, Vlan { kind, ..first })
+        }
+        (Some(first), Some(second)) => {
+            packet.write(0, ethernet)?;
+            packet.write(IP, first)?;
+            packet.write(IP + TAG, Vlan { kind, ..second })
+        }
+    }
 }
 
 /// Carries a router's congestion mark on the outer header over to the inner one (RFC 6040).
 #[inline(always)]
-fn with_congestion_mark(inner: Ipv4, outer_tos: u8) -> Ipv4 {
+fn mark<P: Packet>(packet: &mut P, at: u32, v6: bool, outer_class: u8) -> Option<()> {
     const MARKED: u8 = 3;
-    if outer_tos & MARKED != MARKED || inner.tos & MARKED == 0 {
-        return inner;
+    if outer_class & MARKED != MARKED {
+        return Some(());
     }
-    let tos = inner.tos | MARKED;
-    let word = |tos| u16::from_be_bytes([inner.version_ihl, tos]);
-    let sum = checksum::update(
-        u16::from_be_bytes(inner.checksum),
-        word(inner.tos),
-        word(tos),
-    );
-    Ipv4 {
-        tos,
-        checksum: sum.to_be_bytes(),
-        ..inner
+    if v6 {
+        let ip = packet.read::<Ipv6>(at)?;
+        let class = ip.traffic_class();
+        if class & MARKED == 0 {
+            return Some(());
+        }
+        return packet.write(at, ip.with_traffic_class(class | MARKED));
     }
+    let ip = packet.read::<Ipv4>(at)?;
+    if ip.tos & MARKED == 0 {
+        return Some(());
+    }
+    let tos = ip.tos | MARKED;
+    let word = |tos| u16::from_be_bytes([ip.version_ihl, tos]);
+    let sum = checksum::update(u16::from_be_bytes(ip.checksum), word(ip.tos), word(tos));
+    packet.write(
+        at,
+        Ipv4 {
+            tos,
+            checksum: sum.to_be_bytes(),
+            ..ip
+        },
+    )
 }

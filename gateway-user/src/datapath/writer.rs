@@ -235,6 +235,7 @@ mod tests {
             flags: vip_flag::USED,
             group: 5,
             number: 1,
+            sources: 0,
             reserved: 0,
         };
         let ops = [

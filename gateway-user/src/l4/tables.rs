@@ -43,7 +43,7 @@ pub struct Settings {
 pub const BEAT_LIMIT: Duration = Duration::from_millis(300);
 
 /// Window of the second-chance rate limit.
-pub const HOP_WINDOW: Duration = Duration::from_millis(100);
+pub const WINDOW: Duration = Duration::from_millis(100);
 
 /// Second-chance hops of one node in one window.
 pub const HOP_LIMIT: u32 = 10_000;
@@ -335,7 +335,7 @@ impl Planner {
             probe_port: settings.probe_port.to_be_bytes(),
             beat_limit_jiffies: ticks(BEAT_LIMIT),
             hop_limit: HOP_LIMIT,
-            hop_window_jiffies: ticks(HOP_WINDOW),
+            window_jiffies: ticks(WINDOW),
             hash_key: settings.hash_key,
             tunnel_source: own.map_or([0; 16], |node| abi_address(node.member.address)),
             ..Config::default()
@@ -423,6 +423,7 @@ pub fn vip_half(entries: &BTreeMap<VipKey, Vip>) -> VipHalf {
             flags: vip.flags,
             group: vip.group,
             number: vip.number,
+            sources: 0,
             reserved: 0,
         })
         .collect();

@@ -80,7 +80,7 @@ pub fn tables() -> HostTables {
         (VIP, 80, 0),
         (VIP, LISTENING, 0),
         (VIP, 0, vip_flag::ANNOUNCE),
-        (SHARED, 80, 0),
+        (SHARED, 80, vip_flag::SHARED),
         (SHARED, 0, vip_flag::SHARED | vip_flag::ANNOUNCE),
         (DELETED, 80, vip_flag::DRAINING),
         (DELETED, 0, 0),
@@ -112,15 +112,22 @@ pub fn tables() -> HostTables {
             },
         );
     }
-    tables.listeners.push((VIP, LISTENING.to_be_bytes()));
+    tables
+        .listeners
+        .push((mapped(VIP), LISTENING.to_be_bytes()));
     tables
 }
 
 /// The flow hash of a packet.
 #[must_use]
 pub fn hash(packet: &TcpPacket) -> u64 {
-    let tuple = tuple(packet);
-    flow_v4(KEY, tuple.source, tuple.destination, tuple.ports, 6)
+    flow_v4(KEY, packet.source, packet.destination, ports(packet), 6)
+}
+
+fn ports(packet: &TcpPacket) -> [u8; 4] {
+    let [a, b] = packet.source_port.to_be_bytes();
+    let [c, d] = packet.destination_port.to_be_bytes();
+    [a, b, c, d]
 }
 
 /// Sets the row of a packet.
@@ -131,13 +138,12 @@ pub fn set_row(tables: &mut HostTables, packet: &TcpPacket, row: Row) {
 /// Addresses and ports of a packet.
 #[must_use]
 pub fn tuple(packet: &TcpPacket) -> Tuple {
-    let [a, b] = packet.source_port.to_be_bytes();
-    let [c, d] = packet.destination_port.to_be_bytes();
-    Tuple {
-        source: packet.source,
-        destination: packet.destination,
-        ports: [a, b, c, d],
-    }
+    let word = u32::from_ne_bytes;
+    Tuple::v4(
+        word(packet.source),
+        word(packet.destination),
+        word(ports(packet)),
+    )
 }
 
 /// Real sockets in this thread's network namespace, as [`tables`] describes them.

@@ -1,0 +1,105 @@
+//! Work that is done out of line, because it is rare or because several places need it.
+//!
+//! The kernel verifies a function that it is told of on its own, once, with any arguments: that keeps the whole program
+//! within its limits of steps and stack. Such functions take the packet and words and hand back one word; the bodies are
+//! here, and [`super::Tables`] names them so that each side calls them in its own way.
+
+use super::place::{self, Place};
+use super::{Tables, cookie, decide, icmp, neighbour, tables, too_big, tunnel};
+use crate::abi::Row;
+use crate::packet::Packet;
+
+/// Packed [`Place`] of a packet, found header by header; 0 if it is no IP packet.
+#[inline(always)]
+pub fn walk<P: Packet>(packet: &P) -> u64 {
+    place::walk(packet).map_or(0, Place::pack)
+}
+
+/// What becomes of an ARP packet: a packed verdict, 0 if nothing.
+#[inline(always)]
+pub fn arp<T: Tables>(packet: &mut T::Packet, tables: &T) -> u64 {
+    neighbour::arp(packet, tables).map_or(0, |verdict| verdict.pack())
+}
+
+/// An ICMP packet: the packed place of the flow that it is about, a packed verdict, or 0.
+#[inline(always)]
+pub fn icmp<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64, direct: bool) -> u64 {
+    Place::unpack(place).map_or(0, |place| icmp::consider(packet, tables, place, direct))
+}
+
+/// A packet to the tunnel's port: its packed tunnel header, which is off then, or a packed verdict.
+#[inline(always)]
+pub fn tunnel<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64) -> u64 {
+    Place::unpack(place).map_or(0, |place| tunnel::open(packet, tables, place))
+}
+
+/// The decision about a packet whose case is not one of the two plain ones: a packed [`decide::Next`].
+#[inline(always)]
+pub fn decide<T: Tables>(
+    packet: &mut T::Packet,
+    tables: &T,
+    place: u64,
+    hash: u64,
+    arrival: u64,
+) -> u64 {
+    Place::unpack(place).map_or(0, |place| {
+        decide::decide(packet, tables, place, hash, arrival)
+    })
+}
+
+/// What this node's sockets say about a TCP packet; see [`decide::held`].
+#[inline(always)]
+pub fn held<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64) -> u64 {
+    Place::unpack(place).map_or(0, |place| decide::held(packet, tables, place))
+}
+
+/// Index of the first of a row's other nodes from place `from` on that may take a packet; see [`decide::first_from`].
+#[inline(always)]
+pub fn first<T: Tables>(tables: &T, row: u64, from: u64, or_me: bool, ready: bool) -> u64 {
+    u64::from(decide::first_from(tables, Row(row), from, or_me, ready))
+}
+
+/// Answers a SYN by a cookie: the interface that the answer leaves by, 0 if there is none.
+#[inline(always)]
+pub fn cookie<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64, direct: bool) -> u64 {
+    Place::unpack(place).map_or(0, |place| {
+        u64::from(cookie::reply(packet, tables, place, direct).unwrap_or(0))
+    })
+}
+
+/// Turns a SYN, whose link layer is that of the answer already, into the SYN-ACK with a packed cookie: 1 if that was
+/// possible.
+#[inline(always)]
+pub fn syn_ack<P: Packet>(packet: &mut P, v6: bool, cookie: u64) -> u64 {
+    u64::from(cookie::syn_ack(packet, v6, cookie).is_some())
+}
+
+/// Turns a packet into the message that it is too big: 1 if that was possible.
+#[inline(always)]
+pub fn too_big<P: Packet>(packet: &mut P, v6: bool, fits: u32) -> u64 {
+    u64::from(too_big::message(packet, v6, fits).is_some())
+}
+
+/// Flags of the entry of a VIP address, given in two words.
+#[inline(always)]
+pub fn address<T: Tables>(tables: &T, first: u64, second: u64) -> u64 {
+    u64::from(tables::address_flags(tables, [first, second]))
+}
+
+/// 1 if a listed node has this address, given in two words.
+#[inline(always)]
+pub fn peer_address<T: Tables>(tables: &T, first: u64, second: u64) -> u64 {
+    u64::from(tables::has_peer_address(tables, [first, second]))
+}
+
+/// 1 if a listed node on our link has this MAC, its bytes in order from the lowest on.
+#[inline(always)]
+pub fn peer_mac<T: Tables>(tables: &T, mac: u64) -> u64 {
+    u64::from(tables::has_peer_mac(tables, mac))
+}
+
+/// What a list of sources says of an address, given in two words.
+#[inline(always)]
+pub fn source<T: Tables>(tables: &T, list: u16, first: u64, second: u64) -> u64 {
+    u64::from(tables::source_says(tables, list, [first, second]))
+}
