@@ -16,7 +16,7 @@ pub use counter::{COUNTERS_PER_CPU, Counter, MAX_CPUS};
 pub use live::{Live, LiveConfig};
 pub use node::{NodeEntry, NodeIndex, node_flag, peers};
 pub use row::Row;
-pub use vip::{SourceKey, VipEntry, VipKey, vip_flag};
+pub use vip::{SourceKey, VipEntry, VipKey, VipWords, vip_flag};
 
 /// Version of all layouts in this module; part of the pin path and stored in [`Config`].
 pub const ABI_VERSION: u32 = 2;

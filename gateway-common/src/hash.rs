@@ -3,7 +3,7 @@
 //! All hosts of a cluster must agree bit for bit: nothing here depends on the host's byte order or on `std`.
 //! The slot hash is not keyed against attack: what is stored under it comes from the configuration.
 
-use crate::abi::{ROWS, VIP_SLOTS, VipKey};
+use crate::abi::{ROWS, VIP_SLOTS, VipKey, VipWords};
 
 /// A 128-bit key as two words.
 pub type Key = [u64; 2];
@@ -91,20 +91,36 @@ pub const fn flow_v6(
     ports: [u8; 4],
     protocol: u8,
 ) -> u64 {
-    let [a, b] = words(source);
-    let [c, d] = words(destination);
-    let last = u32::from_le_bytes(ports) as u64 | (protocol as u64) << 32 | 37 << 56;
-    let state = compress(compress(SipHasher::new(key).state, a), b);
-    finalize(compress(compress(compress(state, c), d), last))
+    let last = u32::from_le_bytes(ports) as u64 | (protocol as u64) << 32;
+    flow_v6_of(key, words(source), words(destination), last)
 }
 
+/// [`flow_v6`] of the [`words`] of client and VIP, and of ports (low half) and protocol.
 #[inline(always)]
-const fn words(address: [u8; 16]) -> [u64; 2] {
+#[must_use]
+pub const fn flow_v6_of(key: Key, [a, b]: [u64; 2], [c, d]: [u64; 2], last: u64) -> u64 {
+    let state = compress(compress(SipHasher::new(key).state, a), b);
+    finalize(compress(compress(compress(state, c), d), last | 37 << 56))
+}
+
+/// An address as two little-endian numbers.
+#[inline(always)]
+#[must_use]
+pub const fn words(address: [u8; 16]) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
     [
         u64::from_le_bytes([a, b, c, d, e, f, g, h]),
         u64::from_le_bytes([i, j, k, l, m, n, o, p]),
     ]
+}
+
+/// The address that [`words`] made two numbers of.
+#[inline(always)]
+#[must_use]
+pub const fn of_words([first, second]: [u64; 2]) -> [u8; 16] {
+    let [a, b, c, d, e, f, g, h] = first.to_le_bytes();
+    let [i, j, k, l, m, n, o, p] = second.to_le_bytes();
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
 }
 
 /// The row of a flow hash.
@@ -125,10 +141,8 @@ pub const fn vip_slot(key: &VipKey, seed: u32) -> u32 {
 /// [`vip_slot`] of a key's words.
 #[inline(always)]
 #[must_use]
-pub const fn vip_slot_of(words: [u32; 5], seed: u32) -> u32 {
-    let high = words[0] as u64 | (words[1] as u64) << 32;
-    let low = words[2] as u64 | (words[3] as u64) << 32;
-    let port = words[4] as u64 | (seed as u64) << 32;
+pub const fn vip_slot_of(([high, low], last): VipWords, seed: u32) -> u32 {
+    let port = last as u64 | (seed as u64) << 32;
     let mut hash = (high.wrapping_mul(MIX_A) ^ low ^ port).wrapping_mul(MIX_A);
     hash ^= hash >> 32;
     (hash.wrapping_mul(MIX_B) >> 48) as u32 & (VIP_SLOTS - 1)

@@ -53,6 +53,13 @@ impl Packet for HostPacket {
         Some(())
     }
 
+    fn longs<const N: usize>(&self, offset: u32) -> Option<[u64; N]> {
+        let offset = offset as usize;
+        let bytes = self.bytes.get(offset..offset + 8 * N)?;
+        let word = |i| u64::from_ne_bytes(core::array::from_fn(|j| bytes[8 * i + j]));
+        Some(core::array::from_fn(word))
+    }
+
     fn write_words<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Option<()> {
         let offset = offset as usize;
         let place = self.bytes.get_mut(offset..offset + 4 * N)?;

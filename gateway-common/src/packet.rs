@@ -32,7 +32,9 @@ pub trait Packet {
     /// Writes a header at `offset`, an even number, if the packet holds room for all of it.
     fn write<H: Header>(&mut self, offset: u32, header: H) -> Option<()>;
 
-    /// Writes such words.
+    /// `N` words of eight bytes, likewise.
+    fn longs<const N: usize>(&self, offset: u32) -> Option<[u64; N]>;
+    /// Writes words of four bytes.
     fn write_words<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Option<()>;
     /// Adds `bytes` bytes in front, an even number; what they hold is to be written.
     fn push(&mut self, bytes: u32) -> Option<()>;

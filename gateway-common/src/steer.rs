@@ -23,7 +23,6 @@ pub use tables::{Cookie, Headers, Local, Tables, Tuple, Way, find_vip};
 
 use self::decide::Next;
 use self::flow::Flow;
-use self::forward::send;
 use self::place::{Place, find, kind};
 use crate::abi::{ABI_VERSION, Counter};
 use crate::encap::Tunnel;
@@ -81,7 +80,11 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
     let flow = Flow::of(packet, tables, config, place, foreign)?;
     match decide::next(packet, tables, config, &flow, arrival) {
         Next::Stay(verdict) => Ok(verdict),
-        Next::Send(errand) => Ok(send(packet, tables, config, &flow, arrival, errand)),
+        Next::Send(errand) => {
+            let (place, arrival) = (flow.place.pack(), arrival.map_or(0, Tunnel::pack));
+            let word = tables.call_send(packet, place, flow.hash, errand.pack(), arrival);
+            Ok(Verdict::unpack(word).unwrap_or(foreign))
+        }
         Next::Cookie => {
             let word = tables.call_cookie(packet, flow.place.pack(), arrival.is_none());
             Ok(match word as u32 {

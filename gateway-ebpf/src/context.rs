@@ -295,6 +295,13 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
+    fn longs<const N: usize>(&self, offset: u32) -> Option<[u64; N]> {
+        let start = self.at(offset, 8 * N)?;
+        // SAFETY: `at` checked the bounds.
+        Some(core::array::from_fn(|i| unsafe { load_u64(start + 8 * i) }))
+    }
+
+    #[inline(always)]
     fn write_words<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Option<()> {
         let start = self.at(offset, 4 * N)?;
         for (i, word) in words.into_iter().enumerate() {
@@ -328,6 +335,21 @@ impl Packet for XdpPacket {
 
 // Words in a packet lie at any even address. The machines that run this load and store them there in one go, but the
 // compiler, which is told of one BPF machine for all, would put a word together from pieces.
+
+/// Loads a word of eight bytes from a packet.
+///
+/// # Safety
+///
+/// Eight bytes at `address` must lie within the packet.
+#[inline(always)]
+unsafe fn load_u64(address: usize) -> u64 {
+    let word: u64;
+    // SAFETY: the caller's; the instruction reads those bytes and nothing else.
+    unsafe {
+        asm!("{} = *(u64 *)({} + 0)", out(reg) word, in(reg) address, options(pure, readonly, nostack))
+    };
+    word
+}
 
 /// Loads a word from a packet.
 ///

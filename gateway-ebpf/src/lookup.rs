@@ -9,6 +9,7 @@ use aya_ebpf::programs::SkLookupContext;
 use gateway_common::abi::{
     ABI_VERSION, Counter, GROUPS, Live, LiveConfig, SLOTS_PER_GROUP, VipEntry, VipKey, vip_flag,
 };
+use gateway_common::hash::words;
 use gateway_common::packet::{mapped, protocol};
 use gateway_common::steer::{Tables, find_vip};
 
@@ -62,8 +63,13 @@ fn choose(context: &SkLookupContext) -> Choice {
     else {
         return Choice::Untouched;
     };
-    let key = VipKey::v6_words(target.address, target.port.to_be_bytes(), target.protocol);
-    match find_vip(&Maps, config, key) {
+    let key = VipKey {
+        address: target.address,
+        port: target.port.to_be_bytes(),
+        protocol: target.protocol,
+        pad: 0,
+    };
+    match find_vip(&Maps, config, key.words()) {
         // The relay's sockets are bound to the VIP itself: answers must come from there.
         Some(_) if target.protocol == protocol::UDP => Choice::Untouched,
         Some(vip) => listener(context, vip),
@@ -123,7 +129,7 @@ fn listener(context: &SkLookupContext, vip: Live<'_, VipEntry>) -> Choice {
 #[inline(always)]
 fn other_port(config: LiveConfig<'_>, target: &Target) -> Choice {
     let own = target.protocol == protocol::TCP && is_proxy_port(target.port);
-    match find_vip(&Maps, config, VipKey::v6_words(target.address, [0; 2], 0)) {
+    match find_vip(&Maps, config, (words(target.address), 0)) {
         Some(vip) if vip.flags() & vip_flag::SHARED == 0 => Choice::Refused(Counter::LookupRefused),
         _ if own => Choice::Refused(Counter::LookupLoopback),
         _ => Choice::Untouched,

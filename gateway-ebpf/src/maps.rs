@@ -188,6 +188,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn call_send(
+        &self,
+        packet: &mut XdpPacket,
+        place: u64,
+        hash: u64,
+        errand: u64,
+        arrival: u64,
+    ) -> u64 {
+        outline::forebay_send(packet.context.ctx, place, hash, errand, arrival)
+    }
+
+    #[inline(always)]
     fn call_held(&self, packet: &mut XdpPacket, place: u64) -> u64 {
         outline::forebay_held(packet.context.ctx, place)
     }
@@ -215,6 +227,16 @@ impl Tables for Maps {
     #[inline(always)]
     fn call_address(&self, first: u64, second: u64) -> u64 {
         outline::forebay_address(first, second)
+    }
+
+    #[inline(always)]
+    fn call_vip_beyond(&self, low: u64, high: u64, last_half: u64, first: u32) -> u64 {
+        outline::forebay_vip_beyond(low, high, last_half, u64::from(first))
+    }
+
+    #[inline(always)]
+    fn call_hash_v6(&self, [a, b]: [u64; 2], [c, d]: [u64; 2], last: u64) -> u64 {
+        outline::forebay_hash_v6(a, b, c, d, last)
     }
 
     #[inline(always)]

@@ -31,6 +31,7 @@ outline! {
     forebay_icmp(packet, place, direct) = |packet, place, direct| outline::icmp(packet, &Maps, place, direct != 0);
     forebay_tunnel(packet, place) = |packet, place| outline::tunnel(packet, &Maps, place);
     forebay_decide(packet, place, hash, arrival) = |packet, place, hash, arrival| outline::decide(packet, &Maps, place, hash, arrival);
+    forebay_send(packet, place, hash, errand, arrival) = |packet, place, hash, errand, arrival| outline::send(packet, &Maps, place, hash, errand, arrival);
     forebay_held(packet, place) = |packet, place| outline::held(packet, &Maps, place);
     forebay_cookie(packet, place, direct) = |packet, place, direct| outline::cookie(packet, &Maps, place, direct != 0);
     forebay_syn_ack(packet, v6, cookie) = |packet, v6, cookie| outline::syn_ack(packet, v6 != 0, cookie);
@@ -49,6 +50,20 @@ pub extern "C" fn forebay_first(row: u64, from: u64, or_me: u64, ready: u64) -> 
 #[inline(never)]
 pub extern "C" fn forebay_address(first: u64, second: u64) -> u64 {
     outline::address(&Maps, first, second)
+}
+
+/// See `gateway_common::steer::outline::vip_beyond`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn forebay_vip_beyond(low: u64, high: u64, last_half: u64, first: u64) -> u64 {
+    outline::vip_beyond(&Maps, low, high, last_half, first as u32)
+}
+
+/// See `gateway_common::steer::outline::hash_v6`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn forebay_hash_v6(a: u64, b: u64, c: u64, d: u64, last: u64) -> u64 {
+    outline::hash_v6(&Maps, [a, b], [c, d], last)
 }
 
 /// See `gateway_common::steer::outline::peer_address`.

@@ -8,7 +8,10 @@
 
 use core::marker::PhantomData;
 
-use super::{Config, NodeEntry, VipEntry};
+#[cfg(doc)]
+use crate::hash::words;
+
+use super::{Config, NodeEntry, VipEntry, VipWords};
 
 /// A value of a map.
 #[derive(Debug)]
@@ -64,6 +67,15 @@ impl<'a, T> Live<'a, T> {
     }
 }
 
+/// [`words`] of an address from its four words in memory.
+#[inline(always)]
+const fn address([a, b, c, d]: [u32; 4]) -> [u64; 2] {
+    [
+        u32::from_le(a) as u64 | (u32::from_le(b) as u64) << 32,
+        u32::from_le(c) as u64 | (u32::from_le(d) as u64) << 32,
+    ]
+}
+
 macro_rules! live {
     ($value:ident { $($(#[$doc:meta])* $method:ident = $field:ident: $kind:ty;)* }) => {
         impl Live<'_, $value> {
@@ -112,11 +124,11 @@ live! {
 }
 
 impl Live<'_, Config> {
-    /// [`Config::tunnel_source`] in words as they lie in memory.
+    /// [`words`] of [`Config::tunnel_source`].
     #[inline(always)]
     #[must_use]
-    pub fn tunnel_source(self) -> [u32; 4] {
-        self.words::<4, { core::mem::offset_of!(Config, tunnel_source) }>()
+    pub fn tunnel_source(self) -> [u64; 2] {
+        address(self.words::<4, { core::mem::offset_of!(Config, tunnel_source) }>())
     }
 
     /// The last word of [`Self::tunnel_source`]: the IPv4 address, if it is one.
@@ -153,8 +165,20 @@ impl Live<'_, VipEntry> {
     /// [`super::VipKey::words`] of the key.
     #[inline(always)]
     #[must_use]
-    pub fn key(self) -> [u32; 5] {
-        self.words::<5, 0>()
+    pub fn key(self) -> VipWords {
+        let long = self.value.cast::<u64>();
+        // SAFETY: readable and aligned to eight bytes, by the constructors and the map's stride; the key is 20 bytes.
+        let (first, second, last) = unsafe {
+            (
+                long.read_volatile(),
+                long.add(1).read_volatile(),
+                long.add(2).cast::<u32>().read_volatile(),
+            )
+        };
+        (
+            [u64::from_le(first), u64::from_le(second)],
+            u32::from_le(last),
+        )
     }
 }
 
@@ -178,11 +202,11 @@ live! {
 }
 
 impl Live<'_, NodeEntry> {
-    /// [`NodeEntry::address`] in words as they lie in memory.
+    /// [`words`] of [`NodeEntry::address`].
     #[inline(always)]
     #[must_use]
-    pub fn address(self) -> [u32; 4] {
-        self.words::<4, { core::mem::offset_of!(NodeEntry, address) }>()
+    pub fn address(self) -> [u64; 2] {
+        address(self.words::<4, { core::mem::offset_of!(NodeEntry, address) }>())
     }
 
     /// [`NodeEntry::mac`] and [`NodeEntry::source_mac`]: the beginning of a frame to the node.

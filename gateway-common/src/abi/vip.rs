@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::hash::words;
+
 /// What a packet is looked up by.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
@@ -31,27 +33,6 @@ impl VipKey {
         }
     }
 
-    /// The words of [`VipKey::v4`], without a way through memory.
-    #[inline(always)]
-    #[must_use]
-    pub const fn v4_words(address: [u8; 4], port: [u8; 2], protocol: u8) -> [u32; 5] {
-        let last = u32::from_le_bytes([port[0], port[1], protocol, 0]);
-        [0, 0, 0xffff_0000, u32::from_le_bytes(address), last]
-    }
-
-    /// The words of the key of an IPv6 address, port (network order) and protocol.
-    #[inline(always)]
-    #[must_use]
-    pub const fn v6_words(address: [u8; 16], port: [u8; 2], protocol: u8) -> [u32; 5] {
-        Self {
-            address,
-            port,
-            protocol,
-            pad: 0,
-        }
-        .words()
-    }
-
     /// The key of the entry for the address of `self`.
     #[inline(always)]
     #[must_use]
@@ -64,26 +45,23 @@ impl VipKey {
         }
     }
 
-    /// The key as little-endian words, to hash and to compare.
+    /// The key in words, to hash and to compare.
     #[inline(always)]
     #[must_use]
-    pub const fn words(&self) -> [u32; 5] {
-        let a = &self.address;
-        [
-            u32::from_le_bytes([a[0], a[1], a[2], a[3]]),
-            u32::from_le_bytes([a[4], a[5], a[6], a[7]]),
-            u32::from_le_bytes([a[8], a[9], a[10], a[11]]),
-            u32::from_le_bytes([a[12], a[13], a[14], a[15]]),
-            u32::from_le_bytes([self.port[0], self.port[1], self.protocol, self.pad]),
-        ]
+    pub const fn words(&self) -> VipWords {
+        let last = u32::from_le_bytes([self.port[0], self.port[1], self.protocol, self.pad]);
+        (words(self.address), last)
     }
 }
+
+/// A [`VipKey`] in words: its address ([`words`]), then port and protocol as a little-endian number.
+pub type VipWords = ([u64; 2], u32);
 
 /// One slot of the VIP table. An unused slot is all zero ([`vip_flag::USED`] not set).
 ///
 /// Every VIP address has, beside one entry for each of its ports, one entry with port 0 and protocol 0: it
 /// tells `sk_lookup` that other ports of the address are refused, and XDP whether to answer ARP.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct VipEntry {
     /// The key.
@@ -148,4 +126,4 @@ pub mod vip_flag {
 }
 
 const _: () = assert!(size_of::<VipKey>() == 20 && align_of::<VipKey>() == 1);
-const _: () = assert!(size_of::<VipEntry>() == 32 && align_of::<VipEntry>() == 4);
+const _: () = assert!(size_of::<VipEntry>() == 32 && align_of::<VipEntry>() == 8);

@@ -4,7 +4,7 @@ use super::place::{Place, kind};
 use super::tables::{address_entry, find_vip, source_may_send};
 use super::{Tables, Tuple};
 use crate::abi::{Counter, LiveConfig, vip_flag};
-use crate::hash::{flow_v4, flow_v6};
+use crate::hash::flow_v4;
 use crate::packet::{Ipv4, Ipv6, Packet, Tcp, Udp, protocol};
 use crate::verdict::Verdict;
 
@@ -19,12 +19,13 @@ pub(super) struct Flow {
     pub(super) vip: u32,
 }
 
-/// Addresses and ports, from client to VIP; addresses IPv4-mapped for IPv4, words as they lie in memory.
+/// Addresses and ports, from client to VIP; addresses in [`words`](crate::hash::words), IPv4-mapped for IPv4, ports as a
+/// little-endian number.
 #[derive(Clone, Copy)]
 struct Ends {
-    client: [u32; 4],
-    vip: [u32; 4],
-    ports: [u8; 4],
+    client: [u64; 2],
+    vip: [u64; 2],
+    ports: u32,
 }
 
 impl Flow {
@@ -42,24 +43,22 @@ impl Flow {
         let Some([ports]) = ports else {
             return without_ports(tables, config, place, client, vip, foreign);
         };
-        let ports = ports.to_ne_bytes();
+        let ports = u32::from_le(ports);
         let mut ends = Ends { client, vip, ports };
         if place.is(kind::REVERSED) {
             ends = ends.turned();
         }
-        let [a, b, c, d] = ends.vip;
         // What an IPv6 packet has as an address must not be found under that of an IPv4 VIP.
         if place.is(kind::V6) && is_mapped(ends.vip) {
             return Err(foreign);
         }
-        let [_, _, high, low] = ends.ports;
-        let last = u32::from_le_bytes([high, low, place.protocol, 0]);
-        let entry = find_vip(tables, config, [a, b, c, d, last]).ok_or(foreign)?;
+        let last = ends.ports >> 16 | (place.protocol as u32) << 16;
+        let entry = find_vip(tables, config, (ends.vip, last)).ok_or(foreign)?;
         if !place.is(kind::REVERSED) && is_whole(packet, place, length)? {
             place.kind |= kind::SYN;
         }
         if entry.sources() != 0 {
-            source_may_send(tables, entry, bytemuck::cast(ends.client))?;
+            source_may_send(tables, entry, ends.client)?;
         }
         let flags = entry.flags();
         if flags & vip_flag::DRAINING != 0 && place.is(kind::SYN) {
@@ -67,11 +66,11 @@ impl Flow {
             return Err(Verdict::pass(Counter::OwnPass));
         }
         if place.protocol == protocol::UDP && flags & vip_flag::BY_ADDRESSES != 0 {
-            ends.ports = [0; 4];
+            ends.ports = 0;
         }
         Ok(Self {
             place,
-            hash: ends.hash(config, place),
+            hash: ends.hash(tables, config, place),
             vip: flags,
         })
     }
@@ -81,49 +80,57 @@ impl Ends {
     /// Of the packets of the other direction.
     #[inline(always)]
     const fn turned(self) -> Self {
-        let [a, b, c, d] = self.ports;
         Self {
             client: self.vip,
             vip: self.client,
-            ports: [c, d, a, b],
+            ports: self.ports.rotate_left(16),
         }
     }
 
     #[inline(always)]
-    fn hash(&self, config: LiveConfig<'_>, place: Place) -> u64 {
-        let key = config.hash_key();
+    fn hash<T: Tables>(&self, tables: &T, config: LiveConfig<'_>, place: Place) -> u64 {
         if place.is(kind::V6) {
-            let (client, vip) = (bytemuck::cast(self.client), bytemuck::cast(self.vip));
-            flow_v6(key, client, vip, self.ports, place.protocol)
-        } else {
-            let (client, vip) = (self.client[3].to_ne_bytes(), self.vip[3].to_ne_bytes());
-            flow_v4(key, client, vip, self.ports, place.protocol)
+            let last = self.ports as u64 | (place.protocol as u64) << 32;
+            return tables.call_hash_v6(self.client, self.vip, last);
         }
+        let address = |words: [u64; 2]| ((words[1] >> 32) as u32).to_le_bytes();
+        let (client, vip) = (address(self.client), address(self.vip));
+        flow_v4(
+            config.hash_key(),
+            client,
+            vip,
+            self.ports.to_le_bytes(),
+            place.protocol,
+        )
     }
 }
 
+/// What stands before an IPv4 address in its mapped form, in [`words`](crate::hash::words).
+const MAPPED: u64 = 0xffff_0000;
+
 /// Source and destination of the flow's IP header, and bytes from that header on.
 #[inline(always)]
-fn addresses<P: Packet>(packet: &P, place: Place) -> Option<([u32; 4], [u32; 4], u32)> {
-    const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+fn addresses<P: Packet>(packet: &P, place: Place) -> Option<([u64; 2], [u64; 2], u32)> {
     if place.is(kind::V6) {
-        let [a, b, c, d, e, f, g, h] = packet.words(place.flow + Ipv6::ADDRESSES)?;
+        let [a, b, c, d] = packet.longs(place.flow + Ipv6::ADDRESSES)?;
         let [_, second] = packet.words(place.flow)?;
         let [high, low, ..] = second.to_ne_bytes();
         let length = u16::from_be_bytes([high, low]) as u32 + size_of::<Ipv6>() as u32;
-        Some(([a, b, c, d], [e, f, g, h], length))
+        let address = |first, second| [u64::from_le(first), u64::from_le(second)];
+        Some((address(a, b), address(c, d), length))
     } else {
         let [first, _, _, source, destination] = packet.words(place.flow)?;
         let [_, _, high, low] = first.to_ne_bytes();
         let length = u16::from_be_bytes([high, low]) as u32;
-        Some(([0, 0, MAPPED, source], [0, 0, MAPPED, destination], length))
+        let address = |word| [0, MAPPED | (u32::from_le(word) as u64) << 32];
+        Some((address(source), address(destination), length))
     }
 }
 
 /// Whether an address is IPv4-mapped: how the tables hold IPv4, and never the address of an IPv6 packet.
 #[inline(always)]
-pub(super) const fn is_mapped([a, b, c, _]: [u32; 4]) -> bool {
-    a | b | (c ^ u32::from_ne_bytes([0, 0, 0xff, 0xff])) == 0
+pub(super) const fn is_mapped([first, second]: [u64; 2]) -> bool {
+    first | ((second as u32) as u64 ^ MAPPED) == 0
 }
 
 /// A packet whose ports cannot be read: it belongs to a VIP if its address is one and nobody else's. UDP fragments have a
@@ -133,8 +140,8 @@ fn without_ports<T: Tables>(
     tables: &T,
     config: LiveConfig<'_>,
     place: Place,
-    client: [u32; 4],
-    vip: [u32; 4],
+    client: [u64; 2],
+    vip: [u64; 2],
     foreign: Verdict,
 ) -> Result<Flow, Verdict> {
     if place.is(kind::REVERSED) || place.is(kind::V6) && is_mapped(vip) {
@@ -149,11 +156,11 @@ fn without_ports<T: Tables>(
         let ends = Ends {
             client,
             vip,
-            ports: [0; 4],
+            ports: 0,
         };
         return Ok(Flow {
             place,
-            hash: ends.hash(config, place),
+            hash: ends.hash(tables, config, place),
             vip: flags,
         });
     }

@@ -1,6 +1,5 @@
 //! Sending a packet to another node: by MAC rewrite where that is enough, else in the UDP form.
 
-use super::flow::Flow;
 use super::flow::is_mapped;
 use super::place::{Place, kind};
 use super::tables::{is_from_peer, node};
@@ -8,6 +7,7 @@ use super::{Tables, heartbeat, too_big};
 use crate::abi::{Counter, Live, LiveConfig, NodeEntry, NodeIndex, config::flag, node_flag};
 use crate::checksum;
 use crate::encap::{Inner, MAX_HOPS, OVERHEAD_V4, OVERHEAD_V6, Phase, Tunnel, outer_v4, outer_v6};
+use crate::hash::of_words;
 use crate::packet::{
     EtherType, HopLimit, IP, Ipv6, MACS, Packet, TAG, TimeToLive, Vlan, ethertype,
 };
@@ -73,17 +73,21 @@ struct Carried {
     ttl: u8,
 }
 
-/// Sends the packet to another node.
+/// Sends the packet to another node; arguments as the modules pack them.
 #[inline(always)]
 pub(super) fn send<T: Tables>(
     packet: &mut T::Packet,
     tables: &T,
-    config: LiveConfig<'_>,
-    flow: &Flow,
-    arrival: Option<Tunnel>,
-    errand: Errand,
+    place: u64,
+    hash: u64,
+    errand: u64,
+    arrival: u64,
 ) -> Verdict {
-    try_send(packet, tables, config, flow, arrival, errand)
+    let (arrival, errand) = (Tunnel::unpack(arrival), Errand::unpack(errand));
+    let Some(place) = Place::unpack(place) else {
+        return Verdict::drop(Counter::Truncated);
+    };
+    try_send(packet, tables, place, hash, arrival, errand)
         .unwrap_or(Verdict::drop(Counter::Truncated))
 }
 
@@ -91,17 +95,17 @@ pub(super) fn send<T: Tables>(
 fn try_send<T: Tables>(
     packet: &mut T::Packet,
     tables: &T,
-    config: LiveConfig<'_>,
-    flow: &Flow,
+    place: Place,
+    hash: u64,
     arrival: Option<Tunnel>,
     errand: Errand,
 ) -> Option<Verdict> {
+    let config = tables.config()?;
     let Some(entry) =
         node(tables, config, errand.to).filter(|entry| entry.flags() & node_flag::RESOLVED != 0)
     else {
         return Some(Verdict::drop(Counter::NeighbourUnresolved));
     };
-    let place = flow.place;
     let carried = carried(packet, place)?;
     let (hops, from_peer) = match arrival {
         Some(tunnel) => (tunnel.hops, true),
@@ -159,7 +163,7 @@ fn try_send<T: Tables>(
     let inner = Inner {
         length: carried.length,
         class: carried.class,
-        flow: flow.hash,
+        flow: hash,
     };
     Some(
         match encapsulate(packet, config, place, entry, address, &inner, tunnel) {
@@ -240,7 +244,7 @@ fn encapsulate<P: Packet>(
     config: LiveConfig<'_>,
     place: Place,
     to: Live<'_, NodeEntry>,
-    address: [u32; 4],
+    address: [u64; 2],
     inner: &Inner,
     tunnel: Tunnel,
 ) -> Option<()> {
@@ -272,18 +276,12 @@ fn encapsulate<P: Packet>(
     let port = config.tunnel_port();
     if over_v4 {
         let from = config.tunnel_source_v4();
-        let [_, _, _, to] = address;
-        let outer = outer_v4(from.to_ne_bytes(), to.to_ne_bytes(), port, inner, tunnel);
+        let to = ((address[1] >> 32) as u32).to_le_bytes();
+        let outer = outer_v4(from.to_ne_bytes(), to, port, inner, tunnel);
         packet.write(link, outer)
     } else {
-        let (from, to) = (config.tunnel_source(), address);
-        let outer = outer_v6(
-            bytemuck::cast(from),
-            bytemuck::cast(to),
-            port,
-            inner,
-            tunnel,
-        );
+        let (from, to) = (of_words(config.tunnel_source()), of_words(address));
+        let outer = outer_v6(from, to, port, inner, tunnel);
         packet.write(link, outer)
     }
 }

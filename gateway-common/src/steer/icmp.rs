@@ -9,6 +9,7 @@ use super::tables::address_entry;
 use super::too_big::back;
 use crate::abi::{Counter, vip_flag};
 use crate::checksum;
+use crate::hash::words;
 use crate::packet::{Ethernet, Icmp, Ipv4, Ipv6, Packet, TimeToLive, mapped, protocol};
 use crate::verdict::Verdict;
 
@@ -101,14 +102,14 @@ fn echoed<T: Tables>(
     let vip = if v6 {
         let ip = packet.read::<Ipv6>(place.l3)?;
         let whole = packet.len() >= place.l3 + ip.length() && usable_v6(&ip.source);
-        (whole && !is_mapped(bytemuck::cast(ip.destination))).then_some(ip.destination)?
+        (whole && !is_mapped(words(ip.destination))).then_some(ip.destination)?
     } else {
         let ip = packet.read::<Ipv4>(place.l3)?;
         let plain = place.l4 == place.l3 + size_of::<Ipv4>() as u32;
         let whole = packet.len() >= place.l3 + ip.length() && usable_v4(ip.source);
         (plain && whole).then_some(mapped(ip.destination))?
     };
-    let flags = address_entry(tables, bytemuck::cast(vip));
+    let flags = address_entry(tables, words(vip));
     let ours = flags & (vip_flag::USED | vip_flag::SHARED) == vip_flag::USED;
     if !ours || heartbeat::proxy(tables, config) == Proxy::Silent {
         return None;

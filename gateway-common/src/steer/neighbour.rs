@@ -6,6 +6,7 @@ use super::tables::{address_entry, node};
 use super::too_big::pseudo;
 use crate::abi::{Counter, Live, NodeEntry, node_flag, vip_flag};
 use crate::checksum::{add, of_sum};
+use crate::hash::words;
 use crate::packet::{
     Arp, Ethernet, IP, Icmp, Ipv6, LinkAddress, Neighbour, Packet, mapped, protocol,
 };
@@ -47,7 +48,7 @@ pub(super) fn arp<T: Tables>(packet: &mut T::Packet, tables: &T) -> Option<Verdi
 #[inline(always)]
 fn announcer<T: Tables>(packet: &T::Packet, tables: &T, address: [u8; 16]) -> Option<[u8; 6]> {
     let config = tables.config()?;
-    if address_entry(tables, bytemuck::cast(address)) & (vip_flag::ANNOUNCE | vip_flag::SHARED)
+    if address_entry(tables, words(address)) & (vip_flag::ANNOUNCE | vip_flag::SHARED)
         != vip_flag::ANNOUNCE
     {
         return None;

@@ -5,8 +5,9 @@
 //! here, and [`super::Tables`] names them so that each side calls them in its own way.
 
 use super::place::{self, Place};
-use super::{Tables, cookie, decide, icmp, neighbour, tables, too_big, tunnel};
+use super::{Tables, cookie, decide, forward, icmp, neighbour, tables, too_big, tunnel};
 use crate::abi::Row;
+use crate::hash::flow_v6_of;
 use crate::packet::Packet;
 
 /// Packed [`Place`] of a packet, found header by header; 0 if it is no IP packet.
@@ -47,6 +48,19 @@ pub fn decide<T: Tables>(
     })
 }
 
+/// Sends a packet to another node, as a packed errand says; its packed verdict.
+#[inline(always)]
+pub fn send<T: Tables>(
+    packet: &mut T::Packet,
+    tables: &T,
+    place: u64,
+    hash: u64,
+    errand: u64,
+    arrival: u64,
+) -> u64 {
+    forward::send(packet, tables, place, hash, errand, arrival).pack()
+}
+
 /// What this node's sockets say about a TCP packet; see [`decide::held`].
 #[inline(always)]
 pub fn held<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64) -> u64 {
@@ -84,6 +98,21 @@ pub fn too_big<P: Packet>(packet: &mut P, v6: bool, fits: u32) -> u64 {
 #[inline(always)]
 pub fn address<T: Tables>(tables: &T, first: u64, second: u64) -> u64 {
     u64::from(tables::address_flags(tables, [first, second]))
+}
+
+/// Slot plus 1 of a VIP's entry behind the first slot of its key, given in words as [`tables::find_vip`] does; 0 if there
+/// is none.
+#[inline(always)]
+pub fn vip_beyond<T: Tables>(tables: &T, low: u64, high: u64, last_half: u64, first: u32) -> u64 {
+    u64::from(tables::vip_beyond(tables, [low, high], last_half, first))
+}
+
+/// [`flow_v6_of`] under this node's key.
+#[inline(always)]
+pub fn hash_v6<T: Tables>(tables: &T, client: [u64; 2], vip: [u64; 2], last: u64) -> u64 {
+    tables
+        .config()
+        .map_or(0, |config| flow_v6_of(config.hash_key(), client, vip, last))
 }
 
 /// 1 if a listed node has this address, given in two words.

@@ -3,9 +3,9 @@
 use super::outline;
 use crate::abi::{
     Counter, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED,
-    SourceKey, VIP_PROBES, VIP_SLOTS, VipEntry, node_flag, peers, vip_flag,
+    SourceKey, VIP_PROBES, VIP_SLOTS, VipEntry, VipWords, node_flag, peers, vip_flag,
 };
-use crate::hash::vip_slot_of;
+use crate::hash::{of_words, vip_slot_of};
 use crate::packet::{Packet, mapped};
 use crate::verdict::Verdict;
 
@@ -203,6 +203,20 @@ pub trait Tables {
     {
         outline::decide(packet, self, place, hash, arrival)
     }
+    /// Calls [`outline::send`].
+    fn call_send(
+        &self,
+        packet: &mut Self::Packet,
+        place: u64,
+        hash: u64,
+        errand: u64,
+        arrival: u64,
+    ) -> u64
+    where
+        Self: Sized,
+    {
+        outline::send(packet, self, place, hash, errand, arrival)
+    }
     /// Calls [`outline::held`].
     fn call_held(&self, packet: &mut Self::Packet, place: u64) -> u64
     where
@@ -239,6 +253,20 @@ pub trait Tables {
     {
         outline::address(self, first, second)
     }
+    /// Calls [`outline::vip_beyond`].
+    fn call_vip_beyond(&self, low: u64, high: u64, last_half: u64, first: u32) -> u64
+    where
+        Self: Sized,
+    {
+        outline::vip_beyond(self, low, high, last_half, first)
+    }
+    /// Calls [`outline::hash_v6`].
+    fn call_hash_v6(&self, client: [u64; 2], vip: [u64; 2], last: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::hash_v6(self, client, vip, last)
+    }
     /// Calls [`outline::peer_address`].
     fn call_peer_address(&self, first: u64, second: u64) -> u64
     where
@@ -265,7 +293,7 @@ pub trait Tables {
 /// What a list of sources says of an address.
 #[inline(always)]
 pub(super) fn source_says<T: Tables>(tables: &T, list: u16, address: [u64; 2]) -> u32 {
-    tables.source(&SourceKey::new(list, bytemuck::cast(address)))
+    tables.source(&SourceKey::new(list, of_words(address)))
 }
 
 /// Refuses a source that the VIP's list refuses.
@@ -287,30 +315,59 @@ pub(super) fn source_may_send<T: Tables>(
 }
 
 /// The entry of a VIP, given by its [`crate::abi::VipKey::words`], in the live half of the table.
+///
+/// Most VIPs lie in the slot that their key hashes to; the way beyond is walked out of line.
 #[inline(always)]
 pub fn find_vip<'a, T: Tables>(
     tables: &'a T,
     config: LiveConfig<'_>,
-    key: [u32; 5],
+    key: VipWords,
 ) -> Option<Live<'a, VipEntry>> {
     let half = config.vip_half() & 1;
     let first = vip_slot_of(key, config.vip_seed(half));
-    for probe in 0..VIP_PROBES {
-        let entry = tables.vip(half * VIP_SLOTS + ((first + probe) & (VIP_SLOTS - 1)))?;
+    let entry = tables.vip(half * VIP_SLOTS + first)?;
+    if entry.flags() & vip_flag::USED == 0 {
+        return None;
+    }
+    if same(entry.key(), key) {
+        return Some(entry);
+    }
+    let ([high, low], last) = key;
+    let last_half = last as u64 | (half as u64) << 32;
+    match tables.call_vip_beyond(high, low, last_half, first) {
+        0 => None,
+        slot => tables.vip(slot as u32 - 1),
+    }
+}
+
+/// Slot of a VIP's entry plus 1, looked for behind the first slot of its key; 0 if there is none.
+#[inline(always)]
+pub(super) fn vip_beyond<T: Tables>(
+    tables: &T,
+    address: [u64; 2],
+    last_half: u64,
+    first: u32,
+) -> u32 {
+    let (key, half) = ((address, last_half as u32), (last_half >> 32) as u32 & 1);
+    for probe in 1..VIP_PROBES {
+        let slot = half * VIP_SLOTS + (first.wrapping_add(probe) & (VIP_SLOTS - 1));
+        let Some(entry) = tables.vip(slot) else {
+            return 0;
+        };
         if entry.flags() & vip_flag::USED == 0 {
-            return None;
+            return 0;
         }
         if same(entry.key(), key) {
-            return Some(entry);
+            return slot + 1;
         }
     }
-    None
+    0
 }
 
 /// Equality without a call of `memcmp`, which is a loop over bytes in the kernel.
 #[inline(always)]
-const fn same(a: [u32; 5], b: [u32; 5]) -> bool {
-    (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) == 0
+const fn same(a: VipWords, b: VipWords) -> bool {
+    (a.0[0] ^ b.0[0]) | (a.0[1] ^ b.0[1]) | (a.1 ^ b.1) as u64 == 0
 }
 
 /// Flags of the entry of an address itself (IPv4-mapped for IPv4), 0 if it is no VIP.
@@ -319,14 +376,12 @@ pub(super) fn address_flags<T: Tables>(tables: &T, address: [u64; 2]) -> u32 {
     let Some(config) = tables.config() else {
         return 0;
     };
-    let [a, b, c, d]: [u32; 4] = bytemuck::cast(address);
-    find_vip(tables, config, [a, b, c, d, 0]).map_or(0, Live::<VipEntry>::flags)
+    find_vip(tables, config, (address, 0)).map_or(0, Live::<VipEntry>::flags)
 }
 
 /// [`address_flags`], out of line.
 #[inline(always)]
-pub(super) fn address_entry<T: Tables>(tables: &T, address: [u32; 4]) -> u32 {
-    let [first, second]: [u64; 2] = bytemuck::cast(address);
+pub(super) fn address_entry<T: Tables>(tables: &T, [first, second]: [u64; 2]) -> u32 {
     tables.call_address(first, second) as u32
 }
 
@@ -348,13 +403,12 @@ pub(super) fn node<'a, T: Tables>(
 /// Whether a listed node has this address (IPv4-mapped for IPv4).
 #[inline(always)]
 pub(super) fn has_peer_address<T: Tables>(tables: &T, address: [u64; 2]) -> bool {
-    let bytes: [u8; 16] = bytemuck::cast(address);
     is_peer(
         tables,
-        peers::address_slot(&bytes),
+        peers::address_slot(&of_words(address)),
         |slot| slot.by_address(),
         |peer| {
-            let [first, second]: [u64; 2] = bytemuck::cast(peer.address());
+            let [first, second] = peer.address();
             (first ^ address[0]) | (second ^ address[1]) == 0
         },
     )

@@ -6,6 +6,7 @@ use super::place::{Place, kind};
 use crate::abi::{Counter, LiveConfig};
 use crate::checksum;
 use crate::encap::{OVERHEAD_V4, OVERHEAD_V6, Tunnel, TunnelHeader};
+use crate::hash::words;
 use crate::packet::{Ethernet, IP, Ipv4, Ipv6, Packet, TAG, Udp, Vlan, ethertype, mapped};
 use crate::verdict::Verdict;
 
@@ -17,7 +18,7 @@ pub(super) fn open<T: Tables>(packet: &mut T::Packet, tables: &T, place: Place) 
     let Some(sender) = sender(packet, place) else {
         return malformed.pack();
     };
-    let [first, second]: [u64; 2] = bytemuck::cast(sender);
+    let [first, second] = words(sender);
     if tables.call_peer_address(first, second) == 0 {
         return Verdict::drop(Counter::PeerUnknown).pack();
     }
@@ -41,11 +42,10 @@ fn sender<P: Packet>(packet: &P, place: Place) -> Option<[u8; 16]> {
 #[inline(always)]
 pub(super) fn is_ours<P: Packet>(packet: &P, config: LiveConfig<'_>, place: Place) -> bool {
     let own = if place.is(kind::V6) {
-        let target = packet.words::<4>(place.l3 + Ipv6::ADDRESSES + 16);
+        let target = packet.longs(place.l3 + Ipv6::ADDRESSES + 16);
         let own = config.tunnel_source();
-        target.is_some_and(|[a, b, c, d]| {
-            (a ^ own[0]) | (b ^ own[1]) | (c ^ own[2]) | (d ^ own[3]) == 0
-        }) && !is_mapped(own)
+        target.is_some_and(|[a, b]| (u64::from_le(a) ^ own[0]) | (u64::from_le(b) ^ own[1]) == 0)
+            && !is_mapped(own)
             && place.l4 == place.l3 + size_of::<Ipv6>() as u32
     } else {
         let target = packet.words(place.l3 + Ipv4::ADDRESSES + 4);
