@@ -32,7 +32,7 @@ pub(super) fn reply<T: Tables>(
     let ethernet = packet.read::<Ethernet>(0).filter(|_| plain)?;
     // A frame that no peer sent goes back where it came from; the kernel's routes are asked only where they must be (and
     // answer only on a machine that forwards).
-    let way = if direct && !is_from_peer(packet, tables) {
+    let way = if direct && !is_from_peer(packet, tables, tables.config()?) {
         Way {
             destination_mac: ethernet.source,
             source_mac: ethernet.destination,

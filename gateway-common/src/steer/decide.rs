@@ -446,6 +446,6 @@ impl<T: Tables> Decision<'_, T> {
     /// Whether a peer sent the packet here.
     #[inline(always)]
     fn comes_from_peer(&self) -> bool {
-        self.arrival.is_some() || is_from_peer(self.packet, self.tables)
+        self.arrival.is_some() || is_from_peer(self.packet, self.tables, self.config)
     }
 }

@@ -109,7 +109,7 @@ fn try_send<T: Tables>(
     let carried = carried(packet, place)?;
     let (hops, from_peer) = match arrival {
         Some(tunnel) => (tunnel.hops, true),
-        None if is_from_peer(packet, tables) => (MAX_HOPS - 1, true),
+        None if is_from_peer(packet, tables, config) => (MAX_HOPS - 1, true),
         None => (MAX_HOPS, false),
     };
     if hops == 0 {

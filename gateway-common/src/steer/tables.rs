@@ -431,15 +431,24 @@ pub(super) fn has_peer_mac<T: Tables>(tables: &T, word: u64) -> bool {
     )
 }
 
-/// Whether the packet's source MAC is that of a listed node on our link.
+/// Whether the packet's source MAC is that of a listed node on our link. Most senders are none, which their first slot says;
+/// the rest is done out of line.
 #[inline(always)]
-pub(super) fn is_from_peer<T: Tables>(packet: &T::Packet, tables: &T) -> bool {
+pub(super) fn is_from_peer<T: Tables>(
+    packet: &T::Packet,
+    tables: &T,
+    config: LiveConfig<'_>,
+) -> bool {
     // The last two bytes of the destination, then the source.
     let Some([first, second]) = packet.words(4) else {
         return false;
     };
     let ([_, _, a, b], [c, d, e, f]) = (first.to_ne_bytes(), second.to_ne_bytes());
-    tables.call_peer_mac(u64::from_le_bytes([a, b, c, d, e, f, 0, 0])) != 0
+    let half = (config.node_half() & 1) * MAX_NODES;
+    let known = tables
+        .node(half + peers::mac_slot([a, b, c, d, e, f]))
+        .is_some_and(|slot| slot.by_mac() != 0);
+    known && tables.call_peer_mac(u64::from_le_bytes([a, b, c, d, e, f, 0, 0])) != 0
 }
 
 #[inline(always)]
