@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, HOST};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
@@ -24,6 +26,7 @@ use super::worker::Worker;
 use crate::l7::header;
 use crate::l7::outlier::Outcome;
 use crate::l7::router::RequestView;
+use crate::snapshot::BindKey;
 
 /// Pooled connections in a row that may turn out to be closed before a request gives up.
 const MAX_STALE: u32 = 8;
@@ -43,6 +46,11 @@ pub(super) async fn handle(
         Ok((request, cluster)) => with_timeouts(&worker, &cluster, request, &mut exchange).await,
         Err(reply) => Err(reply),
     };
+    // A body whose framing broke is answered with the status of what was wrong with it.
+    let answer = answer.map_err(|reply| match (reply, downstream.refusal()) {
+        (Reply::BadRequest, Some(refusal)) => Reply::Refused(refusal),
+        _ => reply,
+    });
     let mut response = match answer {
         Ok(response) => finish(response, exchange),
         Err(reply) => local(reply, &method, exchange),
@@ -100,6 +108,13 @@ fn admit(
     let peer = downstream.peer.ip();
     header::prepare_request(request.headers_mut(), peer, "http").map_err(|_| Reply::BadRequest)?;
     *request.version_mut() = Version::HTTP_11;
+    if !request.headers().contains_key(HOST) {
+        // HTTP/1.0: what goes on is HTTP/1.1 and has to name a host, so the address that the client asked (RFC 9112, 3.3).
+        let host = HeaderValue::from_maybe_shared(Bytes::from(authority_of(downstream.bind)));
+        request
+            .headers_mut()
+            .insert(HOST, host.map_err(|_| Reply::BadRequest)?);
+    }
     let request = request.map(|body| {
         if body.is_end_stream() {
             return RequestBody::Empty;
@@ -110,6 +125,15 @@ fn admit(
         RequestBody::Client(body, progress)
     });
     Ok((request, cluster))
+}
+
+/// An address as the authority of an `http` URL.
+fn authority_of(bind: BindKey) -> String {
+    match (bind.address, bind.port) {
+        (IpAddr::V4(address), 80) => address.to_string(),
+        (IpAddr::V6(address), 80) => format!("[{address}]"),
+        _ => SocketAddr::from(bind).to_string(),
+    }
 }
 
 /// Brings the target into origin form with a normal path; the authority of an absolute one replaces `Host` (RFC
@@ -280,6 +304,20 @@ fn failure(error: &hyper::Error, exchange: &mut Exchange) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_written_as_authorities() {
+        let table = [
+            ("192.0.2.1:80", "192.0.2.1"),
+            ("192.0.2.1:8080", "192.0.2.1:8080"),
+            ("[2001:db8::1]:80", "[2001:db8::1]"),
+            ("[2001:db8::1]:8080", "[2001:db8::1]:8080"),
+        ];
+        for (bind, want) in table {
+            let bind: SocketAddr = bind.parse().unwrap();
+            assert_eq!(authority_of(bind.into()), want);
+        }
+    }
 
     #[test]
     fn hosts_compare_in_lower_case() {

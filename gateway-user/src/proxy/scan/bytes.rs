@@ -134,19 +134,21 @@ pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Reason> {
 
 /// Fields that decide where a message ends, where it goes, who sent it or what its body is: `Connection` may not have
 /// them removed.
-const PROTECTED: [&[u8]; 15] = [
+const PROTECTED: [&[u8]; 17] = [
     b"host",
     b"content-length",
     b"transfer-encoding",
     b"content-encoding",
     b"content-type",
     b"content-range",
+    b"trailer",
     b"expect",
     b"forwarded",
     b"via",
     b"x-real-ip",
     b"authorization",
     b"proxy-authorization",
+    b"proxy-authenticate",
     b"cookie",
     b"set-cookie",
     b"max-forwards",
@@ -156,12 +158,11 @@ const PROTECTED: [&[u8]; 15] = [
 const PROTECTED_PREFIX: [&[u8]; 3] = [b"x-forwarded-", b"x-envoy-", b"x-original-"];
 
 /// Fields about one connection, which `Connection` rightly names.
-const HOP: [&[u8]; 7] = [
+const HOP: [&[u8]; 6] = [
     b"connection",
     b"keep-alive",
     b"proxy-connection",
     b"te",
-    b"trailer",
     b"upgrade",
     b"http2-settings",
 ];

@@ -98,7 +98,7 @@ fn long(name: &str, text: String, want: Want) -> Case {
 }
 
 fn long_heads() -> Vec<Case> {
-    use Reason::{HeadersTooLarge, Method, TargetTooLong, TooManyHeaders};
+    use Reason::{HeadersTooLarge, HostInvalid, Method, TargetTooLong, TooManyHeaders};
     use Want::{Pass, Refuse};
     let fields = |lines: String| format!("GET /f HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
     let numbered = |count| fields((0..count).map(|n| format!("X-{n}: {n}\r\n")).collect());
@@ -108,6 +108,7 @@ fn long_heads() -> Vec<Case> {
             "x".repeat(length - 1)
         )
     };
+    let host = |length: usize| format!("GET /h HTTP/1.1\r\nHost: {}\r\n\r\n", "x".repeat(length));
     // What Host, the name, the line ends and the empty line leave of 32 KiB.
     let room = 32 * 1024 - "Host: a\r\n".len() - "X: \r\n".len() - "\r\n".len();
     let value = |length| fields(format!("X: {}\r\n", "y".repeat(length)));
@@ -133,6 +134,8 @@ fn long_heads() -> Vec<Case> {
             format!("GET /{}", "x".repeat(9000)),
             Refuse(TargetTooLong),
         ),
+        long("host of 255 bytes", host(255), Pass(1)),
+        long("host of 256 bytes", host(256), Refuse(HostInvalid)),
         long("method without end", "X".repeat(9000), Refuse(Method)),
     ]
 }
@@ -170,13 +173,18 @@ fn long_bodies() -> Vec<Case> {
             Break(ChunkExtension),
         ),
         long(
-            "16 KiB of extensions",
+            "less than 16 KiB of extensions",
             body(extension(256).repeat(63) + end),
             Pass(1),
         ),
         long(
-            "more of them",
-            body(extension(256).repeat(65) + end),
+            "16 KiB of them",
+            body(extension(256).repeat(64) + end),
+            Pass(1),
+        ),
+        long(
+            "one byte more of them",
+            body(extension(256).repeat(64) + "0;\r\n\r\n"),
             Break(ChunkExtension),
         ),
         long("size without end", body("f".repeat(400)), Break(ChunkSize)),
