@@ -13,3 +13,7 @@ mod door;
 mod limits;
 #[path = "proxy/support.rs"]
 mod support;
+#[path = "proxy/timers.rs"]
+mod timers;
+#[path = "proxy/upstream.rs"]
+mod upstream;

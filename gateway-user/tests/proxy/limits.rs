@@ -126,6 +126,74 @@ async fn an_idle_connection_of_another_worker_or_endpoint_gives_up_its_permit() 
     assert_eq!((servers[0].count(), servers[1].count()), (20, 20));
 }
 
+/// Answers, hangs, or closes without an answer, as the path says.
+fn moody() -> Script {
+    script(|seen| async move {
+        match seen.path() {
+            "/hang" => std::future::pending().await,
+            "/reset" => Vec::new(),
+            _ => answer(200, "ok"),
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_cancels_resets_timeouts_and_inheritance_all_permits_are_home() {
+    let servers = [backend(moody()).await, backend(moody()).await];
+    let at = free_address();
+    let mut policy = tutorial();
+    policy.outlier = None;
+    policy.pool.max_connections = Some(4);
+    policy.pool.max_pending_requests = Some(3);
+    policy.pool.max_requests = Some(4);
+    policy.pool.max_requests_per_connection = Some(3);
+    let addresses: Vec<_> = servers.iter().map(|s| s.address).collect();
+    let live = cluster("v1", &policy, &addresses);
+    let limit = Some(Duration::from_millis(100));
+    let snapshot = snapshot(at, &[(1, live)], |r| r.request_timeout = limit);
+    let proxy = Arc::new(start(3, &snapshot));
+    let mut seed = 7_u64;
+    for _ in 0..40 {
+        // Ten at once: now and then every limit is reached.
+        let clients = (0..10).map(|_| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (path, leaves) = match (seed >> 33) % 10 {
+                0 => ("/hang", false),
+                1 => ("/hang", true),
+                2 | 3 => ("/reset", false),
+                4 => ("/ok", true),
+                _ => ("/ok", false),
+            };
+            tokio::spawn(async move {
+                let mut client = Client::connect(at).await;
+                client.send(&request(path)).await;
+                if !leaves {
+                    assert!(matches!(
+                        client.next().await.unwrap().status,
+                        200 | 503 | 504
+                    ));
+                }
+            })
+        });
+        for client in clients.collect::<Vec<_>>() {
+            client.await.unwrap();
+        }
+    }
+    until(|| proxy.open_connections() == 0).await;
+    for (flag, count) in proxy.stats().read().flags {
+        let expected = ["UO", "UC", "UT", "DC"].contains(&flag);
+        assert_eq!(count > 0, expected, "{flag} {count}");
+    }
+    until(|| {
+        let status = &proxy.endpoints()[0];
+        let idle: usize = status.endpoints.iter().map(|e| e.idle).sum();
+        let used = status.in_use;
+        let open: usize = servers.iter().map(|s| s.open.load(SeqCst)).sum();
+        (used.requests, used.pending) == (0, 0) && used.connections as usize == idle && open == idle
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn ten_requests_are_five_and_five() {
     let servers = [
