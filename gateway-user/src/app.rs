@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use crate::admin;
 use crate::admin::server::BindError;
 use crate::allocate::{Allocations, allocate};
-use crate::args::AccessLogArg;
+use crate::args::{AccessLogArg, Endpoint};
 use crate::datapath::{self, Driver};
 use crate::drain::{Drain, Phase, Signals};
 use crate::file::keys::{self, KeyError};
@@ -311,6 +311,10 @@ fn proxy_settings(settings: &Settings, readiness: &Readiness) -> ProxySettings {
         },
         seed: name_seed(&settings.node_name),
         ready: Box::new(move || ready.reason().is_none()),
+        ready_endpoint: match settings.ready {
+            Endpoint::Tcp(address) => Some(address),
+            Endpoint::Off | Endpoint::Unix(_) => None,
+        },
     }
 }
 

@@ -22,8 +22,9 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -67,6 +68,9 @@ pub struct ProxySettings {
     pub seed: u64,
     /// Whether this node is ready, for the built-in listener.
     pub ready: Box<Readiness>,
+    /// Where this process answers for its readiness itself: no built-in listener is opened on an address that this
+    /// one covers, which the system would refuse.
+    pub ready_endpoint: Option<SocketAddr>,
 }
 
 impl Default for ProxySettings {
@@ -79,6 +83,7 @@ impl Default for ProxySettings {
             access_log: Destination::default(),
             seed: 0,
             ready: Box::new(|| true),
+            ready_endpoint: None,
         }
     }
 }
@@ -87,8 +92,13 @@ impl Default for ProxySettings {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The access log cannot be written.
-    #[error("cannot open the access log: {0}; check the path given to --access-log")]
-    AccessLog(#[source] io::Error),
+    #[error("--access-log {path} cannot be opened: {why}; give a file that can be written, stdout or off", path = .path.display())]
+    AccessLog {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        why: String,
+    },
     /// No thread or runtime.
     #[error("cannot start a worker: {0}; check the limits on processes and open files")]
     Worker(#[source] io::Error),
@@ -129,6 +139,7 @@ pub struct Proxy {
     basis: Basis,
     mode: Mode,
     max_segment: Option<u32>,
+    ready_endpoint: Option<SocketAddr>,
     control: Mutex<Control>,
 }
 
@@ -147,7 +158,7 @@ impl Proxy {
             beats: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             ready: settings.ready,
         });
-        let log = access_log::Writer::start(&settings.access_log).map_err(StartError::AccessLog)?;
+        let log = access_log::Writer::start(&settings.access_log)?;
         let mut threads = Vec::with_capacity(workers);
         for index in 0..workers {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -174,6 +185,7 @@ impl Proxy {
             },
             mode: settings.mode,
             max_segment: settings.max_segment,
+            ready_endpoint: settings.ready_endpoint,
             control: Mutex::new(Control {
                 workers: threads,
                 log,
@@ -194,6 +206,7 @@ impl Proxy {
         let mut wanted: BTreeMap<Group, Vec<BindKey>> = BTreeMap::new();
         for (key, bind) in &snapshot.binds {
             let group = match self.mode {
+                Mode::Direct if bind.builtin_ready && self.answers_already(*key) => continue,
                 Mode::Direct => Group::Bind(*key),
                 Mode::Steered => Group::Gateway(bind.gateway.clone()),
             };
@@ -219,6 +232,15 @@ impl Proxy {
         }
         report.failed.sort();
         report
+    }
+
+    /// Whether the readiness endpoint of this process is reached at that address.
+    fn answers_already(&self, bind: BindKey) -> bool {
+        self.ready_endpoint.is_some_and(|at| {
+            let same_family = at.is_ipv4() == bind.address.is_ipv4();
+            let covers = at.ip().is_unspecified() && same_family || at.ip() == bind.address;
+            covers && at.port() == bind.port
+        })
     }
 
     /// Opens a group's sockets unless they are open.

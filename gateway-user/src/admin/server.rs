@@ -45,6 +45,7 @@ pub async fn bind(flag: &'static str, endpoint: &Endpoint) -> Result<Bound, Bind
         address: endpoint.to_string(),
         why: match error.kind() {
             io::ErrorKind::AddrInUse => "the address is in use".into(),
+            io::ErrorKind::NotFound => "its directory does not exist".into(),
             io::ErrorKind::AddrNotAvailable => "this machine has no such address".into(),
             _ => phrase(&error),
         },

@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::stats::Event;
 use super::worker::{self, Worker};
+use crate::file::read::phrase;
 use crate::snapshot::BindKey;
 
 /// Connections that may wait to be accepted on one socket.
@@ -86,7 +87,13 @@ fn remedy(address: SocketAddr, error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied if address.port() < 1024 => format!(
             "cannot listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE; grant it to forebay (setcap cap_net_bind_service=+ep), use --datapath auto, or change the listener's port"
         ),
-        _ => format!("cannot listen on {address}: {error}"),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput => format!(
+            "cannot listen on {address}: this machine cannot use the address; give the Gateway another one"
+        ),
+        _ => format!(
+            "cannot listen on {address}: {}; check the limits on open files and memory",
+            phrase(error)
+        ),
     }
 }
 
@@ -150,7 +157,16 @@ mod tests {
         );
         assert_eq!(
             of(io::ErrorKind::AddrNotAvailable, 80),
-            "cannot listen on 192.0.2.1:80: address not available"
+            "cannot listen on 192.0.2.1:80: this machine cannot use the address; give the Gateway another one"
+        );
+    }
+
+    #[test]
+    fn other_failures_are_put_down_to_limits() {
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        assert_eq!(
+            remedy(SocketAddr::from(([192, 0, 2, 1], 80)), &error),
+            "cannot listen on 192.0.2.1:80: too many open files; check the limits on open files and memory"
         );
     }
 

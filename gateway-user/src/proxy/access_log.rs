@@ -6,15 +6,17 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderValue, Version};
 
+use super::StartError;
 use super::exchange::Head;
 use super::stats::Flag;
+use crate::file::read::phrase;
 
 /// Size at which a worker's buffer goes to the writer.
 const BUFFER: usize = 16 * 1024;
@@ -52,18 +54,23 @@ impl Writer {
     ///
     /// # Errors
     /// If the file cannot be opened or the thread not be started.
-    pub fn start(destination: &Destination) -> io::Result<Option<Self>> {
+    pub fn start(destination: &Destination) -> Result<Option<Self>, StartError> {
         let output: Box<dyn Write + Send> = match destination {
             Destination::Off => return Ok(None),
             Destination::Stdout => Box::new(io::stdout()),
             Destination::File(path) => {
-                Box::new(OpenOptions::new().create(true).append(true).open(path)?)
+                let file = OpenOptions::new().create(true).append(true).open(path);
+                Box::new(file.map_err(|error| StartError::AccessLog {
+                    path: path.clone(),
+                    why: why(path, &error),
+                })?)
             }
         };
         let (sender, receiver) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_all(&receiver, output))?;
+            .spawn(move || write_all(&receiver, output))
+            .map_err(StartError::Worker)?;
         Ok(Some(Self { sender, thread }))
     }
 
@@ -80,6 +87,14 @@ impl Writer {
         drop(self.sender);
         // A panic of the writer has been reported by its own thread.
         let _ = self.thread.join();
+    }
+}
+
+fn why(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "its directory does not exist".into(),
+        _ if path.is_dir() => "it is a directory".into(),
+        _ => phrase(error),
     }
 }
 

@@ -237,3 +237,27 @@ async fn the_access_log_has_one_line_for_each_request() {
     assert_eq!(lines[0]["bytes_sent"], 5);
     assert_eq!(lines[0]["upstream_host"], server.address.to_string());
 }
+
+#[tokio::test]
+async fn no_built_in_listener_is_opened_where_the_process_answers_itself() {
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let mut with_built_in = snapshot(at, &[], |_| {});
+    let bind = with_built_in.binds.values_mut().next().unwrap();
+    Arc::get_mut(bind).unwrap().builtin_ready = true;
+    let publish = |ready_endpoint| {
+        let settings = ProxySettings {
+            ready_endpoint,
+            ..ProxySettings::default()
+        };
+        let stats = Arc::new(Stats::new(1));
+        let proxy = Proxy::start(settings, stats).unwrap();
+        proxy.publish(&with_built_in).failed.len()
+    };
+    assert_eq!(publish(Some(taken.local_addr().unwrap())), 0);
+    assert_eq!(publish(Some(at)), 0);
+    assert_eq!(publish(None), 1);
+    let v6 = std::net::SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+    assert_eq!(publish(Some(v6)), 1);
+}
