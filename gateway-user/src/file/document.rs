@@ -43,7 +43,7 @@ fn json(text: &str) -> Result<Vec<Value>, String> {
     serde_json::Deserializer::from_str(text)
         .into_iter()
         .collect::<Result<_, _>>()
-        .map_err(|error| error.to_string())
+        .map_err(|error| one_line(&error.to_string()))
 }
 
 /// A `List` (or `GatewayList` and so on) stands for its items.
@@ -81,7 +81,10 @@ fn sentence(error: &serde_saphyr::Error) -> String {
 }
 
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words
+        .join(" ")
+        .replace("recursion limit exceeded", "it is nested too deep")
 }
 
 #[cfg(test)]

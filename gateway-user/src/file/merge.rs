@@ -232,7 +232,9 @@ impl Claim {
             Ok(Some(object)) => Read::Good(object),
             Ok(None) if GROUPS.contains(&group) => Read::Bad {
                 field: None,
-                message: format!("the kind {kind} of {group} is not supported; remove the object"),
+                message: format!(
+                    "the kind {kind} of {group} is not supported; correct the kind or remove the object"
+                ),
             },
             Ok(None) => Read::Ignored(format!("Forebay has no use for the kind {kind}")),
             Err(error) => Read::Bad {
@@ -409,7 +411,7 @@ mod tests {
             gateway("b", "81"),
         );
         let both = format!("{bad}{b}");
-        let problem = "x.yaml: Gateway a: field spec.listeners[0].port: invalid type: string \"eighty\", expected u16";
+        let problem = "x.yaml: Gateway a: field spec.listeners[0].port: expected a whole number from 0 to 65535, got the string \"eighty\"";
         check(&[
             (&[("x.yaml", &both)], &["b:81"], &[problem]),
             (&[("x.yaml", &a)], &["a:80"], &[]),
@@ -496,7 +498,7 @@ mod tests {
         assert_eq!(
             state(&files).1,
             [
-                "x.yaml: HTTPRout n/r: the kind HTTPRout of gateway.networking.k8s.io is not supported; remove the object",
+                "x.yaml: HTTPRout n/r: the kind HTTPRout of gateway.networking.k8s.io is not supported; correct the kind or remove the object",
                 "x.yaml: object without a name: field .: expected an object, got a string",
             ]
         );

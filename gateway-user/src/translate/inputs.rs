@@ -238,9 +238,37 @@ fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, FieldError> {
         let field = error.path().to_string();
         FieldError {
             field,
-            message: error.into_inner().to_string(),
+            message: in_plain_words(&error.into_inner().to_string()),
         }
     })
+}
+
+/// A wrong type in the words of whoever wrote the manifest, not in those of this program.
+fn in_plain_words(message: &str) -> String {
+    let kinds = ["invalid type: ", "invalid value: "];
+    let mismatch = kinds.iter().find_map(|kind| message.strip_prefix(kind));
+    let Some((got, expected)) = mismatch.and_then(|rest| rest.rsplit_once(", expected ")) else {
+        return message.to_owned();
+    };
+    let expected = match expected {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" | "u64" => "a whole number of 0 or more",
+        "i32" | "i64" => "a whole number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        other if other == "a map" || other.starts_with("struct ") => "an object",
+        other => other,
+    };
+    let got = match got.split_once(' ') {
+        Some(("string", text)) => format!("the string {text}"),
+        Some(("integer" | "boolean", text)) => text.replace('`', ""),
+        Some(("floating", text)) => text.replace("point ", "").replace('`', ""),
+        _ if got == "map" => "an object".to_owned(),
+        _ if got == "sequence" => "a list".to_owned(),
+        _ => got.to_owned(),
+    };
+    format!("expected {expected}, got {got}")
 }
 
 fn settle_metadata(kind: Kind, metadata: &mut Metadata) -> Result<(), FieldError> {
@@ -410,12 +438,20 @@ mod tests {
             (
                 json!({"apiVersion": gateway, "kind": "Gateway", "metadata": {"name": "a"},
                     "spec": {"listeners": [{"name": "x", "port": "80"}]}}),
-                "Gateway a: field spec.listeners[0].port: invalid type: string \"80\", expected u16",
+                "Gateway a: field spec.listeners[0].port: expected a whole number from 0 to 65535, got the string \"80\"",
             ),
             (
                 json!({"apiVersion": gateway, "kind": "HTTPRoute", "metadata": {"name": "a"},
                     "spec": {"rules": [{}, {"backendRefs": [{"name": "x", "weight": -1}]}]}}),
-                "HTTPRoute a: field spec.rules[1].backendRefs[0].weight: invalid value: integer `-1`, expected u32",
+                "HTTPRoute a: field spec.rules[1].backendRefs[0].weight: expected a whole number of 0 or more, got -1",
+            ),
+            (
+                json!({"apiVersion": gateway, "kind": "HTTPRoute", "metadata": {"name": "a"}, "spec": {"rules": {}}}),
+                "HTTPRoute a: field spec.rules: expected a list, got an object",
+            ),
+            (
+                json!({"apiVersion": gateway, "kind": "HTTPRoute", "metadata": {"name": "a"}, "spec": 1.5}),
+                "HTTPRoute a: field spec: expected an object, got 1.5",
             ),
         ] {
             assert_eq!(error(&value), want);
