@@ -3,12 +3,16 @@
 //! Nothing here touches the system or decides anything: [`crate::settings`] checks what the flags of `run` mean
 //! together.
 
+mod sentence;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use self::sentence::one_sentence;
 
 /// eBPF/XDP-accelerated ingress load balancer.
 #[derive(Debug, Parser)]
@@ -86,7 +90,7 @@ pub struct RunArgs {
     )]
     pub forward: ForwardArg,
     /// Worker threads [default: cores available, at most 8].
-    #[arg(long, env = "FOREBAY_WORKERS", value_name = "N")]
+    #[arg(long, env = "FOREBAY_WORKERS", value_name = "N", value_parser = parse_count)]
     pub workers: Option<usize>,
     /// Where maps and links are pinned.
     #[arg(
@@ -109,7 +113,8 @@ pub struct RunArgs {
         long,
         env = "FOREBAY_TUNNEL_PORT",
         value_name = "PORT",
-        default_value_t = 17410
+        default_value_t = 17410,
+        value_parser = parse_port
     )]
     pub tunnel_port: u16,
     /// UDP port of the probes between nodes.
@@ -117,7 +122,8 @@ pub struct RunArgs {
         long,
         env = "FOREBAY_PROBE_PORT",
         value_name = "PORT",
-        default_value_t = 17411
+        default_value_t = 17411,
+        value_parser = parse_port
     )]
     pub probe_port: u16,
     /// How long a draining node waits for its connections.
@@ -356,7 +362,7 @@ impl FromStr for AccessLogArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "" => Err("expected PATH, stdout or off".into()),
+            "" => Err("give PATH, stdout or off".into()),
             "off" => Ok(Self::Off),
             "stdout" => Ok(Self::Stdout),
             path => Ok(Self::File(path.into())),
@@ -383,10 +389,10 @@ impl FromStr for Endpoint {
             return Ok(Self::Off);
         }
         match text.strip_prefix("unix:") {
-            Some("") => Err("expected a path after unix:".into()),
+            Some("") => Err("give a path after unix:".into()),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| {
-                "expected ADDR:PORT (for example 127.0.0.1:15000), unix:PATH or off".into()
+                "give ADDR:PORT (for example 127.0.0.1:15000), unix:PATH or off".into()
             }),
         }
     }
@@ -402,12 +408,23 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
+fn parse_count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "give a whole number".to_owned())
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err("give a port from 1 to 65535".to_owned()),
+    }
+}
+
 /// A duration such as `60s`, `500ms`, `2m` or `1m30s`; a bare 0 is allowed.
 ///
 /// # Errors
 /// One phrase that says what is expected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let expected = || "expected a duration such as 60s, 500ms or 1m30s".to_owned();
+    let expected = || "give a duration such as 60s, 500ms or 1m30s".to_owned();
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -440,22 +457,6 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     } else {
         Ok(total)
     }
-}
-
-/// A usage error of the parser as one line.
-#[must_use]
-pub fn one_sentence(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let first: Vec<&str> = text
-        .lines()
-        .take_while(|line| !line.trim().is_empty())
-        .map(str::trim)
-        .collect();
-    let sentence = first.join(" ");
-    sentence
-        .strip_prefix("error: ")
-        .unwrap_or(&sentence)
-        .to_owned()
 }
 
 #[cfg(test)]

@@ -14,8 +14,10 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::Value;
 
+use self::client::ClientError;
 use crate::app;
 use crate::args::{ClientArgs, Command, ExplainArgs, Output, RunArgs};
+use crate::l7::question::Question;
 use crate::settings::Settings;
 use crate::telemetry;
 
@@ -54,7 +56,7 @@ pub fn dispatch(command: Command) -> ExitCode {
             for page in ["config", "status", "stats", "endpoints"] {
                 match client::ask(&args.admin, Method::GET, &format!("/{page}")) {
                     Ok(value) => drop(all.insert(page.to_owned(), value)),
-                    Err(error) => return failed(&error.to_string()),
+                    Err(error) => return no_answer(&error),
                 }
             }
             print(
@@ -74,7 +76,7 @@ pub fn dispatch(command: Command) -> ExitCode {
         },
         Command::Drain(args) => match client::ask(&args.admin, Method::POST, "/drain") {
             Ok(value) => print(args.output, &value, |_| "draining\n".into(), |_| true),
-            Err(error) => failed(&error.to_string()),
+            Err(error) => no_answer(&error),
         },
     }
 }
@@ -89,6 +91,13 @@ pub fn usage(message: &str) -> ExitCode {
 fn failed(message: &str) -> ExitCode {
     eprintln!("forebay: {message}");
     ExitCode::from(NOT_WELL)
+}
+
+fn no_answer(error: &ClientError) -> ExitCode {
+    match error {
+        ClientError::Off => usage(&error.to_string()),
+        _ => failed(&error.to_string()),
+    }
 }
 
 fn run(args: RunArgs) -> ExitCode {
@@ -120,18 +129,23 @@ fn ask(
 ) -> ExitCode {
     match client::ask(&args.admin, Method::GET, page) {
         Ok(value) => print(args.output, &value, table, well),
-        Err(error) => failed(&error.to_string()),
+        Err(error) => no_answer(&error),
     }
 }
 
 fn explain(args: &ExplainArgs) -> ExitCode {
+    let question = match Question::new(&args.url, &args.method, &args.header) {
+        Ok(question) => question,
+        Err(error) => return usage(&error.to_string()),
+    };
+    let table = |v: &Value| show::explanation(v, question.port());
     let won = |v: &Value| {
         v.as_array()
             .is_some_and(|all| all.iter().any(|e| !e["winner"].is_null()))
     };
     if let Some(dir) = &args.config {
-        return match offline::explain(dir, &args.url, &args.method, &args.header) {
-            Ok(value) => print(args.client.output, &value, show::explanation, won),
+        return match offline::explain(dir, &question) {
+            Ok(value) => print(args.client.output, &value, table, won),
             Err(message) => failed(&message),
         };
     }
@@ -143,7 +157,7 @@ fn explain(args: &ExplainArgs) -> ExitCode {
     for header in &args.header {
         page += &format!("&header={}", escape(header));
     }
-    ask(&args.client, &page, show::explanation, won)
+    ask(&args.client, &page, table, won)
 }
 
 /// Percent-encodes a query value.

@@ -13,7 +13,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => cli::dispatch(cli.command),
-        Err(error) if error.use_stderr() => cli::usage(&one_sentence(&error)),
+        Err(error) if error.use_stderr() => {
+            let words: Vec<String> = std::env::args_os()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect();
+            cli::usage(&one_sentence(&error, &words, |name| {
+                let value = std::env::var_os(name)?;
+                Some(value.to_string_lossy().into_owned())
+            }))
+        }
         // --help and --version.
         Err(text) => {
             let printed = text.print();

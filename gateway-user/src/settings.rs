@@ -79,8 +79,9 @@ impl Settings {
                 "no source of objects; give a directory of manifests with --config DIR".into(),
             );
         }
+        let named = args.node_name.is_some();
         let node_name = args.node_name.or(host_name).unwrap_or_default();
-        if let Err(error) = check_node_name(&node_name) {
+        if let Err(error) = check_node_name(&node_name, named) {
             errors.push(error);
         }
         let workers = args.workers.unwrap_or(cores.clamp(1, DEFAULT_WORKERS));
@@ -150,12 +151,10 @@ fn contradictions(args: &RunArgs) -> Vec<String> {
             errors.push("--datapath off forwards no packets; leave --forward out".into());
         }
     }
-    if args.interface.iter().any(String::is_empty) {
+    if args.datapath != DatapathArg::Off && args.interface.iter().any(String::is_empty) {
         errors.push("--interface has an empty name; give the name of an uplink".into());
     }
-    if args.tunnel_port == 0 || args.probe_port == 0 {
-        errors.push("--tunnel-port and --probe-port cannot be 0; give 1 to 65535".into());
-    } else if args.tunnel_port == args.probe_port {
+    if args.tunnel_port == args.probe_port {
         errors.push(format!(
             "--tunnel-port and --probe-port are both {}; give two different ports",
             args.tunnel_port
@@ -183,7 +182,7 @@ fn picks_its_port(endpoint: &Endpoint) -> bool {
 }
 
 /// A node name is what Kubernetes allows: a DNS subdomain.
-fn check_node_name(name: &str) -> Result<(), String> {
+fn check_node_name(name: &str, given: bool) -> Result<(), String> {
     let label_is_good = |label: &str| {
         !label.is_empty()
             && label
@@ -192,7 +191,9 @@ fn check_node_name(name: &str) -> Result<(), String> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    if name.is_empty() {
+    if name.is_empty() && given {
+        Err("--node-name is empty; give a name or leave it out".into())
+    } else if name.is_empty() {
         Err("this host has no name; give one with --node-name".into())
     } else if name.len() > 253 || !name.split('.').all(label_is_good) {
         Err(format!(

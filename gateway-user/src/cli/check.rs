@@ -17,8 +17,8 @@ const CAPABILITIES: [(&str, u32); 3] =
 /// Holder of this one needs no CAP_BPF.
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Oldest kernel with everything that the datapath uses (`sk_lookup`).
-const MIN_KERNEL: (u32, u32) = (5, 9);
+/// Oldest kernel that the datapath is meant for.
+const MIN_KERNEL: (u32, u32) = (5, 15);
 
 /// Smallest MTU that the tunnel header and a full IPv4 packet of 1,280 bytes fit into.
 const MIN_MTU: u32 = 1_356;
@@ -136,18 +136,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         btf(facts.btf),
         capabilities(facts.capabilities),
     ];
-    let (dir, is_bpffs) = &facts.bpffs;
-    findings.push(Finding {
-        check: "BPF file system".into(),
-        ok: *is_bpffs,
-        found: format!(
-            "{} is {}one",
-            dir.display(),
-            if *is_bpffs { "" } else { "not " }
-        ),
-        remedy: (!is_bpffs)
-            .then(|| "mount -t bpf bpf /sys/fs/bpf, or name another one with --bpffs".into()),
-    });
+    findings.push(file_system(facts));
     if facts.interfaces.is_empty() {
         findings.push(Finding {
             check: "interface".into(),
@@ -158,6 +147,24 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     }
     findings.extend(facts.interfaces.iter().map(uplink));
     findings
+}
+
+fn file_system(facts: &Facts) -> Finding {
+    let (dir, is_bpffs) = &facts.bpffs;
+    let dir = dir.display();
+    let mounts = facts.capabilities & (1 << CAP_SYS_ADMIN) != 0;
+    Finding {
+        check: "BPF file system".into(),
+        ok: *is_bpffs || mounts,
+        found: match (is_bpffs, mounts) {
+            (true, _) => format!("{dir} is one"),
+            (false, true) => format!("{dir} is not one; `forebay run` mounts it"),
+            (false, false) => format!("{dir} is not one"),
+        },
+        remedy: (!is_bpffs && !mounts).then(|| {
+            "mount -t bpf bpf /sys/fs/bpf as root, or name another one with --bpffs".into()
+        }),
+    }
 }
 
 fn kernel(release: &str) -> Finding {
@@ -261,7 +268,15 @@ mod tests {
 
     #[test]
     fn a_good_machine_is_well() {
-        assert!(judge(&good()).iter().all(|finding| finding.ok));
+        let mut facts = good();
+        assert!(judge(&facts).iter().all(|finding| finding.ok));
+        facts.bpffs = ("/sys/fs/bpf".into(), false);
+        let findings = judge(&facts);
+        assert!(findings.iter().all(|finding| finding.ok));
+        assert_eq!(
+            findings[3].found,
+            "/sys/fs/bpf is not one; `forebay run` mounts it"
+        );
     }
 
     #[test]
@@ -269,9 +284,9 @@ mod tests {
         type Change = fn(&mut Facts);
         let table: [(Change, &str, &str); 7] = [
             (
-                |f| f.kernel = "5.8.18".into(),
-                "5.8.18",
-                "run Linux 5.9 or newer, or use --datapath off",
+                |f| f.kernel = "5.14.21".into(),
+                "5.14.21",
+                "run Linux 5.15 or newer, or use --datapath off",
             ),
             (
                 |f| f.capabilities = 1 << 12 | 1 << 21,
@@ -279,9 +294,12 @@ mod tests {
                 "run as root or grant them, or use --datapath off",
             ),
             (
-                |f| f.bpffs = ("/".into(), false),
+                |f| {
+                    f.bpffs = ("/".into(), false);
+                    f.capabilities = 1 << 12 | 1 << 13 | 1 << 39;
+                },
                 "/ is not one",
-                "mount -t bpf bpf /sys/fs/bpf, or name another one with --bpffs",
+                "mount -t bpf bpf /sys/fs/bpf as root, or name another one with --bpffs",
             ),
             (
                 |f| f.interfaces.clear(),

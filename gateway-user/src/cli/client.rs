@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub enum ClientError {
     /// Nothing listens there.
     #[error(
-        "no daemon answers at {at}: {why}; start one with forebay run, or name its admin endpoint with --admin"
+        "no daemon answers at {at}: {why}; start one with `forebay run`, or name its admin endpoint with --admin"
     )]
     Connect {
         /// Where it was looked for.
@@ -28,6 +28,9 @@ pub enum ClientError {
         /// What the system says.
         why: String,
     },
+    /// Its socket is not ours to open.
+    #[error("{0} may not be opened by this user; run as root or as the user of the daemon")]
+    NotAllowed(String),
     /// It is there but does not answer as a daemon does.
     #[error("{at} does not answer like a Forebay daemon: {why}; check --admin")]
     Answer {
@@ -82,11 +85,15 @@ async fn exchange(
     path: &str,
 ) -> Result<(StatusCode, Bytes), ClientError> {
     let at = endpoint.to_string();
-    let connect = |error: std::io::Error| ClientError::Connect {
-        at: at.clone(),
-        why: match error.kind() {
-            std::io::ErrorKind::ConnectionRefused => "connection refused".into(),
-            _ => phrase(&error),
+    let connect = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ClientError::NotAllowed(at.clone()),
+        std::io::ErrorKind::ConnectionRefused => ClientError::Connect {
+            at: at.clone(),
+            why: "connection refused".into(),
+        },
+        _ => ClientError::Connect {
+            at: at.clone(),
+            why: phrase(&error),
         },
     };
     let request = Request::builder()

@@ -54,10 +54,8 @@ pub fn validate(dir: &Path) -> Result<Value, String> {
 /// What the manifests would do with a request.
 ///
 /// # Errors
-/// The directory or the request cannot be read.
-pub fn explain(dir: &Path, url: &str, method: &str, headers: &[String]) -> Result<Value, String> {
-    let question = Question::new(url, method, headers).map_err(|error| error.to_string())?;
+/// The directory cannot be read.
+pub fn explain(dir: &Path, question: &Question) -> Result<Value, String> {
     let (_, translation) = load(dir)?;
-    serde_json::to_value(answer(&translation.snapshot, &question))
-        .map_err(|error| error.to_string())
+    serde_json::to_value(answer(&translation.snapshot, question)).map_err(|error| error.to_string())
 }

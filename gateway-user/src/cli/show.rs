@@ -15,6 +15,11 @@ fn text(value: &Value) -> String {
     }
 }
 
+/// A host name, where none stands for all.
+fn any(hostname: &Value) -> String {
+    hostname.as_str().unwrap_or("*").to_owned()
+}
+
 fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
@@ -120,6 +125,11 @@ fn datapath(datapath: &Value) -> String {
 pub fn validation(answer: &Value) -> String {
     let mut out = objects(&answer["objects"]);
     out += &problems(&answer["problems"]);
+    let empty = |list: &str| items(&answer[list]).is_empty();
+    if empty("objects") && empty("problems") && empty("ignored") {
+        return "there are no objects; manifests are files that end in .yaml, .yml or .json\n"
+            .into();
+    }
     for ignored in items(&answer["ignored"]) {
         let _ = writeln!(
             out,
@@ -257,12 +267,12 @@ fn remark(remarks: &mut Table, object: &str, conditions: &Value) {
     ];
     for c in items(conditions) {
         let kind = text(&c["type"]);
-        let bad = if BAD_IF_TRUE.contains(&kind.as_str()) {
-            "True"
-        } else {
+        let good = if BAD_IF_TRUE.contains(&kind.as_str()) {
             "False"
+        } else {
+            "True"
         };
-        if c["status"] == bad {
+        if c["status"] != good {
             remarks.row([
                 object.to_owned(),
                 kind,
@@ -304,7 +314,7 @@ pub fn routes(config: &Value) -> String {
         .flat_map(|b| b.values())
     {
         for listener in items(&bind["listeners"]) {
-            for entry in items(&listener["router"]["entries"]) {
+            for entry in items(&listener["router"]) {
                 let rule = entry["rule"]
                     .as_u64()
                     .and_then(|at| rules.get(usize::try_from(at).ok()?));
@@ -321,7 +331,7 @@ pub fn routes(config: &Value) -> String {
                 table.row([
                     text(&bind["key"]),
                     text(&listener["name"]),
-                    text(&entry["hostname"]),
+                    any(&entry["hostname"]),
                     matching,
                     rule,
                     backends,
@@ -342,12 +352,10 @@ fn cluster_name(cluster: &Value) -> String {
 
 fn matching(matching: &Value) -> String {
     let mut parts = Vec::new();
-    for (kind, sign) in [("Exact", "="), ("Prefix", "^"), ("Regex", "~")] {
+    for kind in ["Exact", "Prefix", "Regex"] {
         if let Some(path) = matching["path"][kind].as_str() {
-            parts.push(format!(
-                "{sign}{}",
-                if path.is_empty() { "/" } else { path }
-            ));
+            let path = if path.is_empty() { "/" } else { path };
+            parts.push(format!("{} {path}", kind.to_lowercase()));
         }
     }
     if let Some(method) = matching["method"].as_str() {
@@ -408,9 +416,11 @@ pub fn endpoints(answer: &Value) -> String {
 
 /// `forebay explain`.
 #[must_use]
-pub fn explanation(answer: &Value) -> String {
+pub fn explanation(answer: &Value, port: u16) -> String {
     if items(answer).is_empty() {
-        return "no Gateway listens on that port\n".into();
+        return format!(
+            "no Gateway listens on port {port}; `forebay routes` lists what is served\n"
+        );
     }
     items(answer).iter().map(explained_bind).collect()
 }
@@ -428,7 +438,7 @@ fn explained_bind(bind: &Value) -> String {
             out,
             "  {mark}  {} (host {})",
             text(&listener["name"]),
-            text(&listener["hostname"])
+            any(&listener["hostname"])
         );
     }
     for tried in items(&bind["considered"]) {

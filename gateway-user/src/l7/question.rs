@@ -8,7 +8,7 @@ use std::str::FromStr;
 use super::explain::{Explanation, explain};
 use super::router::RequestView;
 use crate::snapshot::Snapshot;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 /// The request that is asked about.
 #[derive(Clone, Debug)]
@@ -29,6 +29,9 @@ pub enum QuestionError {
         "{0:?} is not a URL that this can explain; give one such as http://shop.example.com/cart"
     )]
     Url(String),
+    /// The method cannot be one.
+    #[error("{0:?} is not a method; give one such as GET")]
+    Method(String),
     /// A header cannot be read.
     #[error("{0:?} is not a header; give NAME:VALUE")]
     Header(String),
@@ -46,6 +49,7 @@ impl Question {
             return Err(bad());
         }
         let host = uri.host().ok_or_else(bad)?.to_ascii_lowercase();
+        let method = Method::from_str(method).map_err(|_| QuestionError::Method(method.into()))?;
         let mut map = HeaderMap::new();
         for header in headers {
             let bad = || QuestionError::Header(header.clone());
@@ -59,7 +63,7 @@ impl Question {
             port: uri.port_u16().unwrap_or(80),
             path: uri.path().to_owned(),
             query: uri.query().map(str::to_owned),
-            method: method.to_ascii_uppercase(),
+            method: method.as_str().to_ascii_uppercase(),
             headers: map,
         })
     }
@@ -85,6 +89,12 @@ impl Question {
             find("method").unwrap_or("GET"),
             &headers,
         )
+    }
+
+    /// The port that the request goes to.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     fn view(&self) -> RequestView<'_> {
@@ -134,6 +144,8 @@ mod tests {
             let error = Question::new(bad, "GET", &[]).unwrap_err();
             assert_eq!(error, QuestionError::Url(bad.into()));
         }
+        let error = Question::new("http://a/", "G ET", &[]).unwrap_err();
+        assert_eq!(error, QuestionError::Method("G ET".into()));
         let error = Question::new("http://a/", "GET", &["x".into()]).unwrap_err();
         assert_eq!(error.to_string(), "\"x\" is not a header; give NAME:VALUE");
     }

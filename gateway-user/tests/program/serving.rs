@@ -1,0 +1,366 @@
+//! A running daemon with something wrong in its configuration or on its machine: what is said about it, and that all else is
+//! served. And one with nothing wrong: the example for a laptop.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::*;
+
+const CLASS: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: forebay}
+spec: {controllerName: forebay.dev/gateway-controller}
+";
+
+/// A Gateway on these ports of 127.0.0.1; listeners are named `a`, `b` and so on. Their one route leads to `backend`.
+fn gateway(ports: &[u16], backend: u16) -> String {
+    let listeners: String = ('a'..)
+        .zip(ports)
+        .map(|(name, port)| format!("    - {{name: {name}, protocol: HTTP, port: {port}}}\n"))
+        .collect();
+    format!(
+        "{CLASS}---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: g}}
+spec:
+  gatewayClassName: forebay
+  addresses: [{{value: 127.0.0.1}}]
+  listeners:
+{listeners}---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: r}}
+spec: {{parentRefs: [{{name: g}}], rules: [{{backendRefs: [{{name: web, port: 80}}]}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec: {{ports: [{{name: http, port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+ports: [{{name: http, port: {backend}}}]
+endpoints: [{{addresses: [127.0.0.1]}}]
+"
+    )
+}
+
+/// A server that says `text` to every request; its port.
+async fn server(text: &'static str) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    if !matches!(stream.read_buf(&mut request).await, Ok(1..)) {
+                        return;
+                    }
+                }
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n", text.len());
+                let answer = format!("{head}connection: close\r\n\r\n{text}");
+                let _sent = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    port
+}
+
+async fn get(port: u16, host: &str) -> (u16, String) {
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let stream = tokio::net::TcpStream::connect(to).await.unwrap();
+    ask(stream, "/", host).await.unwrap()
+}
+
+/// The line below this heading that begins with these words, its cells apart.
+fn row(text: &str, heading: &str, first: &str) -> Option<Vec<String>> {
+    let (_, table) = text.split_once(&format!("{heading}\n"))?;
+    let lines = table.lines().take_while(|line| !line.is_empty());
+    let cells = |line: &str| -> Vec<String> {
+        let cells = line
+            .split("  ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty());
+        cells.map(str::to_owned).collect()
+    };
+    lines
+        .map(cells)
+        .find(|cells| cells.first().is_some_and(|cell| cell == first))
+}
+
+#[tokio::test]
+async fn the_example_for_a_laptop() {
+    let text = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../examples/laptop/forebay.yaml"
+    ))
+    .unwrap();
+    let port = free_port();
+    let (v1, v2) = (server("v1").await, server("v2").await);
+    let text = text
+        .replace("port: 8080", &format!("port: {port}"))
+        .replace("ort: 5678", &format!("ort: {v1}"))
+        .replace("ort: 5679", &format!("ort: {v2}"));
+    let config = manifests(&[("forebay.yaml", &text)]);
+    let daemon = Daemon::start(config.path(), &[], &[]).await;
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        answers.push(get(port, "test.devopscube.com").await.1);
+    }
+    answers.sort();
+    assert_eq!(answers, ["v1", "v1", "v2", "v2"]);
+
+    let status = daemon.ask(&["status"]).await;
+    assert_eq!(
+        status.stdout,
+        "Node node-1: well, configuration 1, serving, 0 open connections
+
+Gateways
+  NAME            ADDRESSES  PROGRAMMED
+  default/laptop  127.0.0.1  True
+
+Listeners
+  GATEWAY         NAME  ROUTES  PROGRAMMED
+  default/laptop  http  1       True
+
+Routes
+  NAME           PARENT  ACCEPTED  REFS
+  default/split  laptop  True      True
+
+Other objects
+  KIND          NAME     CONDITION         STATUS  REASON
+  GatewayClass  forebay  Accepted          True    Accepted
+  GatewayClass  forebay  SupportedVersion  True    SupportedVersion
+
+"
+    );
+    assert_eq!(status.code, Some(0));
+    let routes = daemon.ask(&["routes"]).await;
+    let routes: Vec<&str> = routes.stdout.split_whitespace().collect();
+    let at = format!("127.0.0.1:{port}");
+    assert_eq!(
+        routes,
+        [
+            "ADDRESS",
+            "LISTENER",
+            "HOST",
+            "MATCH",
+            "RULE",
+            "BACKENDS",
+            &at,
+            "http",
+            "*",
+            "prefix",
+            "/",
+            "default/split/rule/0",
+            "default/v1:80=50,default/v2:80=50"
+        ]
+    );
+    let explained = daemon
+        .ask(&["explain", &format!("http://a.example:{port}/x")])
+        .await;
+    assert_eq!(
+        explained.stdout,
+        format!(
+            "{at} (Gateway default/laptop)
+  listener  http (host *)
+  rule      default/split/rule/0 (prefix /)
+   50 %     default/v1:80: 127.0.0.1:{v1}
+   50 %     default/v2:80: 127.0.0.1:{v2}
+  rule default/split/rule/0 takes it by the prefix /; 2 backends by weight
+"
+        )
+    );
+    assert_eq!(explained.code, Some(0));
+    let other = daemon.ask(&["explain", "http://a.example:1/"]).await;
+    assert_eq!(
+        (other.code, other.stdout.as_str()),
+        (
+            Some(1),
+            "no Gateway listens on port 1; `forebay routes` lists what is served\n"
+        )
+    );
+    let endpoints = daemon.ask(&["endpoints"]).await.stdout;
+    let cluster = row(&endpoints, "Endpoints", "default/v1:80").unwrap();
+    assert_eq!(
+        cluster[1..],
+        [
+            format!("127.0.0.1:{v1}"),
+            "usable".into(),
+            "0".into(),
+            "0".into()
+        ]
+    );
+    let bpf = daemon.ask(&["bpf"]).await;
+    assert_eq!(
+        (bpf.code, bpf.stdout.as_str()),
+        (
+            Some(0),
+            "this daemon runs with --datapath off: it has no kernel tables\n"
+        )
+    );
+    let dump: serde_json::Value =
+        serde_json::from_str(&daemon.ask(&["dump"]).await.stdout).unwrap();
+    let pages: Vec<&String> = dump.as_object().unwrap().keys().collect();
+    assert_eq!(pages, ["config", "endpoints", "stats", "status"]);
+
+    let drained = daemon.ask(&["drain"]).await;
+    assert_eq!(
+        (drained.code, drained.stdout.as_str()),
+        (Some(0), "draining\n")
+    );
+    let (ended, log) = daemon.terminate().await;
+    assert_eq!(ended.code(), Some(0));
+    // The built-in listener's port is fixed: somebody else on this machine may have it.
+    let mut complaints = log.lines().filter(|line| !line.contains(":15021"));
+    let complaint = complaints.find(|line| line.contains("ERROR") || line.contains("WARN"));
+    assert_eq!(complaint, None, "{log}");
+}
+
+#[tokio::test]
+async fn a_broken_file_disturbs_nothing_and_is_named_until_it_is_mended() {
+    let port = free_port();
+    let good = gateway(&[port], server("ok").await);
+    let bad =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: other}\nspec: {ports: [{port: x}]}\n";
+    let config = manifests(&[
+        ("good.yaml", &good),
+        ("bad.yaml", bad),
+        ("worse.yaml", "a: ["),
+    ]);
+    let daemon = Daemon::start(config.path(), &[], &[]).await;
+    assert_eq!(get(port, "a").await, (200, "ok".into()));
+    let status = daemon.ask(&["status"]).await;
+    assert_eq!(status.code, Some(1));
+    assert_eq!(
+        row(&status.stdout, "Errors", "bad.yaml").unwrap(),
+        [
+            "bad.yaml",
+            "Service other",
+            "spec.ports[0].port",
+            "expected a whole number from 0 to 65535, got the string \"x\""
+        ]
+    );
+    assert_eq!(
+        row(&status.stdout, "Errors", "worse.yaml").unwrap(),
+        [
+            "worse.yaml",
+            "-",
+            "-",
+            "the file cannot be parsed: unclosed bracket '[' at line 1, column 4"
+        ]
+    );
+    let said = "bad.yaml: Service other: field spec.ports[0].port: expected a whole number from 0 to 65535, got the string \"x\"\n";
+    assert!(daemon.log().contains(said), "{}", daemon.log());
+
+    // The good one breaks as well: what was read from it stays.
+    std::fs::write(config.path().join("good.yaml"), "{").unwrap();
+    until("the broken file is named", || async {
+        let status = daemon.ask(&["status"]).await;
+        let row = row(&status.stdout, "Errors", "good.yaml")?;
+        row.last()?
+            .ends_with("; what was last read from it stays")
+            .then_some(())
+    })
+    .await;
+    assert_eq!(get(port, "a").await, (200, "ok".into()));
+
+    std::fs::write(config.path().join("good.yaml"), &good).unwrap();
+    for name in ["bad.yaml", "worse.yaml"] {
+        std::fs::remove_file(config.path().join(name)).unwrap();
+    }
+    until("all is well", || async {
+        (daemon.ask(&["status"]).await.code == Some(0)).then_some(())
+    })
+    .await;
+    assert_eq!(get(port, "a").await, (200, "ok".into()));
+    assert_eq!(daemon.terminate().await.0.code(), Some(0));
+}
+
+/// The listener at `127.0.0.1:{failing}` cannot be served for this reason; the other one is.
+async fn one_listener_fails(by: &[&str], failing: u16, sentence: &str) {
+    let port = free_port();
+    let text = gateway(&[failing, port], server("ok").await);
+    let config = manifests(&[("a.yaml", &text)]);
+    // Ready, or this would not return.
+    let daemon = Daemon::start(config.path(), by, &[]).await;
+    assert_eq!(get(port, "a").await, (200, "ok".into()));
+    let sentence = format!("cannot listen on 127.0.0.1:{failing}: {sentence}");
+    let status = daemon.ask(&["status"]).await;
+    assert_eq!(status.code, Some(1));
+    assert_eq!(
+        row(
+            &status.stdout,
+            "Not as asked for",
+            "Gateway default/g listener a"
+        )
+        .unwrap(),
+        [
+            "Gateway default/g listener a",
+            "Programmed",
+            "Invalid",
+            &format!("127.0.0.1:{failing} on node node-1: {sentence}")
+        ]
+    );
+    assert_eq!(
+        row(&status.stdout, "Gateways", "default/g").unwrap()[2],
+        "True"
+    );
+    assert!(
+        daemon.log().contains(&format!("ERROR {sentence}")),
+        "{}",
+        daemon.log()
+    );
+    assert_eq!(daemon.terminate().await.0.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_port_that_another_process_has() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = other.local_addr().unwrap().port();
+    let sentence =
+        "the port is in use by another process; stop that process or change the listener's port";
+    one_listener_fails(&[], taken, sentence).await;
+}
+
+#[tokio::test]
+async fn a_port_below_1024_without_the_capability() {
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if first.trim() != "1024" {
+        // Some container runtimes open these ports to everybody: there is nothing to refuse then.
+        println!("skipped: unprivileged ports begin at {}", first.trim());
+        return;
+    }
+    let drop: &[&str] = if rustix::process::geteuid().is_root() {
+        &["setpriv", "--bounding-set=-net_bind_service"]
+    } else {
+        &[]
+    };
+    let sentence = "ports below 1024 need CAP_NET_BIND_SERVICE; grant it to forebay (setcap cap_net_bind_service=+ep), use --datapath auto, or change the listener's port";
+    one_listener_fails(drop, 1023, sentence).await;
+}
+
+#[tokio::test]
+async fn the_quick_start_has_less_than_a_thousand_series() {
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/quickstart");
+    let daemon = Daemon::start(config.as_ref(), &[], &["--workers", "8"]).await;
+    let text = daemon.page("metrics", "/metrics").await;
+    assert!(text.ends_with("# EOF\n"));
+    let series: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    println!("{} series", series.len());
+    assert!(series.len() < 1_000, "{}", series.len());
+    for reason in gateway_user::proxy::scan::Reason::ALL {
+        let line = format!("forebay_requests_refused_total{{reason=\"{reason}\"}} 0");
+        assert!(series.contains(&&*line), "{line}");
+    }
+    for cluster in ["istio-test/backend-v1:80", "istio-test/backend-v2:80"] {
+        let of = format!("cluster=\"{cluster}\"");
+        assert!(series.iter().any(|line| line.contains(&of)), "{of}\n{text}");
+    }
+    assert_eq!(daemon.terminate().await.0.code(), Some(0));
+}
