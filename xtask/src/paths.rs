@@ -1,16 +1,18 @@
 //! Where things are: the checkout, its target directory and the user's cache.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-};
+use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result};
 
-/// Root of the checkout that this program was built from.
+/// Root of the checkout that this program is run from.
 pub(crate) fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest).to_path_buf()
+    // Told by `cargo run`. What was compiled in is another checkout's root where a target directory was copied:
+    // cargo takes the program in it for fresh.
+    let told = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let manifest = told
+        .filter(|directory| directory.ends_with("xtask"))
+        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    manifest.parent().unwrap_or(&manifest).to_path_buf()
 }
 
 /// Cargo's target directory for host builds.

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test, from a bare machine, with one closing line.
 //!
-//! Each check (tidy, lint) counts as one test. Nothing stops at the first failure; a suite that gave no
+//! Each check (tidy, object, lint) counts as one test. Nothing stops at the first failure; a suite that gave no
 //! result (it did not compile, or died) counts as one failure.
 
 use std::{
@@ -29,6 +29,8 @@ enum Suite {
     Tidy,
     /// Formatting, clippy, documentation.
     Lint,
+    /// The kernel programs: the same bytes from a checkout elsewhere.
+    Object,
     /// Tests beside the code; no root, no network.
     Units,
     /// End-to-end scenarios in network namespaces; root.
@@ -64,12 +66,16 @@ impl Tally {
 pub(crate) fn run(args: &Args) -> ExitCode {
     let wanted = |suite| args.only.is_empty() || args.only.contains(&suite);
     let mut tally = Tally::default();
-    let ready = prepare(wanted(Suite::Units) || wanted(Suite::Lint) || wanted(Suite::Scenarios));
+    let needs_tools = [Suite::Object, Suite::Units, Suite::Lint, Suite::Scenarios];
+    let ready = prepare(needs_tools.into_iter().any(wanted));
     if ready.is_err() {
         tally.check(ready);
     } else {
         if wanted(Suite::Tidy) {
             tally.check(tidy::run());
+        }
+        if wanted(Suite::Object) {
+            tally.check(build_ebpf::verify(&Steps::new()));
         }
         if wanted(Suite::Units) {
             tally.add(&units());
