@@ -61,12 +61,24 @@ pub enum RunError {
     Proxy(#[from] StartError),
     /// The kernel half cannot be set up.
     #[error(transparent)]
-    Datapath(#[from] datapath::Error),
+    Datapath(datapath::Error),
+    /// The kernel half is not ours to set up.
+    #[error("{0}, or use --datapath off, which needs none of them")]
+    NotPermitted(datapath::Error),
     /// The system refuses a runtime or the signals.
     #[error(
         "the control runtime cannot be started: {0}; check the limits on processes and open files"
     )]
     Runtime(#[from] std::io::Error),
+}
+
+impl From<datapath::Error> for RunError {
+    fn from(error: datapath::Error) -> Self {
+        match error {
+            datapath::Error::NotPermitted { .. } => Self::NotPermitted(error),
+            other => Self::Datapath(other),
+        }
+    }
 }
 
 /// Runs the daemon until it is told to stop.
@@ -107,10 +119,11 @@ impl App {
             return Err(RunError::Config(settings.config, why.clone()));
         }
         files.update(listing);
-        let driver = open_kernel(&settings, &files.merged().inputs)?;
         let admin = admin::server::bind("--admin", &settings.admin).await?;
         let metrics = admin::server::bind("--metrics", &settings.metrics).await?;
         let ready = admin::server::bind("--ready", &settings.ready).await?;
+        // After the endpoints: a second daemon on this node, started by mistake, ends before it touches the kernel.
+        let driver = open_kernel(&settings, &files.merged().inputs)?;
         let readiness = Readiness::default();
         let stats = Arc::new(Stats::new(settings.workers));
         let proxy = Proxy::start(proxy_settings(&settings, &readiness), stats)?;

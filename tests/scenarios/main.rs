@@ -15,6 +15,8 @@ mod drain;
 mod ejection;
 mod leftovers;
 mod limits;
+mod metrics;
+mod mistakes;
 mod reload;
 mod spread;
 mod topology;

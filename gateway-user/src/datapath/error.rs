@@ -98,6 +98,14 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A pin that stays.
+    #[error("removing {path} failed: {source}")]
+    Unpin {
+        /// Pin.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// mmap of a map.
     #[error("mapping the BPF map {map} failed: {source}")]
     Map {

@@ -173,4 +173,18 @@ mod tests {
         };
         assert_eq!(device.difference(&wanted), None);
     }
+
+    #[test]
+    fn a_kernel_that_lacks_something_is_told_from_missing_permission() {
+        let said = |number| refused("forebay_xdp", &std::io::Error::from_raw_os_error(number));
+        assert_eq!(
+            said(libc::EINVAL).to_string(),
+            "the kernel refused to load forebay_xdp: Invalid argument (os error 22); Forebay needs Linux 5.15 or newer with CONFIG_BPF_SYSCALL"
+        );
+        assert_eq!(
+            said(libc::ENOSYS).to_string(),
+            "the kernel refused to load forebay_xdp: Function not implemented (os error 38); Forebay needs Linux 5.15 or newer with CONFIG_BPF_SYSCALL"
+        );
+        assert!(matches!(said(libc::EPERM), Error::NotPermitted { .. }));
+    }
 }

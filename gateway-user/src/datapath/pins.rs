@@ -94,7 +94,13 @@ fn is_bpffs(path: &Path) -> io::Result<bool> {
 pub fn detach(bpffs: &Path) -> Result<(), Error> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source: io::Error| Error::Pin { path, source }
+        move |source: io::Error| {
+            if source.kind() == io::ErrorKind::PermissionDenied {
+                let what = format!("removing {}", path.display());
+                return Error::NotPermitted { what };
+            }
+            Error::Unpin { path, source }
+        }
     };
     for version in entries(bpffs).map_err(failed(bpffs))? {
         let is_version = version
