@@ -9,7 +9,7 @@ use aya::maps::MapInfo;
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::Object;
 
-use super::Error;
+use super::{Error, sys};
 
 /// As `include_bytes!` but aligned as ELF wants it.
 #[repr(C, align(8))]
@@ -68,9 +68,10 @@ impl Layout {
 pub fn load(directory: &Path) -> Result<Ebpf, Error> {
     let object = embedded()?;
     let parsed = Object::parse(object).map_err(|error| Error::BadObject(error.to_string()))?;
-    // BTF of the kernel is not needed and takes 16 MiB to parse.
+    // BTF of the kernel is not needed; making a loader parses it all the same, and nothing later needs so much memory.
     let mut loader = EbpfLoader::new();
     loader.btf(None);
+    sys::return_freed_memory();
     let names: Vec<&String> = parsed
         .maps
         .iter()

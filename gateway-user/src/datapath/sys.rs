@@ -20,6 +20,15 @@ pub(crate) enum LinkTarget {
     Other,
 }
 
+/// Gives memory that was freed back to the system at once; an idle process would keep it.
+pub(crate) fn return_freed_memory() {
+    #[cfg(feature = "mimalloc")]
+    // SAFETY: may be called at any time from any thread; touches free memory only.
+    unsafe {
+        libmimalloc_sys::mi_collect(true);
+    }
+}
+
 fn zeroed() -> bpf_attr {
     // SAFETY: the union consists of plain integers and arrays of them; zero is a value of all.
     unsafe { std::mem::zeroed() }
