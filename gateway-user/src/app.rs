@@ -86,6 +86,8 @@ impl From<datapath::Error> for RunError {
 /// # Errors
 /// See [`RunError`]; nothing is left running then.
 pub fn run(settings: Settings) -> Result<(), RunError> {
+    // A heap of a few MiB in pages of 2 MiB is mostly empty pages. Where the kernel has none, nothing is lost.
+    let _unsupported = rustix::thread::disable_transparent_huge_pages(true);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -161,6 +163,7 @@ impl App {
             settings,
         };
         app.reconfigure().await;
+        datapath::return_freed_memory();
         Ok(app)
     }
 

@@ -37,6 +37,7 @@ pub use mmap::SharedTables;
 pub use neighbours::ForwardMode;
 pub use pins::detach;
 pub use status::DatapathStatus;
+pub use sys::return_freed_memory;
 
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::tables::Reach;

@@ -157,6 +157,12 @@ impl Daemon {
         &self.site
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where its maps are pinned.
     #[must_use]
     pub fn bpffs(&self) -> &Path {

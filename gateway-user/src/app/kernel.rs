@@ -19,6 +19,7 @@ use crate::args::ForwardArg;
 use crate::cli::check::default_interface;
 use crate::datapath::{
     Agent, AgentSettings, AttachMode, DatapathStatus, Driver, DriverSettings, Error, ForwardMode,
+    return_freed_memory,
 };
 use crate::file::keys::Keys;
 use crate::settings::{Datapath, Settings};
@@ -139,6 +140,8 @@ fn serve(mut driver: Driver, shared: &Shared, commands: &Receiver<Command>) {
                 let result = publish(&mut driver, shared, &snapshot).map_err(|e| e.to_string());
                 // Nobody waits any more only while the daemon stops.
                 drop(reply.send(result));
+                // Rows are computed in tables that are thrown away; configurations are far between.
+                return_freed_memory();
                 Ok(())
             }
             Ok(Command::Drain) => driver.set_draining(true, Instant::now()),

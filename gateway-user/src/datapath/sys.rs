@@ -20,8 +20,8 @@ pub(crate) enum LinkTarget {
     Other,
 }
 
-/// Gives memory that was freed back to the system at once; an idle process would keep it.
-pub(crate) fn return_freed_memory() {
+/// Gives memory that this thread freed back to the system at once; an idle process would keep it.
+pub fn return_freed_memory() {
     #[cfg(feature = "mimalloc")]
     // SAFETY: may be called at any time from any thread; touches free memory only.
     unsafe {
