@@ -120,7 +120,8 @@ enum Group {
 
 #[derive(Debug)]
 struct Listening {
-    number: u64,
+    /// One for each round over the workers.
+    numbers: Vec<u64>,
     /// Duplicates of the workers' sockets; steered mode only.
     sockets: Vec<TcpListener>,
 }
@@ -128,6 +129,8 @@ struct Listening {
 #[derive(Default)]
 struct Control {
     listening: BTreeMap<Group, Listening>,
+    /// Groups of sockets of an earlier process that nobody has taken yet.
+    inherited: Vec<Vec<TcpListener>>,
     next_number: u64,
     workers: Vec<(UnboundedSender<Command>, JoinHandle<()>)>,
     log: Option<access_log::Writer>,
@@ -227,9 +230,13 @@ impl Proxy {
             .collect();
         for group in unwanted {
             if let Some(listening) = control.listening.remove(&group) {
-                control.tell(|_| Command::Unlisten(listening.number));
+                for number in listening.numbers {
+                    control.tell(|_| Command::Unlisten(number));
+                }
             }
         }
+        // Nobody's any more: the Gateways that they were for are gone.
+        control.inherited.clear();
         report.failed.sort();
         report
     }
@@ -243,6 +250,17 @@ impl Proxy {
         })
     }
 
+    /// Takes over the listening sockets of an earlier process, group by group: the next snapshot's Gateways are served
+    /// from them, and connections that wait in them are answered. Which group a Gateway gets does not matter: the local
+    /// address of each connection says what it is for.
+    pub fn inherit(&self, groups: impl IntoIterator<Item = Vec<OwnedFd>>) {
+        let groups = groups.into_iter().filter(|sockets| !sockets.is_empty());
+        let mut control = self.control();
+        control
+            .inherited
+            .extend(groups.map(|sockets| sockets.into_iter().map(TcpListener::from).collect()));
+    }
+
     /// Opens a group's sockets unless they are open.
     fn listen(&self, control: &mut Control, group: &Group) -> Result<(), String> {
         if control.listening.contains_key(group) {
@@ -251,7 +269,10 @@ impl Proxy {
         let (workers, segment) = (self.basis.workers, self.max_segment);
         let (sockets, bind) = match group {
             Group::Bind(bind) => (acceptor::listen_on(*bind, workers, segment)?, Some(*bind)),
-            Group::Gateway(_) => (acceptor::listen_on_loopback(workers, segment)?, None),
+            Group::Gateway(_) => match control.inherited.pop() {
+                Some(sockets) => (acceptor::fill_up(sockets, workers, segment), None),
+                None => (acceptor::listen_on_loopback(workers, segment)?, None),
+            },
         };
         let kept = match group {
             Group::Bind(_) => Vec::new(),
@@ -261,17 +282,18 @@ impl Proxy {
                 )
             })?,
         };
-        let number = control.next_number;
-        control.next_number += 1;
-        let mut sockets = sockets.into_iter();
-        control.tell(|_| {
-            let socket = sockets
-                .next()
-                .expect("one socket was opened for each worker");
-            Command::Listen(number, socket, bind)
-        });
+        let mut numbers = Vec::new();
+        let mut sockets = sockets.into_iter().peekable();
+        while sockets.peek().is_some() {
+            let number = control.next_number;
+            control.next_number += 1;
+            numbers.push(number);
+            // An earlier process may have had more workers, or fewer, than this one.
+            let round: Vec<TcpListener> = sockets.by_ref().take(workers).collect();
+            control.tell_some(round, |socket| Command::Listen(number, socket, bind));
+        }
         let listening = Listening {
-            number,
+            numbers,
             sockets: kept,
         };
         control.listening.insert(group.clone(), listening);
@@ -355,6 +377,16 @@ impl Control {
         for (index, (worker, _)) in self.workers.iter().enumerate() {
             // A worker that is gone has panicked; its missing beat says so.
             let _ = worker.send(command(index));
+        }
+    }
+}
+
+impl Control {
+    /// Gives each of the first workers one of `values`.
+    fn tell_some<T>(&self, values: Vec<T>, command: impl Fn(T) -> Command) {
+        for ((worker, _), value) in self.workers.iter().zip(values) {
+            // A worker that is gone has panicked; its missing beat says so.
+            let _ = worker.send(command(value));
         }
     }
 }

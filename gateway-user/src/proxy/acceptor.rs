@@ -55,6 +55,32 @@ pub(super) fn listen_on_loopback(
         .map_err(|error| remedy(address, &error))
 }
 
+/// Adds sockets to a group that an earlier process opened until each worker has one. A group that cannot grow (another
+/// user opened it) serves with what it has.
+pub(super) fn fill_up(
+    mut sockets: Vec<TcpListener>,
+    workers: usize,
+    max_segment: Option<u32>,
+) -> Vec<TcpListener> {
+    while sockets.len() < workers {
+        let more = sockets
+            .first()
+            .map_or_else(
+                || Err(io::ErrorKind::NotFound.into()),
+                TcpListener::local_addr,
+            )
+            .and_then(|address| open(address, max_segment));
+        match more {
+            Ok(socket) => sockets.push(socket),
+            Err(error) => {
+                tracing::warn!(%error, have = sockets.len(), workers, "not every worker has a listening socket of its own");
+                break;
+            }
+        }
+    }
+    sockets
+}
+
 fn open(address: SocketAddr, max_segment: Option<u32>) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -178,6 +204,19 @@ mod tests {
             .map(|s| s.local_addr().unwrap().port())
             .collect();
         assert!(ports[0] != 0 && ports.iter().all(|p| *p == ports[0]));
+    }
+
+    #[test]
+    fn an_inherited_group_grows_to_one_socket_for_each_worker() {
+        let group = listen_on_loopback(2, None).unwrap();
+        let port = group[0].local_addr().unwrap().port();
+        let group = fill_up(group, 4, None);
+        let ports: Vec<_> = group
+            .iter()
+            .map(|s| s.local_addr().unwrap().port())
+            .collect();
+        assert_eq!(ports, [port; 4]);
+        assert_eq!(fill_up(group, 3, None).len(), 4, "none is closed");
     }
 
     #[test]
