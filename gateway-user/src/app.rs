@@ -28,15 +28,18 @@ use crate::proxy::stats::Stats;
 use crate::proxy::{Mode, Proxy, ProxySettings, StartError, Timers};
 use crate::readiness::{Progress, Readiness};
 use crate::settings::{Datapath, Settings};
-use crate::snapshot::{Generation, Replica, ReplicaState};
+use crate::snapshot::{Generation, Replica, ReplicaState, Snapshot};
 use crate::status::{self, Report};
 use crate::translate::{Context, Inputs, translate};
 
-use self::kernel::Kernel;
+use self::kernel::{Kernel, Refused};
 use self::view::{Shared, View};
 
 /// How often heartbeat, drain and readiness are looked at.
 const TICK: Duration = Duration::from_millis(50);
+
+/// Pause before the kernel's tables are tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How long idle connections get after the drain has ended.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
@@ -105,6 +108,8 @@ struct App {
     shared: Arc<Shared>,
     readiness: Readiness,
     progress: Progress,
+    /// When the kernel's tables are tried again.
+    program_again: Option<Instant>,
     drain: Drain,
     drain_asked: Arc<Notify>,
     /// A signal came: the process ends with the drain.
@@ -125,10 +130,13 @@ impl App {
         let metrics = admin::server::bind("--metrics", &settings.metrics).await?;
         let ready = admin::server::bind("--ready", &settings.ready).await?;
         // After the endpoints: a second daemon on this node, started by mistake, ends before it touches the kernel.
-        let driver = open_kernel(&settings, &files.merged().inputs)?;
+        let mut driver = open_kernel(&settings, &files.merged().inputs)?;
         let readiness = Readiness::default();
         let stats = Arc::new(Stats::new(settings.workers));
         let proxy = Proxy::start(proxy_settings(&settings, &readiness), stats)?;
+        if let Some(driver) = &mut driver {
+            proxy.inherit(driver.inherit()?.into_values());
+        }
         let shared = Arc::new(Shared::new(settings.node_name.clone(), proxy));
         if let Some(driver) = driver {
             shared.set_kernel(Kernel::start(driver, Arc::clone(&shared))?);
@@ -156,6 +164,7 @@ impl App {
             shared,
             readiness,
             progress: Progress::default(),
+            program_again: None,
             drain: Drain::new(settings.drain_timeout),
             drain_asked,
             stopping: false,
@@ -193,6 +202,11 @@ impl App {
                     if self.tick() == Phase::Drained && self.stopping {
                         break;
                     }
+                    if self.program_again.is_some_and(|at| at <= Instant::now()) {
+                        let snapshot = Arc::clone(&self.shared.view().snapshot);
+                        self.program(&snapshot).await;
+                        self.readiness.set(&self.progress);
+                    }
                 }
             }
         }
@@ -211,6 +225,7 @@ impl App {
             tracing::error!("{problem}");
         }
         self.reported.clone_from(&merged.problems);
+        let problems = merged.problems.iter().cloned().collect();
         let allocations = allocate(&merged.inputs, false, &self.allocations);
         let context = Context {
             on_cluster: false,
@@ -223,23 +238,20 @@ impl App {
         for (bind, why) in &published.failed {
             tracing::error!(listener = %std::net::SocketAddr::from(*bind), "{why}");
         }
+        let snapshot = Arc::new(translation.snapshot.clone());
+        let refused = self.program(&snapshot).await;
+        let mut failed_listeners = published.failed;
+        failed_listeners.extend(refused);
         let report = Report {
             node: self.settings.node_name.clone(),
             generation: self.generation,
-            failed_listeners: published.failed,
+            failed_listeners,
         };
         let view = View {
             statuses: status::merge(&translation, &[report]),
-            snapshot: Arc::new(translation.snapshot),
-            problems: merged.problems.iter().cloned().collect(),
+            snapshot,
+            problems,
         };
-        let programmed = match self.shared.kernel() {
-            Some(kernel) => kernel.publish(Arc::clone(&view.snapshot)).await,
-            None => Ok(()),
-        };
-        if let Err(why) = &programmed {
-            tracing::error!("the kernel tables cannot follow the configuration: {why}");
-        }
         tracing::info!(
             generation = self.generation,
             listeners = view.snapshot.binds.len(),
@@ -260,8 +272,21 @@ impl App {
         }
         self.progress.source_synced = true;
         self.progress.translated = true;
-        self.progress.maps_programmed |= programmed.is_ok();
         self.readiness.set(&self.progress);
+    }
+
+    /// Brings the kernel's tables in line; if that fails it is tried again. Returns what this node may not serve.
+    async fn program(&mut self, snapshot: &Arc<Snapshot>) -> Refused {
+        let programmed = match self.shared.kernel() {
+            Some(kernel) => kernel.publish(Arc::clone(snapshot)).await,
+            None => Ok(Refused::new()),
+        };
+        self.progress.maps_programmed |= programmed.is_ok();
+        self.program_again = programmed.is_err().then(|| Instant::now() + AGAIN);
+        programmed.unwrap_or_else(|why| {
+            tracing::error!("the kernel tables cannot follow the configuration: {why}");
+            Refused::new()
+        })
     }
 
     fn save_allocations(&self) {

@@ -3,6 +3,7 @@
 //! Nothing here touches the system or decides anything: [`crate::settings`] checks what the flags of `run` mean
 //! together.
 
+pub mod agent;
 mod sentence;
 
 use std::net::SocketAddr;
@@ -28,6 +29,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the load balancer on this node.
     Run(Box<RunArgs>),
+    /// Hold the privileges on this node for an unprivileged `forebay run --agent`.
+    Agent(Box<agent::AgentArgs>),
     /// Show how this node is doing; exit code 1 if something is not well.
     Status(ClientArgs),
     /// Check a directory of manifests; exit code 1 if one of them is not well.

@@ -16,9 +16,11 @@ use serde_json::Value;
 
 use self::client::ClientError;
 use crate::app;
+use crate::args::agent::AgentArgs;
 use crate::args::{ClientArgs, Command, ExplainArgs, Output, RunArgs};
 use crate::l7::question::Question;
 use crate::settings::Settings;
+use crate::settings::agent::Settings as AgentSettings;
 use crate::telemetry;
 
 /// Something is not well, or failed.
@@ -31,6 +33,7 @@ const USAGE: u8 = 2;
 pub fn dispatch(command: Command) -> ExitCode {
     match command {
         Command::Run(args) => run(*args),
+        Command::Agent(args) => agent(*args),
         Command::Status(args) => ask(&args, "/status", show::status, |v| {
             v["well"] == Value::Bool(true)
         }),
@@ -112,13 +115,26 @@ fn run(args: RunArgs) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(&error.to_string()),
         },
-        Err(errors) => {
-            for error in &errors {
-                eprintln!("forebay: {error}");
-            }
-            ExitCode::from(USAGE)
-        }
+        Err(errors) => wrong(&errors),
     }
+}
+
+fn agent(args: AgentArgs) -> ExitCode {
+    telemetry::start(args.log, args.log_format);
+    match AgentSettings::new(args) {
+        Ok(settings) => match crate::agent::run(&settings) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error.to_string()),
+        },
+        Err(errors) => wrong(&errors),
+    }
+}
+
+fn wrong(errors: &[String]) -> ExitCode {
+    for error in errors {
+        eprintln!("forebay: {error}");
+    }
+    ExitCode::from(USAGE)
 }
 
 fn ask(

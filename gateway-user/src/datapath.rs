@@ -15,6 +15,7 @@ pub mod attach;
 pub mod driver;
 pub mod error;
 pub mod gratuitous;
+pub mod listening;
 pub mod mmap;
 pub mod neighbours;
 pub mod netlink;
@@ -27,7 +28,7 @@ pub mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub use agent::{Agent, AgentSettings};
 pub use attach::{AttachMode, Attachment, attach_pass};
@@ -35,15 +36,16 @@ pub use driver::{Driver, DriverSettings};
 pub use error::Error;
 pub use mmap::SharedTables;
 pub use neighbours::ForwardMode;
-pub use pins::detach;
+pub use pins::{detach, open_shared};
 pub use status::DatapathStatus;
 pub use sys::return_freed_memory;
 
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::tables::Reach;
+use crate::snapshot::BindKey;
 
 /// Addresses on this node's interfaces.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LocalAddresses {
     /// All addresses configured on an interface of this node.
     pub configured: BTreeSet<IpAddr>,
@@ -101,6 +103,31 @@ pub trait NodePrivileges: Send {
     /// # Errors
     /// The packet socket said no.
     fn announce(&mut self, address: Ipv4Addr) -> Result<(), Error>;
+
+    /// Whether the other side was started anew since this was last asked: then whatever was read from it is stale,
+    /// and it has lost what it was told.
+    ///
+    /// # Errors
+    /// There is no other side just now.
+    fn renewed(&mut self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// Listening sockets that an earlier process left, by group: connections wait in them.
+    ///
+    /// # Errors
+    /// They cannot be fetched.
+    fn inherit(&mut self) -> Result<BTreeMap<u16, Vec<OwnedFd>>, Error> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Which of these VIPs this node may not serve, and why.
+    ///
+    /// # Errors
+    /// They cannot be judged.
+    fn refused(&mut self, _vips: &[BindKey]) -> Result<BTreeMap<BindKey, String>, Error> {
+        Ok(BTreeMap::new())
+    }
 }
 
 /// Bytes that the UDP form adds over IPv4: outer IPv4, UDP, Forebay's header.

@@ -6,10 +6,11 @@
 //! | Layer | Modules | May |
 //! |---|---|---|
 //! | pure | `snapshot` `translate` `allocate` `l7` `l4` `status` | compute; time is an argument |
-//! | shell | `file` `proxy` `datapath` `admin` `cli` | wait, bind, call the kernel; decides nothing |
+//! | shell | `file` `proxy` `datapath` `agent` `admin` `cli` | wait, bind, call the kernel; decides nothing |
 //! | wiring | `app` | start, connect and stop the parts |
 
 pub mod admin;
+pub mod agent;
 pub mod allocate;
 pub mod app;
 pub mod args;

@@ -3,7 +3,9 @@
 //! Looks at the machine only where a default comes from it (its name, its cores); whether interfaces, ports and
 //! directories can be used is found out by whoever uses them.
 
-use std::path::PathBuf;
+pub mod agent;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::args::{AccessLogArg, DatapathArg, Endpoint, ForwardArg, RunArgs};
@@ -13,6 +15,9 @@ pub const MAX_WORKERS: usize = 64;
 
 /// Worker threads without `--workers`, where the machine has more cores.
 const DEFAULT_WORKERS: usize = 8;
+
+/// `--bpffs` unless it is given.
+const DEFAULT_BPFFS: &str = "/sys/fs/bpf/forebay";
 
 /// What `forebay run` runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +30,9 @@ pub struct Settings {
     pub interfaces: Vec<String>,
     /// How packets are steered.
     pub datapath: Datapath,
-    /// How packets reach the owner node.
+    /// Socket of the agent; none = the privileges are this process's own.
+    pub agent: Option<PathBuf>,
+    /// How packets reach the owner node; with an agent, it says so.
     pub forward: ForwardArg,
     /// Worker threads of the proxy, at least 1.
     pub workers: usize,
@@ -105,6 +112,7 @@ impl Settings {
             node_name,
             interfaces: args.interface,
             datapath,
+            agent: args.agent,
             forward: args.forward,
             workers,
             bpffs: args.bpffs,
@@ -131,12 +139,7 @@ fn contradictions(args: &RunArgs) -> Vec<String> {
                 .into(),
         );
     }
-    if args.agent.is_some() {
-        errors.push(
-            "--agent is not supported by this version; leave it out, the datapath runs in this process"
-                .into(),
-        );
-    }
+    errors.extend(beside_an_agent(args));
     if args.datapath == DatapathArg::Tcx {
         errors.push(
             "--datapath tcx is not supported by this version; use auto, native, generic or off"
@@ -154,12 +157,7 @@ fn contradictions(args: &RunArgs) -> Vec<String> {
     if args.datapath != DatapathArg::Off && args.interface.iter().any(String::is_empty) {
         errors.push("--interface has an empty name; give the name of an uplink".into());
     }
-    if args.tunnel_port == args.probe_port {
-        errors.push(format!(
-            "--tunnel-port and --probe-port are both {}; give two different ports",
-            args.tunnel_port
-        ));
-    }
+    errors.extend(ports(args.tunnel_port, args.probe_port));
     let endpoints = [
         ("--admin", &args.admin),
         ("--metrics", &args.metrics),
@@ -175,6 +173,48 @@ fn contradictions(args: &RunArgs) -> Vec<String> {
         }
     }
     errors
+}
+
+/// What belongs to the agent if there is one.
+fn beside_an_agent(args: &RunArgs) -> Vec<String> {
+    if args.agent.is_none() {
+        return Vec::new();
+    }
+    let mut errors = Vec::new();
+    if args.datapath == DatapathArg::Off {
+        errors.push(
+            "--datapath off needs no privileges; leave --agent out, or --datapath off".into(),
+        );
+    }
+    for (given, flag) in [
+        (!args.interface.is_empty(), "--interface"),
+        (
+            matches!(args.datapath, DatapathArg::Native | DatapathArg::Generic),
+            "--datapath",
+        ),
+        (args.forward != ForwardArg::Auto, "--forward"),
+        (args.bpffs != Path::new(DEFAULT_BPFFS), "--bpffs"),
+    ] {
+        if given {
+            errors.push(format!(
+                "{flag} is the agent's business; give it to `forebay agent`, or leave --agent out"
+            ));
+        }
+    }
+    errors
+}
+
+/// Ports of tunnel and probes.
+fn ports(tunnel: u16, probe: u16) -> Option<String> {
+    if tunnel == 0 || probe == 0 {
+        Some("--tunnel-port and --probe-port cannot be 0; give 1 to 65535".into())
+    } else if tunnel == probe {
+        Some(format!(
+            "--tunnel-port and --probe-port are both {tunnel}; give two different ports"
+        ))
+    } else {
+        None
+    }
 }
 
 fn picks_its_port(endpoint: &Endpoint) -> bool {
@@ -245,6 +285,28 @@ mod tests {
                 "node name \"A\" is not a DNS name; give one of lower-case letters, digits, '-' and '.' with --node-name",
                 "--workers 0 is out of range; give 1 to 64",
             ]
+        );
+    }
+
+    #[test]
+    fn what_belongs_to_the_agent_is_not_given_to_run() {
+        let good = settings("--config x --agent /run/forebay/agent.sock").expect("good");
+        assert_eq!(good.agent, Some("/run/forebay/agent.sock".into()));
+        let errors = settings(
+            "--config x --agent s --interface eth0 --datapath native --forward udp --bpffs /elsewhere",
+        );
+        let of = |flag: &str| {
+            format!(
+                "{flag} is the agent's business; give it to `forebay agent`, or leave --agent out"
+            )
+        };
+        assert_eq!(
+            errors.expect_err("four mistakes"),
+            ["--interface", "--datapath", "--forward", "--bpffs"].map(of)
+        );
+        assert_eq!(
+            settings("--config x --agent s --datapath off").expect_err("contradiction"),
+            ["--datapath off needs no privileges; leave --agent out, or --datapath off"]
         );
     }
 

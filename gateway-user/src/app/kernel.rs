@@ -1,12 +1,12 @@
 //! The thread that owns the kernel's tables: it feeds the datapath driver and beats for the proxy.
 //!
 //! A change of the tables may block 100 ms, so it happens here and not on the control task. The heartbeat is written
-//! here too, from the least beat of all workers: a worker that hangs stops it.
+//! by another thread, from the least beat of all workers: a worker that hangs stops it, an agent that hangs does not.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use gateway_common::abi::SLOTS_PER_GROUP;
@@ -15,19 +15,23 @@ use tokio::sync::oneshot;
 
 use super::TICK;
 use super::view::Shared;
+use crate::agent::Remote;
 use crate::args::ForwardArg;
 use crate::cli::check::default_interface;
 use crate::datapath::{
     Agent, AgentSettings, AttachMode, DatapathStatus, Driver, DriverSettings, Error, ForwardMode,
-    return_freed_memory,
+    NodePrivileges, SharedTables, return_freed_memory,
 };
 use crate::file::keys::Keys;
 use crate::settings::{Datapath, Settings};
-use crate::snapshot::{ObjectKey, Snapshot};
+use crate::snapshot::{BindKey, ObjectKey, Snapshot};
+
+/// VIPs that this node may not serve, each with the reason.
+pub type Refused = Vec<(BindKey, String)>;
 
 /// What the thread is told.
 enum Command {
-    Snapshot(Arc<Snapshot>, oneshot::Sender<Result<(), String>>),
+    Snapshot(Arc<Snapshot>, oneshot::Sender<Result<Refused, String>>),
     Drain,
     Status(oneshot::Sender<DatapathStatus>),
     Stop(oneshot::Sender<()>),
@@ -54,16 +58,7 @@ impl Kernel {
             ForwardArg::L2 => ForwardMode::L2,
             ForwardArg::Udp => ForwardMode::Udp,
         };
-        let mut interfaces = settings.interfaces.clone();
-        if interfaces.is_empty() {
-            interfaces.push(default_interface().ok_or(Error::NoDefaultInterface)?);
-        }
-        let agent = Agent::open(&AgentSettings {
-            interfaces,
-            mode,
-            bpffs: settings.bpffs.clone(),
-            forward,
-        })?;
+        let (privileges, forward) = privileges(settings, mode, forward)?;
         let (low, high) = keys.hash_seed.split_at(8);
         let half = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
         let settings = DriverSettings {
@@ -74,7 +69,7 @@ impl Kernel {
             probe_port: settings.probe_port,
             drain_timeout: settings.drain_timeout,
         };
-        Driver::new(Box::new(agent), &settings, Instant::now()).map(Some)
+        Driver::new(privileges, &settings, Instant::now()).map(Some)
     }
 
     /// Starts the thread; it ends with [`Kernel::stop`] or the last handle.
@@ -93,7 +88,7 @@ impl Kernel {
     ///
     /// # Errors
     /// What the kernel refused; it is tried again.
-    pub async fn publish(&self, snapshot: Arc<Snapshot>) -> Result<(), String> {
+    pub async fn publish(&self, snapshot: Arc<Snapshot>) -> Result<Refused, String> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Snapshot(snapshot, reply));
         answer
@@ -127,19 +122,44 @@ impl Kernel {
     }
 }
 
-fn serve(mut driver: Driver, shared: &Shared, commands: &Receiver<Command>) {
-    let tables = driver.shared();
-    let mut next_beat = Instant::now();
+/// The privileges of this process, or an agent's; with an agent, `--forward` is the agent's too.
+fn privileges(
+    settings: &Settings,
+    mode: AttachMode,
+    forward: ForwardMode,
+) -> Result<(Box<dyn NodePrivileges>, ForwardMode), Error> {
+    if let Some(socket) = &settings.agent {
+        let agent = Remote::connect(socket)?;
+        let forward = agent.forward();
+        return Ok((Box::new(agent), forward));
+    }
+    let mut interfaces = settings.interfaces.clone();
+    if interfaces.is_empty() {
+        interfaces.push(default_interface().ok_or(Error::NoDefaultInterface)?);
+    }
+    let agent = Agent::open(&AgentSettings {
+        interfaces,
+        mode,
+        bpffs: settings.bpffs.clone(),
+        forward,
+    })?;
+    Ok((Box::new(agent), forward))
+}
+
+fn serve(mut driver: Driver, shared: &Arc<Shared>, commands: &Receiver<Command>) {
+    let heart = Heart::start(Arc::clone(shared), driver.shared());
+    let mut last = None;
     let mut failed = None;
     loop {
-        let wait = next_beat
-            .min(driver.next_tick())
-            .saturating_duration_since(Instant::now());
+        let wait = driver.next_tick().saturating_duration_since(Instant::now());
         let result = match commands.recv_timeout(wait) {
             Ok(Command::Snapshot(snapshot, reply)) => {
-                let result = publish(&mut driver, shared, &snapshot).map_err(|e| e.to_string());
+                let result = publish(&mut driver, shared, &snapshot);
+                let refused = driver.refused().iter().filter(|(vip, _)| vip.port != 0);
+                let refused = refused.map(|(vip, why)| (*vip, why.clone())).collect();
+                last = Some(snapshot);
                 // Nobody waits any more only while the daemon stops.
-                drop(reply.send(result));
+                drop(reply.send(result.map(|()| refused).map_err(|e| e.to_string())));
                 // Rows are computed in tables that are thrown away; configurations are far between.
                 return_freed_memory();
                 Ok(())
@@ -159,15 +179,55 @@ fn serve(mut driver: Driver, shared: &Shared, commands: &Receiver<Command>) {
             Err(RecvTimeoutError::Timeout) => driver.tick(Instant::now()),
             Err(RecvTimeoutError::Disconnected) => return,
         };
+        let result = result.and_then(|()| {
+            if !driver.take_renewed() {
+                return Ok(());
+            }
+            heart.beat_into(driver.shared());
+            last.as_ref()
+                .map_or(Ok(()), |snapshot| publish(&mut driver, shared, snapshot))
+        });
         let error = result.err().map(|error| error.to_string());
         if let Some(text) = error.as_ref().filter(|_| error != failed) {
             tracing::error!("the kernel tables are not as they should be, trying again: {text}");
         }
         failed = error;
-        if Instant::now() >= next_beat {
-            tables.beat(shared.proxy.beat());
-            next_beat = Instant::now() + TICK;
+    }
+}
+
+/// Writes the heartbeat until it is dropped.
+struct Heart {
+    tables: Arc<Mutex<SharedTables>>,
+    /// Dropped to end the thread.
+    _stop: Sender<()>,
+}
+
+impl Heart {
+    fn start(shared: Arc<Shared>, tables: SharedTables) -> Self {
+        let tables = Arc::new(Mutex::new(tables));
+        let (stop, stopped) = channel();
+        let into = Arc::clone(&tables);
+        let beat = move || {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
+                let tables = into.lock().unwrap_or_else(PoisonError::into_inner);
+                tables.beat(shared.proxy.beat());
+            }
+        };
+        let started = std::thread::Builder::new()
+            .name("heartbeat".into())
+            .spawn(beat);
+        if let Err(error) = started {
+            tracing::error!(%error, "there is no heartbeat: this node gets no new connections; check the limit on processes");
         }
+        Self {
+            tables,
+            _stop: stop,
+        }
+    }
+
+    /// Other tables from now on.
+    fn beat_into(&self, tables: SharedTables) {
+        *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables;
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::programs::{SkLookup, Xdp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::netlink::Netlink;
 use super::pins::{self, LINK_PREFIX};
@@ -19,7 +19,7 @@ use super::sys::{self, LinkTarget};
 use super::{Error, object, routes};
 
 /// `--datapath`, as far as programs are attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttachMode {
     /// Native if the driver takes it (a veth only with its tx checksum offload off), else generic.
@@ -50,14 +50,17 @@ impl AttachMode {
 }
 
 /// An uplink with the program on it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// Interface name.
     pub interface: String,
     /// Its index.
     pub ifindex: u32,
     /// Its MAC.
-    #[serde(serialize_with = "super::status::mac")]
+    #[serde(
+        serialize_with = "super::status::mac",
+        deserialize_with = "super::status::read_mac"
+    )]
     pub mac: [u8; 6],
     /// Its MTU.
     pub mtu: u32,

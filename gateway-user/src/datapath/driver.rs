@@ -4,6 +4,8 @@
 //! namespace of its [`NodePrivileges`]. The application calls [`Driver::tick`] at [`Driver::next_tick`] or
 //! earlier. A failure leaves the tables at the last finished operation; the next tick tries again.
 
+mod other_side;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -62,6 +64,11 @@ pub struct Driver {
     dirty: bool,
     next_refresh: Instant,
     last_apply: Duration,
+    /// The last snapshot, to judge its VIPs again.
+    snapshot: Snapshot,
+    /// VIPs that this node may not serve, and why.
+    refused: BTreeMap<BindKey, String>,
+    renewed: bool,
 }
 
 impl Driver {
@@ -113,6 +120,9 @@ impl Driver {
             dirty: false,
             next_refresh: now,
             last_apply: Duration::ZERO,
+            snapshot: Snapshot::default(),
+            refused: BTreeMap::new(),
+            renewed: false,
         })
     }
 
@@ -141,9 +151,9 @@ impl Driver {
     /// # Errors
     /// What could not be read or written; the next tick tries again.
     pub fn on_snapshot(&mut self, snapshot: &Snapshot, now: Instant) -> Result<(), Error> {
+        self.snapshot = snapshot.clone();
+        self.admit(now)?;
         self.have_snapshot = true;
-        self.planner.on_snapshot(snapshot, self.time(now));
-        self.dirty = true;
         self.next_refresh = now;
         self.tick(now)
     }
@@ -204,11 +214,20 @@ impl Driver {
     /// # Errors
     /// What could not be read or written.
     pub fn tick(&mut self, now: Instant) -> Result<(), Error> {
+        // Also while there is no agent: a timeout that stands would be asked for again at once.
         let time = self.time(now);
         if self.planner.poll_timeout().is_some_and(|at| at <= time) {
             self.planner.handle_timeout(time);
             self.dirty = true;
         }
+        let result = self.renew(now).and_then(|()| self.go_on(now));
+        if matches!(result, Err(Error::AgentGone { .. })) {
+            self.next_refresh = now + REFRESH_UNRESOLVED;
+        }
+        result
+    }
+
+    fn go_on(&mut self, now: Instant) -> Result<(), Error> {
         if !self.have_snapshot {
             self.next_refresh = now + REFRESH;
             return Ok(());
@@ -242,7 +261,7 @@ impl Driver {
         if local != self.local {
             self.planner.set_shared(local.configured.clone());
             self.local = local;
-            self.dirty = true;
+            self.admit(now)?;
         }
         let others: BTreeSet<IpAddr> = self
             .planner
@@ -362,7 +381,12 @@ impl Driver {
                 .intersection(&self.local.configured)
                 .copied()
                 .collect(),
-            left_out: self.planner.left_out().map(str::to_owned).collect(),
+            left_out: self
+                .planner
+                .left_out()
+                .map(str::to_owned)
+                .chain(self.refused.values().cloned())
+                .collect(),
             counters: self.privileges.counters(),
             last_apply: self.last_apply,
         }

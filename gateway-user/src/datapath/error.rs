@@ -18,11 +18,19 @@ pub enum Error {
     BadObject(String),
     /// EPERM from the kernel.
     #[error(
-        "{what} is not permitted: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW (before Linux 5.8 CAP_SYS_ADMIN)"
+        "{what} is not permitted: run as root or with CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and, for the start, CAP_PERFMON (before Linux 5.8 CAP_SYS_ADMIN)"
     )]
     NotPermitted {
         /// What was tried.
         what: String,
+    },
+    /// EACCES from the verifier, for want of a capability.
+    #[error(
+        "the kernel refused to load {program} without CAP_PERFMON: add it to the capabilities that Forebay starts with (`forebay agent` gives it up once the programs are loaded)"
+    )]
+    NoPerfmon {
+        /// Program.
+        program: String,
     },
     /// A kernel that lacks something.
     #[error(
@@ -129,6 +137,19 @@ pub enum Error {
     TooManyNodes {
         /// Index of the node.
         index: u16,
+    },
+    /// The agent says no, in its own words.
+    #[error("{0}")]
+    Refused(crate::agent::message::Refusal),
+    /// The agent is not there.
+    #[error(
+        "the agent at {socket} cannot be reached ({reason}): start `forebay agent` there, or name its socket with --agent", socket = .socket.display()
+    )]
+    AgentGone {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why.
+        reason: String,
     },
     /// Netlink.
     #[error("{what} failed: {source}")]

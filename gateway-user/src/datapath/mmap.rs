@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use gateway_common::abi::{MAX_NODES, NodeIndex, ROWS, Row};
+use gateway_common::abi::{MAX_NODES, NodeIndex, ROWS, Row, map};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::Error;
@@ -108,6 +108,19 @@ pub struct SharedTables {
 }
 
 impl SharedTables {
+    /// Maps the tables behind descriptors that were handed over.
+    ///
+    /// # Errors
+    /// One of them is no such map, or not ours to write.
+    pub fn of(rows: impl AsFd, alive: impl AsFd, heartbeat: impl AsFd) -> Result<Self, Error> {
+        let word = size_of::<u64>();
+        Ok(Self {
+            rows: Arc::new(MappedArray::new(map::ROWS, rows, ROWS, word)?),
+            alive: Arc::new(MappedArray::new(map::ALIVE, alive, MAX_NODES, word)?),
+            heartbeat: Arc::new(MappedArray::new(map::HEARTBEAT, heartbeat, 1, word)?),
+        })
+    }
+
     /// Says that the proxy is alive: a value that differs from the last one.
     pub fn beat(&self, value: u64) {
         self.heartbeat.words()[0].store(value, Ordering::Release);

@@ -12,7 +12,7 @@ use super::routes::{Interface, configured, interfaces, v4};
 use crate::l4::tables::Reach;
 
 /// `--forward`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ForwardMode {
     /// By MAC rewrite to nodes on our link, else by UDP.

@@ -137,6 +137,16 @@ pub(super) fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> 
                 what: format!("loading the BPF object ({what})"),
             };
         }
+        // Without it the verifier holds programs to rules that compiled ones do not keep (how spilled registers may
+        // share the stack), and the code that it does take is slower.
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && io.raw_os_error() == Some(libc::EACCES)
+            && !has_perfmon()
+        {
+            return Error::NoPerfmon {
+                program: what.to_owned(),
+            };
+        }
         reasons.push(error.to_string());
         next = error.source();
     }
@@ -144,6 +154,12 @@ pub(super) fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> 
         program: what.to_owned(),
         reason: reasons.join(": "),
     }
+}
+
+fn has_perfmon() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    let enough = CapabilitySet::PERFMON | CapabilitySet::SYS_ADMIN;
+    capabilities(None).is_ok_and(|sets| sets.effective.intersects(enough))
 }
 
 #[cfg(test)]

@@ -5,15 +5,16 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use gateway_common::abi::ABI_VERSION;
+use gateway_common::abi::{ABI_VERSION, map};
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::Error;
 use super::netlink::Netlink;
-use super::routes;
+use super::{routes, sys};
 
 /// `BPF_FS_MAGIC` of Linux.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -124,6 +125,19 @@ pub fn detach(bpffs: &Path) -> Result<(), Error> {
     }
     let mut netlink = Netlink::open().map_err(Error::netlink("opening a netlink socket"))?;
     routes::set_own_routes(&mut netlink, &std::collections::BTreeSet::new())
+}
+
+/// Opens what an unprivileged process maps and writes: rows, alive words and heartbeat.
+///
+/// # Errors
+/// A pin that is not there, or not ours.
+pub fn open_shared(bpffs: &Path) -> Result<[OwnedFd; 3], Error> {
+    let directory = directory(bpffs);
+    let open = |name: &str| {
+        let path = directory.join(name);
+        sys::open_pin(&path).map_err(|source| Error::Pin { path, source })
+    };
+    Ok([open(map::ROWS)?, open(map::ALIVE)?, open(map::HEARTBEAT)?])
 }
 
 /// Prefix of the pins of links; map names have none.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::attach::Attachment;
 use super::neighbours::ForwardMode;
@@ -94,6 +95,17 @@ pub(super) fn mac<S: Serializer>(mac: &[u8; 6], serializer: S) -> Result<S::Ok, 
     serializer.collect_str(&format_args!(
         "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
     ))
+}
+
+pub(super) fn read_mac<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 6], D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).ok())
+        .collect();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| D::Error::custom("not a MAC address"))
 }
 
 fn microseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

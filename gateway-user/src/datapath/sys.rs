@@ -137,6 +137,27 @@ pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     })
 }
 
+/// A number that is the same for all sockets of one network namespace, and for no others.
+pub(crate) fn namespace_cookie(socket: impl AsFd) -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: writes at most `length` bytes to `cookie`, both ours.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 || length as usize != size_of::<u64>() {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(cookie)
+}
+
 /// Ticks of the kernel's jiffies per second, told by the resolution of the coarse clock.
 pub(crate) fn ticks_per_second() -> u32 {
     let mut resolution = libc::timespec {

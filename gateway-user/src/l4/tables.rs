@@ -14,6 +14,8 @@ use gateway_common::fingerprint::{Member as FingerprintMember, MemberState, fing
 use gateway_common::hash::{Key, sip13, vip_slot};
 use gateway_common::rendezvous::name_hash;
 
+use serde::{Deserialize, Serialize};
+
 use super::diff::Image;
 use super::index::Indices;
 use super::membership::{Member, Membership};
@@ -49,7 +51,7 @@ pub const WINDOW: Duration = Duration::from_millis(100);
 pub const HOP_LIMIT: u32 = 10_000;
 
 /// How a node is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reach {
     /// Its MAC, or that of the next hop.
     pub mac: [u8; 6],

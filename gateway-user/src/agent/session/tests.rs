@@ -1,0 +1,548 @@
+//! The session over a border that only remembers, and hostile bytes on the real socket.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+
+use gateway_common::abi::{ABI_VERSION, Config, MAX_NODES, NodeEntry, VipEntry, VipKey, node_flag};
+use proptest::prelude::*;
+
+use super::*;
+use crate::agent::client::Remote;
+use crate::agent::server::{Peers, Server};
+use crate::agent::wire::{self, Progress, Reader, WireError};
+use crate::allocate::PoolRange;
+use crate::datapath::{Attachment, LocalAddresses, SharedTables};
+use crate::l4::diff::Image;
+use crate::l4::tables::{Reach, VipHalf};
+
+/// What was done on the other side of the border.
+#[derive(Debug, Default, PartialEq)]
+struct Done {
+    image: Image,
+    groups: BTreeMap<u16, usize>,
+    routes: BTreeSet<Ipv4Addr>,
+    announced: Vec<Ipv4Addr>,
+    asked: usize,
+}
+
+struct Border(Arc<Mutex<Done>>);
+
+impl Border {
+    fn done(&self) -> std::sync::MutexGuard<'_, Done> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl NodePrivileges for Border {
+    fn attachments(&self) -> &[Attachment] {
+        &[]
+    }
+    fn image(&self) -> Image {
+        self.done().image.clone()
+    }
+    fn apply(&mut self, op: &MapOp) -> Result<(), Error> {
+        self.done().image.apply(op);
+        Ok(())
+    }
+    fn set_listeners(&mut self, group: u16, sockets: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        self.done().groups.insert(group, sockets.len());
+        Ok(())
+    }
+    fn shared(&self) -> SharedTables {
+        unreachable!("a session hands descriptors over, not mappings")
+    }
+    fn counters(&self) -> BTreeMap<&'static str, u64> {
+        [("lookup_redirected", 7)].into()
+    }
+    fn reach(&mut self, nodes: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Reach>, Error> {
+        self.done().asked += 1;
+        Ok(nodes.iter().map(|node| (*node, Reach::default())).collect())
+    }
+    fn local_addresses(&mut self) -> Result<LocalAddresses, Error> {
+        let own = IpAddr::from([192, 0, 2, 11]);
+        Ok(LocalAddresses {
+            configured: [own].into(),
+            uplink: Some(own),
+        })
+    }
+    fn set_local_routes(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+        self.done().routes.clone_from(addresses);
+        Ok(())
+    }
+    fn announce(&mut self, address: Ipv4Addr) -> Result<(), Error> {
+        self.done().announced.push(address);
+        Ok(())
+    }
+}
+
+/// A file as long as a table.
+fn table(bytes: u64) -> OwnedFd {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(bytes).unwrap();
+    file.into()
+}
+
+fn session() -> (Session, Arc<Mutex<Done>>) {
+    let done = Arc::new(Mutex::new(Done::default()));
+    let policy = Policy {
+        allowed: Allowed {
+            ranges: vec![PoolRange::parse("192.0.2.96/27").unwrap()],
+            ..Allowed::default()
+        },
+        reserved: BTreeSet::new(),
+        tunnel_port: 17_410,
+        probe_port: 17_411,
+        ephemeral: 1024..=65_535,
+    };
+    let session = Session::new(
+        Box::new(Border(Arc::clone(&done))),
+        [table(65_536 * 8), table(1024 * 8), table(4096)],
+        ForwardMode::Udp,
+        policy,
+        None,
+        Instant::now(),
+    );
+    (session, done)
+}
+
+fn frame(request: &Request) -> Frame {
+    Frame {
+        head: serde_json::to_vec(request).unwrap(),
+        ..Frame::default()
+    }
+}
+
+fn vips(last: &[(u8, u16)]) -> VipHalf {
+    let slots = (0..)
+        .zip(last)
+        .map(|(slot, (last, group))| {
+            let entry = VipEntry {
+                key: VipKey::v4([192, 0, 2, *last], [0, 80], 6),
+                flags: vip_flag::USED,
+                group: *group,
+                number: 0,
+                reserved: 0,
+            };
+            (slot, entry)
+        })
+        .collect();
+    VipHalf { seed: 3, slots }
+}
+
+fn vips_frame(half: &VipHalf) -> Frame {
+    Frame {
+        tail: message::vips_tail(half),
+        ..frame(&Request::Vips(half.seed))
+    }
+}
+
+fn listening() -> OwnedFd {
+    TcpListener::bind("127.0.0.1:0").unwrap().into()
+}
+
+#[test]
+fn a_refused_table_changes_nothing() {
+    let (mut session, done) = session();
+    let now = Instant::now();
+    session.handle(vips_frame(&vips(&[(100, 0)])), now).unwrap();
+    let before = done.lock().unwrap().image.clone();
+    assert_eq!(before.vips.len(), 1);
+    let refusal = session
+        .handle(vips_frame(&vips(&[(101, 0), (200, 0)])), now)
+        .unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Denied);
+    assert!(
+        refusal.sentence.starts_with("192.0.2.200 is not"),
+        "{refusal}"
+    );
+    let routes = Request::Routes([[192, 0, 2, 100].into(), [8, 8, 8, 8].into()].into());
+    let refusal = session.handle(frame(&routes), now).unwrap_err();
+    assert!(refusal.sentence.starts_with("8.8.8.8 is not"), "{refusal}");
+    let done = done.lock().unwrap();
+    assert_eq!((&done.image, done.routes.len()), (&before, 0));
+}
+
+#[test]
+fn claims_are_judged_one_by_one() {
+    let (mut session, _) = session();
+    let claims = vec![
+        ([192, 0, 2, 100].into(), 80, 6),
+        ([203, 0, 113, 1].into(), 80, 6),
+        ([192, 0, 2, 101].into(), 0, 0),
+    ];
+    let answer = session.handle(frame(&Request::Claims(claims)), Instant::now());
+    let Reply::Claims(refused) = answer.unwrap().reply else {
+        panic!("claims");
+    };
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].0, 1);
+    assert!(refused[0].1.contains("203.0.113.1"), "{}", refused[0].1);
+}
+
+#[test]
+fn listening_sockets_are_kept_inherited_and_given_up() {
+    let (mut session, done) = session();
+    let now = Instant::now();
+    let give = |session: &mut Session, group, count: usize| {
+        let descriptors = (0..count).map(|_| listening()).collect();
+        session
+            .handle(
+                Frame {
+                    descriptors,
+                    ..frame(&Request::Listeners(group))
+                },
+                now,
+            )
+            .map(drop)
+    };
+    give(&mut session, 0, 2).unwrap();
+    give(&mut session, 1, 1).unwrap();
+    assert_eq!(session.kept(), 3);
+    // A group is closed with the last VIP that led to it, not before the first one does.
+    session.handle(vips_frame(&vips(&[(100, 0)])), now).unwrap();
+    assert_eq!(session.kept(), 3);
+    session
+        .handle(vips_frame(&vips(&[(100, 0), (101, 1)])), now)
+        .unwrap();
+    session.handle(vips_frame(&vips(&[(101, 1)])), now).unwrap();
+    assert_eq!(session.kept(), 1);
+    assert_eq!(done.lock().unwrap().groups, [(0, 0), (1, 1)].into());
+    let inherited = |session: &mut Session, group| {
+        let answer = session
+            .handle(frame(&Request::Inherit(group)), now)
+            .unwrap();
+        answer.descriptors.len()
+    };
+    assert_eq!(
+        (inherited(&mut session, 1), inherited(&mut session, 0)),
+        (1, 0)
+    );
+    let stray = Frame {
+        descriptors: vec![table(1)],
+        ..frame(&Request::Listeners(1))
+    };
+    let refusal = session.handle(stray, now).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "the listening sockets of group 1 cannot be used: one of them is no socket"
+    );
+    assert_eq!(session.kept(), 1, "those before stay");
+    let routes = Request::Routes([[192, 0, 2, 100].into()].into());
+    session.handle(frame(&routes), now).unwrap();
+    session.abandon().unwrap();
+    let done = done.lock().unwrap();
+    assert_eq!(session.kept(), 0);
+    assert_eq!(
+        (&done.groups, done.routes.len()),
+        (&[(0, 0), (1, 0)].into(), 0)
+    );
+}
+
+#[test]
+fn floods_are_limited() {
+    let (mut session, done) = session();
+    let now = Instant::now();
+    let address = VipKey {
+        port: [0; 2],
+        protocol: 0,
+        ..VipKey::v4([192, 0, 2, 100], [0; 2], 0)
+    };
+    let mut half = vips(&[(100, 0)]);
+    half.slots[0].1.key = address;
+    half.slots[0].1.flags |= vip_flag::ANNOUNCE;
+    session.handle(vips_frame(&half), now).unwrap();
+    let announce = Request::Announce([192, 0, 2, 100].into());
+    let mut spoke = 0;
+    let refusal = loop {
+        match session.handle(frame(&announce), now) {
+            Ok(_) => spoke += 1,
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!((spoke, refusal.kind), (4096, RefusalKind::Limited));
+    assert_eq!(done.lock().unwrap().announced.len(), 4096);
+
+    let nodes = |from: u32| {
+        let nodes = (from..from + 256).map(|n| IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n)));
+        frame(&Request::Reach(nodes.collect()))
+    };
+    session.handle(nodes(0), now).unwrap();
+    session.handle(nodes(0), now).unwrap();
+    session.handle(nodes(1000), now).unwrap();
+    let refusal = session.handle(nodes(2000), now).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Limited);
+    assert_eq!(done.lock().unwrap().asked, 3);
+}
+
+#[test]
+fn another_version_is_named() {
+    let (mut session, _) = session();
+    let hello = Hello {
+        protocol: 9,
+        ..Hello::own()
+    };
+    let refusal = session
+        .handle(frame(&Request::Hello(hello)), Instant::now())
+        .unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Version);
+    assert!(refusal.sentence.contains("this forebay 9 and"), "{refusal}");
+}
+
+/// A server on a socket, and what its session did.
+struct Served {
+    directory: tempfile::TempDir,
+    _stop: UnixStream,
+    done: Arc<Mutex<Done>>,
+}
+
+impl Served {
+    fn start(keep: Duration) -> Self {
+        let (session, done) = session();
+        let directory = tempfile::tempdir().unwrap();
+        let (stop, stopped) = UnixStream::pair().unwrap();
+        let socket = directory.path().join("agent.sock");
+        let server = Server::bind(&socket, Peers::default(), keep, stopped, session).unwrap();
+        std::thread::spawn(move || server.serve());
+        Self {
+            directory,
+            _stop: stop,
+            done,
+        }
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        self.directory.path().join("agent.sock")
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        let patience = Some(Duration::from_secs(10));
+        stream.set_read_timeout(patience).unwrap();
+        stream.set_write_timeout(patience).unwrap();
+        stream
+    }
+}
+
+fn reply(stream: &UnixStream) -> Option<Reply> {
+    match Reader::default().read(stream, rustix::net::RecvFlags::empty()) {
+        Ok(Progress::Frame(frame)) => Some(serde_json::from_slice(&frame.head).unwrap()),
+        Ok(Progress::Closed) => None,
+        // The other end went away with bytes of ours unread.
+        Err(WireError::Socket(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+            None
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ask(stream: &UnixStream, request: &Request) -> Option<Reply> {
+    wire::send(stream, &serde_json::to_vec(request).unwrap(), &[], &[]).unwrap();
+    reply(stream)
+}
+
+#[test]
+fn the_other_end_of_the_border_does_the_same() {
+    let served = Served::start(Duration::from_secs(60));
+    let mut remote = Remote::connect(&served.socket()).unwrap();
+    assert_eq!(remote.forward(), ForwardMode::Udp);
+    assert_eq!(remote.image(), Image::default());
+    let config = Config {
+        abi_version: ABI_VERSION,
+        tunnel_port: 17_410_u16.to_be_bytes(),
+        probe_port: 17_411_u16.to_be_bytes(),
+        ..Config::default()
+    };
+    let mut nodes = Image::default().nodes;
+    nodes[9] = NodeEntry {
+        address: crate::l4::abi_address([192, 0, 2, 12].into()),
+        flags: node_flag::LISTED,
+        ..NodeEntry::default()
+    };
+    let mut expected = Image::default();
+    for op in [
+        MapOp::Config(config),
+        MapOp::Nodes(nodes),
+        MapOp::Vips(vips(&[(100, 0)])),
+        MapOp::UnlistNodes(vec![9]),
+    ] {
+        remote.apply(&op).unwrap();
+        expected.apply(&op);
+        assert_eq!(served.done.lock().unwrap().image, expected, "{op:?}");
+    }
+    let refusal = remote.apply(&MapOp::Vips(vips(&[(1, 0)]))).unwrap_err();
+    assert!(
+        refusal.to_string().starts_with("192.0.2.1 is not"),
+        "{refusal}"
+    );
+    let socket = listening();
+    remote.set_listeners(5, &[socket.as_fd()]).unwrap();
+    remote
+        .set_local_routes(&[Ipv4Addr::new(192, 0, 2, 100)].into())
+        .unwrap();
+    assert_eq!(remote.local_addresses().unwrap().configured.len(), 1);
+    assert_eq!(remote.counters().get("lookup_redirected"), Some(&7));
+    remote.shared().beat(77);
+    assert_eq!(remote.shared().last_beat(), 77);
+    assert!(!remote.renewed().unwrap());
+    // A second one is not let in, and says which process is.
+    let error = Remote::connect(&served.socket()).unwrap_err().to_string();
+    let busy = format!("process {} uses this agent already", std::process::id());
+    assert!(error.starts_with(&busy), "{error}");
+    drop(remote);
+    let mut next = Remote::connect(&served.socket()).unwrap();
+    let inherited = next.inherit().unwrap();
+    assert_eq!(inherited.keys().collect::<Vec<_>>(), [&5]);
+    assert_eq!(
+        listening::describe(inherited[&5][0].as_fd()).unwrap(),
+        listening::describe(socket.as_fd()).unwrap()
+    );
+}
+
+#[test]
+fn nothing_is_kept_for_ever() {
+    let served = Served::start(Duration::from_millis(50));
+    let mut remote = Remote::connect(&served.socket()).unwrap();
+    remote.set_listeners(5, &[listening().as_fd()]).unwrap();
+    drop(remote);
+    let begun = Instant::now();
+    while served.done.lock().unwrap().groups.get(&5) != Some(&0) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "they are kept");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn the_first_word_is_the_greeting_and_it_comes_in_time() {
+    let served = Served::start(Duration::from_secs(60));
+    let stream = served.connect();
+    let Some(Reply::Refused(refusal)) = ask(&stream, &Request::LocalAddresses) else {
+        panic!("refused");
+    };
+    assert_eq!(refusal.kind, RefusalKind::Malformed);
+    assert_eq!(reply(&stream), None, "and the connection is closed");
+    let silent = served.connect();
+    assert_eq!(reply(&silent), None, "after two seconds");
+    assert!(Remote::connect(&served.socket()).is_ok());
+}
+
+/// Requests that a `run` could send, with their tails.
+fn valid() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+    let address = any::<[u8; 4]>().prop_map(IpAddr::from);
+    let addresses = prop::collection::btree_set(address.clone(), 0..40);
+    let tail = |request: Request, tail: Vec<u8>| (serde_json::to_vec(&request).unwrap(), tail);
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), size_of::<Config>())
+            .prop_map(move |bytes| tail(Request::Config, bytes)),
+        prop::collection::vec(any::<u8>(), 36 * 4)
+            .prop_map(move |bytes| tail(Request::Vips(1), bytes)),
+        any::<u8>().prop_map(move |byte| {
+            let bytes = MAX_NODES as usize * size_of::<NodeEntry>();
+            tail(Request::Nodes, vec![byte; bytes])
+        }),
+        addresses
+            .clone()
+            .prop_map(move |set| tail(Request::Routes(set), Vec::new())),
+        addresses.prop_map(move |set| tail(Request::Reach(set), Vec::new())),
+        address.prop_map(move |address| tail(Request::Announce(address), Vec::new())),
+        any::<u16>().prop_map(move |group| tail(Request::Listeners(group), Vec::new())),
+        prop::collection::vec(any::<u16>(), 0..9)
+            .prop_map(move |nodes| tail(Request::Unlist(nodes), Vec::new())),
+        Just(tail(Request::Hello(Hello::own()), Vec::new())),
+    ]
+}
+
+/// A frame as bytes.
+fn bytes(head: &[u8], tail: &[u8]) -> Vec<u8> {
+    let (a, b) = UnixStream::pair().unwrap();
+    let sender = std::thread::spawn({
+        let (head, tail) = (head.to_vec(), tail.to_vec());
+        move || wire::send(&a, &head, &tail, &[]).unwrap()
+    });
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut &b, &mut bytes).unwrap();
+    sender.join().unwrap();
+    bytes
+}
+
+fn hostile() -> impl Strategy<Value = Vec<u8>> {
+    let mutated = (
+        valid(),
+        any::<prop::sample::Index>(),
+        any::<u8>(),
+        any::<bool>(),
+    )
+        .prop_map(|((head, tail), at, byte, cut)| {
+            let mut bytes = bytes(&head, &tail);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if cut {
+                bytes.truncate(at);
+            }
+            bytes
+        });
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..600),
+        // A good beginning, then anything: what lies beyond the mark is reached.
+        prop::collection::vec(any::<u8>(), 0..600).prop_map(|rest| {
+            let mut bytes = b"FBAG".to_vec();
+            bytes.extend(rest);
+            bytes
+        }),
+        (any::<[u8; 40]>()).prop_map(|head| bytes(&head, &[])),
+        mutated,
+        valid().prop_map(|(head, tail)| bytes(&head, &tail)),
+    ]
+}
+
+#[test]
+fn whatever_a_peer_writes_the_server_lives_and_says_what_is_wrong() {
+    let served = Served::start(Duration::from_secs(600));
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(400));
+    let memory = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS"))
+            .unwrap();
+        let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kilobytes
+    };
+    let before = memory();
+    let case = |sent: Vec<Vec<u8>>| {
+        use std::io::Write;
+        let stream = served.connect();
+        let Some(Reply::Welcome(_)) = ask(&stream, &Request::Hello(Hello::own())) else {
+            return Err(TestCaseError::fail("the server does not greet any more"));
+        };
+        for bytes in &sent {
+            // It may have closed the connection after the one before.
+            if (&stream).write_all(bytes).is_err() {
+                break;
+            }
+        }
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // Every answer is one of the protocol, to the end of the connection.
+        while let Some(reply) = reply(&stream) {
+            if let Reply::Refused(refusal) = reply {
+                prop_assert!(!refusal.sentence.is_empty() && refusal.sentence.len() < 400);
+            }
+        }
+        Ok(())
+    };
+    runner
+        .run(&prop::collection::vec(hostile(), 1..5), case)
+        .unwrap();
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 64 * 1024, "{grown} KiB more than before");
+    let done = served.done.lock().unwrap();
+    let pool = 0xc000_0260_u32..=0xc000_027f;
+    let outside = |address: &Ipv4Addr| !pool.contains(&u32::from(*address));
+    assert!(!done.routes.iter().any(outside), "{:?}", done.routes);
+    assert!(!done.announced.iter().any(outside), "{:?}", done.announced);
+    let claimed = done.image.vips.keys();
+    let claimed: Vec<IpAddr> = claimed
+        .map(|key| crate::l4::address_of(key.address))
+        .collect();
+    assert_eq!(claimed, [] as [IpAddr; 0]);
+}

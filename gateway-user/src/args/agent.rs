@@ -1,0 +1,179 @@
+//! Flags of `forebay agent`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{DatapathArg, ForwardArg, LogFormat, LogLevel, parse_duration};
+use crate::allocate::PoolRange;
+
+/// Flags of `forebay agent`.
+#[derive(Args, Clone, Debug)]
+pub struct AgentArgs {
+    /// Unix socket for `forebay run --agent`.
+    #[arg(
+        long,
+        env = "FOREBAY_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/forebay/agent.sock"
+    )]
+    pub socket: PathBuf,
+    /// Addresses that may be VIPs: ADDRESS, CIDR or FIRST-LAST, repeatable.
+    #[arg(
+        long,
+        env = "FOREBAY_VIPS",
+        value_name = "RANGE",
+        value_delimiter = ',',
+        value_parser = parse_vips
+    )]
+    pub vips: Vec<PoolRange>,
+    /// Directory of manifests: what their AddressPools and Gateways name may be VIPs too.
+    #[arg(long, env = "FOREBAY_CONFIG", value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    /// User that may connect, repeatable [default: root and the agent's own].
+    #[arg(
+        long,
+        env = "FOREBAY_ALLOW_UID",
+        value_name = "UID",
+        value_delimiter = ','
+    )]
+    pub allow_uid: Vec<u32>,
+    /// Group that may connect, repeatable: the first group of the process.
+    #[arg(
+        long,
+        env = "FOREBAY_ALLOW_GID",
+        value_name = "GID",
+        value_delimiter = ','
+    )]
+    pub allow_gid: Vec<u32>,
+    /// Port that no VIP on an address of the node itself takes, repeatable; added to those of ssh, Kubernetes and Forebay.
+    #[arg(
+        long,
+        env = "FOREBAY_RESERVED_PORT",
+        value_name = "PORT",
+        value_delimiter = ','
+    )]
+    pub reserved_port: Vec<u16>,
+    /// How long the listening sockets of a `forebay run` that ended wait for the next one.
+    #[arg(
+        long,
+        env = "FOREBAY_KEEP_LISTENERS",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = parse_duration
+    )]
+    pub keep_listeners: Duration,
+    /// Uplink, repeatable [default: the one with the default route].
+    #[arg(
+        long,
+        env = "FOREBAY_INTERFACE",
+        value_name = "IFACE",
+        value_delimiter = ','
+    )]
+    pub interface: Vec<String>,
+    /// How packets are steered in the kernel.
+    #[arg(
+        long,
+        env = "FOREBAY_DATAPATH",
+        value_name = "MODE",
+        default_value = "auto"
+    )]
+    pub datapath: DatapathArg,
+    /// How packets reach the owner node.
+    #[arg(
+        long,
+        env = "FOREBAY_FORWARD",
+        value_name = "FORM",
+        default_value = "auto"
+    )]
+    pub forward: ForwardArg,
+    /// Where maps and links are pinned.
+    #[arg(
+        long,
+        env = "FOREBAY_BPFFS",
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/forebay"
+    )]
+    pub bpffs: PathBuf,
+    /// UDP port of the tunnel between nodes.
+    #[arg(
+        long,
+        env = "FOREBAY_TUNNEL_PORT",
+        value_name = "PORT",
+        default_value_t = 17410
+    )]
+    pub tunnel_port: u16,
+    /// UDP port of the probes between nodes.
+    #[arg(
+        long,
+        env = "FOREBAY_PROBE_PORT",
+        value_name = "PORT",
+        default_value_t = 17411
+    )]
+    pub probe_port: u16,
+    /// Least severe level that is logged: off, error, warn, info, debug or trace.
+    #[arg(
+        long,
+        env = "FOREBAY_LOG",
+        value_name = "LEVEL",
+        default_value = "info"
+    )]
+    pub log: LogLevel,
+    /// Form of the log.
+    #[arg(
+        long,
+        env = "FOREBAY_LOG_FORMAT",
+        value_name = "FORM",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// One address, or a range as an AddressPool has it.
+fn parse_vips(text: &str) -> Result<PoolRange, String> {
+    let range = match text.parse::<IpAddr>() {
+        Ok(address) => PoolRange::parse(&format!("{address}-{address}")),
+        Err(_) => PoolRange::parse(text),
+    };
+    range.map_err(|_| {
+        "expected an address, a CIDR (192.0.2.0/24) or FIRST-LAST (192.0.2.10-192.0.2.20)".into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn vips_are_addresses_cidrs_or_ranges() {
+        let contains = |text: &str, address: &str| {
+            parse_vips(text).unwrap().contains(address.parse().unwrap())
+        };
+        assert!(contains("192.0.2.1", "192.0.2.1") && !contains("192.0.2.1", "192.0.2.2"));
+        assert!(contains("192.0.2.0/24", "192.0.2.9"));
+        assert!(contains("2001:db8::1-2001:db8::9", "2001:db8::5"));
+        for bad in ["", "192.0.2", "192.0.2.0/33", "192.0.2.9-192.0.2.1", "a-b"] {
+            assert!(parse_vips(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_flag_of_the_agent_has_its_environment_variable() {
+        let cli = Cli::command();
+        let agent = cli.find_subcommand("agent").expect("agent exists");
+        for flag in agent.get_arguments().filter(|a| a.get_id() != "help") {
+            let name = flag.get_long().expect("flags have long names");
+            let want = format!("FOREBAY_{}", name.to_uppercase().replace('-', "_"));
+            assert_eq!(
+                flag.get_env().and_then(|e| e.to_str()),
+                Some(want.as_str()),
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What a driver does because its privileges may be another process's: that one may be started anew, keep sockets of
+//! an earlier process, and refuse some of the VIPs.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use super::Driver;
+use crate::datapath::Error;
+use crate::snapshot::BindKey;
+
+impl Driver {
+    /// Listening sockets that an earlier process left, by group.
+    ///
+    /// # Errors
+    /// See [`NodePrivileges::inherit`].
+    pub fn inherit(&mut self) -> Result<BTreeMap<u16, Vec<OwnedFd>>, Error> {
+        self.privileges.inherit()
+    }
+
+    /// Whether the privileged side was started anew since this was last asked: it has no listening sockets, and
+    /// [`Self::shared`] may be others.
+    pub fn take_renewed(&mut self) -> bool {
+        std::mem::take(&mut self.renewed)
+    }
+
+    /// VIPs of the last snapshot that this node may not serve, and why.
+    #[must_use]
+    pub fn refused(&self) -> &BTreeMap<BindKey, String> {
+        &self.refused
+    }
+
+    /// Gives the planner the snapshot without the VIPs that this node may not serve: one of them must not hold up the
+    /// others.
+    pub(super) fn admit(&mut self, now: Instant) -> Result<(), Error> {
+        let binds = self.snapshot.binds.keys().copied();
+        let addresses = self.snapshot.addresses.keys();
+        let whole = addresses.map(|address| BindKey {
+            address: *address,
+            port: 0,
+        });
+        let vips: Vec<BindKey> = binds.chain(whole).collect();
+        let refused = self.privileges.refused(&vips)?;
+        for (vip, why) in &refused {
+            if vip.port != 0 && self.refused.get(vip) != Some(why) {
+                tracing::error!(listener = %SocketAddr::from(*vip), "{why}");
+            }
+        }
+        let mut admitted = self.snapshot.clone();
+        admitted.binds.retain(|key, _| !refused.contains_key(key));
+        admitted.addresses.retain(|address, _| {
+            let whole = BindKey {
+                address: *address,
+                port: 0,
+            };
+            !refused.contains_key(&whole)
+        });
+        self.refused = refused;
+        self.planner.on_snapshot(&admitted, self.time(now));
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// A privileged side that was started anew may have new tables.
+    pub(super) fn renew(&mut self, now: Instant) -> Result<(), Error> {
+        if !self.privileges.renewed()? {
+            return Ok(());
+        }
+        tracing::info!("the agent is back");
+        self.shared = self.privileges.shared();
+        self.image = self.privileges.image();
+        self.routes = None;
+        self.reach.clear();
+        self.announced.clear();
+        self.renewed = true;
+        self.dirty = true;
+        self.next_refresh = now;
+        Ok(())
+    }
+}
