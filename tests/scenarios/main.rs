@@ -9,6 +9,7 @@
     reason = "a table of cases is read whole, and its length is no complexity"
 )]
 
+mod agent;
 mod datapath;
 mod death;
 mod drain;

@@ -257,7 +257,7 @@ pub fn program() -> PathBuf {
 }
 
 /// A plain GET in the namespace of the calling thread.
-fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let bound = Duration::from_secs(2);
     let mut stream = TcpStream::connect_timeout(&address, bound)
         .with_context(|| format!("cannot connect to {address}"))?;

@@ -17,6 +17,7 @@ pub mod netns;
 pub mod object;
 pub mod packet;
 pub mod rig;
+pub mod split;
 pub mod steering;
 pub mod topology;
 

@@ -1,0 +1,185 @@
+//! The agent and `forebay run` as two processes, with their capabilities named and nothing else.
+
+use std::net::SocketAddrV4;
+use std::time::{Duration, Instant};
+
+use gateway_tests::{
+    client::{Load, Tally},
+    eventually::eventually,
+    fixture::HOST,
+    leftovers::Ledger,
+    rig::VIP,
+    split::{AGENT_CAPABILITIES, AGENT_USER, RUN_USER, STARTING_CAPABILITIES, Split},
+};
+
+/// Two processes that serve the quick start.
+fn split() -> Split {
+    let allow = RUN_USER.to_string();
+    let mut split = Split::start(
+        Ledger::open().unwrap(),
+        &["--vips", "192.0.2.100-192.0.2.119", "--allow-uid", &allow],
+    )
+    .unwrap();
+    split.start_run().unwrap();
+    split.wait_ready().unwrap();
+    split.wait_served().unwrap();
+    split
+}
+
+fn load(overlap: usize) -> Load {
+    Load {
+        count: None,
+        overlap,
+        timeout: Duration::from_secs(20),
+        ..Load::new(VIP, HOST, 0)
+    }
+}
+
+/// Waits until the agents have seen so many connections of `forebay run`.
+fn connected(split: &Split, times: usize) {
+    eventually("the run's connection", Duration::from_secs(10), || {
+        let log = split.log("agent");
+        let seen = log.matches("`forebay run` is connected").count();
+        anyhow::ensure!(seen == times, "{seen} of {times}: {log}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+fn capabilities(status: &str) -> (Vec<u64>, &str, &str) {
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_once('\t').unwrap().1
+    };
+    let sets = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"];
+    let sets = sets.map(|set| u64::from_str_radix(field(set), 16).unwrap());
+    (sets.to_vec(), field("NoNewPrivs:"), field("Uid:"))
+}
+
+#[test]
+fn the_quick_start_needs_three_capabilities_here_and_none_there() {
+    let split = split();
+    let answer = split
+        .client
+        .shell(
+            &format!(
+                "curl -s -m 5 -o /dev/null -w '%{{http_code}}' -H 'Host: {HOST}' http://{VIP}/"
+            ),
+            &[],
+        )
+        .unwrap();
+    assert_eq!(answer, "200");
+    let [agent, run] = split.statuses().unwrap();
+    let ids = |id: u32| [id; 4].map(|id| id.to_string()).join("\t");
+    assert_eq!(
+        capabilities(&agent),
+        (
+            vec![
+                AGENT_CAPABILITIES,
+                AGENT_CAPABILITIES,
+                AGENT_CAPABILITIES,
+                // The bounding set is the starter's; without new privileges it gives nothing.
+                STARTING_CAPABILITIES,
+                AGENT_CAPABILITIES,
+            ],
+            "1",
+            ids(AGENT_USER).as_str()
+        )
+    );
+    assert_eq!(
+        capabilities(&run),
+        (vec![0; 5], "1", ids(RUN_USER).as_str())
+    );
+}
+
+#[test]
+fn a_run_that_is_killed_refuses_no_connection() {
+    let mut split = split();
+    let running = split.client.start(load(8)).unwrap();
+    let served = |at_least: usize| {
+        eventually("requests", Duration::from_secs(15), || {
+            let finished = running.finished();
+            (finished >= at_least)
+                .then_some(())
+                .ok_or_else(|| anyhow::anyhow!("{finished} of {at_least}"))
+        })
+        .unwrap();
+    };
+    served(200);
+    split.kill_run();
+    let killed = Instant::now();
+    // Nobody answers now; connections are taken by the kernel all the same.
+    let waiting = split.client.start(Load {
+        timeout: Duration::from_secs(20),
+        overlap: 50,
+        ..Load::new(VIP, HOST, 50)
+    });
+    split.start_run().unwrap();
+    split.wait_ready().unwrap();
+    let away = killed.elapsed();
+    let before = running.finished();
+    served(before + 200);
+    let waiting = Tally::of(&waiting.unwrap().join().unwrap());
+    let tally = Tally::of(&running.stop().unwrap());
+    println!("away {away:?}; under load: {tally:?}; begun while away: {waiting:?}");
+    assert_eq!(waiting.answers.get(&200), Some(&50), "{waiting:?}");
+    assert_eq!((tally.refused, tally.timed_out), (0, 0), "{tally:?}");
+    // Only what the killed process itself held at that moment.
+    assert!(tally.reset + tally.cut_off <= 8, "{tally:?}");
+    assert_eq!(
+        tally.answers.keys().copied().collect::<Vec<_>>(),
+        [200],
+        "{tally:?}"
+    );
+    assert!(tally.other.is_empty(), "{tally:?}");
+}
+
+#[test]
+fn an_agent_that_starts_anew_fails_no_request() {
+    let mut split = split();
+    let running = split.client.start(load(8)).unwrap();
+    let served = |more: usize| {
+        let wanted = running.finished() + more;
+        eventually("requests", Duration::from_secs(15), || {
+            let finished = running.finished();
+            (finished >= wanted)
+                .then_some(())
+                .ok_or_else(|| anyhow::anyhow!("{finished} of {wanted}"))
+        })
+        .unwrap();
+    };
+    served(200);
+    split.kill_agent();
+    served(200);
+    split.start_agent().unwrap();
+    connected(&split, 2);
+    assert_eq!(split.terminate_agent().unwrap(), Some(0));
+    served(200);
+    split.start_agent().unwrap();
+    connected(&split, 3);
+    // The tables follow the manifests by way of the new agent.
+    let listener = "    - name: http\n";
+    let other = "    - name: other\n      protocol: HTTP\n      port: 8080\n";
+    split
+        .fixture
+        .replace("gateway.yaml", listener, &format!("{other}{listener}"))
+        .unwrap();
+    eventually("the second port", Duration::from_secs(10), || {
+        let load = Load {
+            timeout: Duration::from_secs(1),
+            ..Load::new(SocketAddrV4::new(*VIP.ip(), 8080), HOST, 1)
+        };
+        let tally = Tally::of(&split.client.send(load)?);
+        anyhow::ensure!(tally.answers.get(&200) == Some(&1), "{tally:?}");
+        Ok(())
+    })
+    .unwrap();
+    let tally = Tally::of(&running.stop().unwrap());
+    println!("{tally:?}");
+    let answered: usize = tally.answers.values().sum();
+    let expected = Tally {
+        answers: [(200, answered)].into(),
+        ..Tally::default()
+    };
+    assert_eq!(tally, expected);
+}
