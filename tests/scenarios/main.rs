@@ -10,6 +10,7 @@
 )]
 
 mod agent;
+mod agent_hostile;
 mod datapath;
 mod death;
 mod drain;

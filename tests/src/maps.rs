@@ -7,7 +7,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{Array, Map, MapData};
-use gateway_common::abi::{COUNTERS_PER_CPU, Counter, MAX_CPUS, ROWS, Row, map};
+use gateway_common::abi::{
+    COUNTERS_PER_CPU, Config, Counter, MAX_CPUS, NodeEntry, ROWS, Row, VipEntry, map,
+};
 
 /// A counter's sum over all CPUs.
 ///
@@ -65,4 +67,32 @@ fn find(directory: &Path, name: &str) -> Option<PathBuf> {
             .filter(|path| path.is_dir())
             .find_map(|path| find(path, name))
     })
+}
+
+/// What the agent alone writes: configuration, nodes, VIPs, loopback ports, as bytes one after the other.
+///
+/// # Errors
+/// If the node's maps are not pinned below `bpffs`.
+pub fn guarded(bpffs: &Path) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    all.extend(bytes::<{ size_of::<Config>() }>(bpffs, map::CONFIG)?);
+    all.extend(bytes::<{ size_of::<NodeEntry>() }>(bpffs, map::NODES)?);
+    all.extend(bytes::<{ size_of::<VipEntry>() }>(bpffs, map::VIPS)?);
+    all.extend(bytes::<8>(bpffs, map::PORTS)?);
+    Ok(all)
+}
+
+fn bytes<const SIZE: usize>(bpffs: &Path, name: &str) -> Result<Vec<u8>> {
+    let Some(path) = find(bpffs, name) else {
+        bail!("no map {name} is pinned below {}", bpffs.display())
+    };
+    let data =
+        MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let array: Array<MapData, [u8; SIZE]> = Array::try_from(Map::Array(data))
+        .with_context(|| format!("{} is no array of {SIZE} bytes", path.display()))?;
+    let mut all = Vec::new();
+    for value in array.iter() {
+        all.extend(value.with_context(|| format!("cannot read {name}"))?);
+    }
+    Ok(all)
 }

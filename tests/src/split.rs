@@ -251,6 +251,24 @@ impl Split {
         Ok([read(&self.agent)?, read(&self.run)?])
     }
 
+    /// `/proc/PID/status` of the agent alone.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn statuses_of_agent(&self) -> Result<String> {
+        let id = self.agent_pid()?;
+        fs::read_to_string(format!("/proc/{id}/status")).context("no status")
+    }
+
+    /// The agent's process id.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn agent_pid(&self) -> Result<u32> {
+        let agent = self.agent.as_ref().context("the agent does not run")?;
+        Ok(agent.0.id())
+    }
+
     /// The log of one of the two.
     #[must_use]
     pub fn log(&self, name: &str) -> String {
