@@ -271,6 +271,7 @@ impl Server {
                 "`forebay run` is disconnected: {why}"
             );
             self.abandon_at = Some(now + self.keep);
+            self.session.ended();
         }
     }
 

@@ -161,6 +161,12 @@ impl Session {
         }
     }
 
+    /// The `run` is gone: until the next one beats, packets for new connections go to other nodes, if there are any.
+    /// Without this they would queue up here for as long as a proxy that hangs is waited for.
+    pub fn ended(&mut self) {
+        self.privileges.shared().beat(0);
+    }
+
     /// Nobody came back for the listening sockets: they are closed, and this node has no local routes any more.
     ///
     /// # Errors
