@@ -119,7 +119,7 @@ impl Remote {
     }
 }
 
-fn gone(socket: &Path, reason: impl ToString) -> Error {
+fn gone(socket: &Path, reason: &(impl ToString + ?Sized)) -> Error {
     Error::AgentGone {
         socket: socket.to_owned(),
         reason: reason.to_string(),
@@ -127,7 +127,7 @@ fn gone(socket: &Path, reason: impl ToString) -> Error {
 }
 
 fn open(socket: &Path) -> Result<(UnixStream, State, Image), Error> {
-    let failed = |error: io::Error| gone(socket, crate::file::read::phrase(&error));
+    let failed = |error: io::Error| gone(socket, &crate::file::read::phrase(&error));
     let stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => Error::Refused(Refusal::new(
             RefusalKind::Stranger,
@@ -170,9 +170,9 @@ fn exchange(
     let frame = match (sent, read) {
         (_, Ok(Progress::Frame(frame))) => frame,
         (Err(error @ WireError::Length { .. }), _) | (Err(error), Ok(Progress::Closed)) => {
-            return Err(gone(socket, error));
+            return Err(gone(socket, &error));
         }
-        (_, Err(error)) => return Err(gone(socket, error)),
+        (_, Err(error)) => return Err(gone(socket, &error)),
         (_, Ok(Progress::Closed)) => return Err(gone(socket, "it closed the connection")),
         // A blocking socket says so when its time is over.
         (_, Ok(Progress::Waiting)) => return Err(gone(socket, "it does not answer")),
@@ -180,7 +180,7 @@ fn exchange(
     match serde_json::from_slice(&frame.head) {
         Ok(Reply::Refused(refusal)) => Err(Error::Refused(refusal)),
         Ok(reply) => Ok((reply, frame)),
-        Err(error) => Err(gone(socket, format!("its answer cannot be read: {error}"))),
+        Err(error) => Err(gone(socket, &format!("its answer cannot be read: {error}"))),
     }
 }
 

@@ -118,18 +118,18 @@ impl Session {
                 let config = message::config(&frame.tail)
                     .ok_or_else(|| Refusal::malformed("the configuration has another length"))?;
                 self.policy.config(&config, &self.facts)?;
-                self.apply(MapOp::Config(config))
+                self.apply(&MapOp::Config(config))
             }
             Request::Nodes => {
                 self.look(now, FRESH)?;
                 let nodes = message::nodes(&frame.tail);
                 self.policy.nodes(&nodes, &self.facts)?;
-                self.apply(MapOp::Nodes(nodes))
+                self.apply(&MapOp::Nodes(nodes))
             }
             Request::Claims(claims) => self.claims(&claims, now),
             Request::Unlist(nodes) => {
                 self.policy.unlist(&nodes)?;
-                self.apply(MapOp::UnlistNodes(nodes))
+                self.apply(&MapOp::UnlistNodes(nodes))
             }
             Request::Vips(seed) => self.vips(seed, &frame.tail, now),
             Request::Listeners(group) => self.listeners(group, frame.descriptors),
@@ -239,7 +239,7 @@ impl Session {
             .map(|(_, entry)| crate::l4::address_of(entry.key.address));
         self.read_again(addresses, now);
         self.policy.vips(&half, &self.facts)?;
-        let answer = self.apply(MapOp::Vips(half))?;
+        let answer = self.apply(&MapOp::Vips(half))?;
         self.release_unused().map_err(failed)?;
         Ok(answer)
     }
@@ -332,9 +332,9 @@ impl Session {
         Ok(Reply::Done.into())
     }
 
-    fn apply(&mut self, op: MapOp) -> Result<Answer, Refusal> {
-        self.privileges.apply(&op).map_err(failed)?;
-        self.facts.applied(&op);
+    fn apply(&mut self, op: &MapOp) -> Result<Answer, Refusal> {
+        self.privileges.apply(op).map_err(failed)?;
+        self.facts.applied(op);
         Ok(Reply::Done.into())
     }
 
