@@ -62,11 +62,13 @@ fn away(split: &mut Split) -> Duration {
     let client = &split.topology.client;
     let streams = client
         .run(|| {
-            (0..HELD)
-                .map(|_| connect())
-                .collect::<anyhow::Result<Vec<_>>>()
+            let all = (0..HELD).map(|_| connect());
+            all.collect::<anyhow::Result<Vec<_>>>()
         })
-        .unwrap();
+        .unwrap_or_else(|error| {
+            let logs = ["run", "agent"].map(|name| split.log(name));
+            panic!("{error:#}\n{}", logs.join("\n"))
+        });
     split.start_run().unwrap();
     split.wait_ready().unwrap();
     let away = killed.elapsed();
@@ -78,12 +80,14 @@ fn away(split: &mut Split) -> Duration {
     away
 }
 
-/// Waits until the agents have seen so many connections of `forebay run`.
+/// Waits until the agents have seen so many connections of `forebay run`, and the newest has its sockets.
 fn connected(split: &Split, times: usize) {
     eventually("the run's connection", Duration::from_secs(10), || {
         let log = split.log("agent");
         let seen = log.matches("`forebay run` is connected").count();
-        anyhow::ensure!(seen == times, "{seen} of {times}: {log}");
+        let newest = log.rsplit("`forebay run` is connected").next();
+        let given = newest.is_some_and(|log| log.contains("listening sockets are kept"));
+        anyhow::ensure!(seen == times && given, "{seen} of {times}: {log}");
         Ok(())
     })
     .unwrap();
@@ -229,7 +233,7 @@ fn a_full_vip_table_goes_through_the_socket_in_milliseconds() {
             flags: vip_flag::USED,
             group: 0,
             number: slot as u16,
-            reserved: 0,
+            ..VipEntry::default()
         };
         (slot, entry)
     });

@@ -84,7 +84,7 @@ fn vip(address: [u8; 4], port: u16, flags: u32) -> Vec<u8> {
         flags: vip_flag::USED | flags,
         group: 0,
         number: 0,
-        reserved: 0,
+        ..VipEntry::default()
     };
     message::vips_tail(&VipHalf {
         seed: 1,
@@ -355,7 +355,8 @@ fn floods(split: &Split) {
     let alive = hostile.ask(&Request::LocalAddresses, &[], &[]);
     assert!(matches!(alive, Reply::LocalAddresses(_)), "{alive:?}");
     let log = split.log("agent");
-    assert!(log.lines().count() < 300, "the log is flooded");
+    let warnings = log.lines().filter(|line| line.contains("WARN")).count();
+    assert!(warnings < 100, "{warnings} warnings: the log is flooded");
 }
 
 /// A user that may not connect is told so, and nothing else.

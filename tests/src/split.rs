@@ -142,6 +142,7 @@ impl Split {
         let mut command = drop_to(AGENT_USER, CAPABILITIES);
         command
             .args(["agent", "--datapath", "native", "--interface", UPLINK])
+            .args(["--log", "debug"])
             .arg("--socket")
             .arg(self.socket())
             .arg("--bpffs")

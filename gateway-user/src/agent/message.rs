@@ -293,7 +293,7 @@ mod tests {
             flags: vip_flag::USED,
             group: 3,
             number: u16::from(last),
-            reserved: 0,
+            ..VipEntry::default()
         }
     }
 

@@ -282,6 +282,7 @@ impl Session {
         self.privileges
             .set_listeners(group, &borrowed)
             .map_err(failed)?;
+        tracing::debug!(group, sockets = sockets.len(), "listening sockets are kept");
         if sockets.is_empty() {
             self.kept.remove(&group);
         } else {

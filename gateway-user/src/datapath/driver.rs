@@ -220,7 +220,12 @@ impl Driver {
             self.planner.handle_timeout(time);
             self.dirty = true;
         }
-        let result = self.renew(now).and_then(|()| self.go_on(now));
+        let result = match self.renew(now) {
+            // The caller hands the sockets over first: tables that lead to none would refuse connections.
+            Ok(true) => Ok(()),
+            Ok(false) => self.go_on(now),
+            Err(error) => Err(error),
+        };
         if matches!(result, Err(Error::AgentGone { .. })) {
             self.next_refresh = now + REFRESH_UNRESOLVED;
         }

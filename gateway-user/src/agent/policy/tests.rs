@@ -115,7 +115,7 @@ fn vip(text: &str, port: u16) -> VipEntry {
         },
         group: 0,
         number: 0,
-        reserved: 0,
+        ..VipEntry::default()
     }
 }
 

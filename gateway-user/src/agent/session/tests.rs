@@ -124,7 +124,7 @@ fn vips(last: &[(u8, u16)]) -> VipHalf {
                 flags: vip_flag::USED,
                 group: *group,
                 number: 0,
-                reserved: 0,
+                ..VipEntry::default()
             };
             (slot, entry)
         })

@@ -62,10 +62,10 @@ impl Driver {
         Ok(())
     }
 
-    /// A privileged side that was started anew may have new tables.
-    pub(super) fn renew(&mut self, now: Instant) -> Result<(), Error> {
+    /// A privileged side that was started anew may have new tables; says whether it was.
+    pub(super) fn renew(&mut self, now: Instant) -> Result<bool, Error> {
         if !self.privileges.renewed()? {
-            return Ok(());
+            return Ok(false);
         }
         tracing::info!("the agent is back");
         self.shared = self.privileges.shared();
@@ -76,6 +76,6 @@ impl Driver {
         self.renewed = true;
         self.dirty = true;
         self.next_refresh = now;
-        Ok(())
+        Ok(true)
     }
 }
