@@ -140,6 +140,24 @@ fn the_quick_start_needs_three_capabilities_here_and_none_there() {
 }
 
 #[test]
+fn each_capability_that_is_missing_is_named() {
+    let split = Split::start(Ledger::open().unwrap(), &["--vips", "192.0.2.100"]).unwrap();
+    for (capabilities, words) in [
+        (
+            "-all,+bpf,+net_admin,+net_raw",
+            "without CAP_PERFMON: add it",
+        ),
+        ("-all,+perfmon,+net_admin,+net_raw", "is not permitted"),
+        ("-all,+bpf,+perfmon,+net_raw", "is not permitted"),
+        ("-all", "is not permitted"),
+    ] {
+        let (code, said) = split.agent_with(capabilities).unwrap();
+        assert_eq!(code, Some(1), "{capabilities}: {said}");
+        assert!(said.contains(words), "{capabilities}: {said}");
+    }
+}
+
+#[test]
 fn a_run_that_is_killed_refuses_no_connection() {
     let mut split = split();
     let running = split.client.start(load(8)).unwrap();

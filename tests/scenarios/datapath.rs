@@ -649,7 +649,7 @@ fn what_cannot_be_attached_is_one_clear_sentence() {
     });
     assert_eq!(
         refused,
-        "loading the BPF object (its maps) is not permitted: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW (before Linux 5.8 CAP_SYS_ADMIN)"
+        "loading the BPF object (its maps) is not permitted: run as root or with CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and, for the start, CAP_PERFMON (before Linux 5.8 CAP_SYS_ADMIN)"
     );
     let _foreign = bare.namespace.enter(|| attach_pass("up0").unwrap());
     let error = bare.open("up0", AttachMode::Native).unwrap_err();

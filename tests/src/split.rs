@@ -157,6 +157,23 @@ impl Split {
         })
     }
 
+    /// What an agent says that is started with these capabilities (as `setpriv` names them) and ends by itself.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn agent_with(&self, capabilities: &str) -> Result<(Option<i32>, String)> {
+        let mut command = drop_to(AGENT_USER, capabilities);
+        command
+            .args(["agent", "--vips", "192.0.2.100", "--interface", UPLINK])
+            .arg("--socket")
+            .arg(self.directory.join("agent/other.sock"))
+            .arg("--bpffs")
+            .arg(&self.bpffs);
+        let done = self.site().netns.output(&mut command)?;
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        Ok((done.status.code(), said))
+    }
+
     /// Starts `forebay run` and returns at once.
     ///
     /// # Errors
