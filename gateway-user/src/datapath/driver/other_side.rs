@@ -14,7 +14,7 @@ impl Driver {
     /// Listening sockets that an earlier process left, by group.
     ///
     /// # Errors
-    /// See [`NodePrivileges::inherit`].
+    /// See [`crate::datapath::NodePrivileges::inherit`].
     pub fn inherit(&mut self) -> Result<BTreeMap<u16, Vec<OwnedFd>>, Error> {
         self.privileges.inherit()
     }
