@@ -6,7 +6,6 @@
 //! [`crate::datapath::NodePrivileges`]: the agent carries it out in its process, [`client::Remote`] asks for it.
 
 pub mod client;
-mod legacy;
 pub mod limit;
 pub mod message;
 pub mod policy;

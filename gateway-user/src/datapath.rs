@@ -27,7 +27,7 @@ mod sys;
 pub mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub use agent::{Agent, AgentSettings};
@@ -96,13 +96,14 @@ pub trait NodePrivileges: Send {
     ///
     /// # Errors
     /// Netlink said no.
-    fn set_local_routes(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error>;
+    fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error>;
 
-    /// Tells the link that `address` is at this node now (gratuitous ARP on every uplink).
+    /// Tells the link that `address` is at this node now (gratuitous ARP or unsolicited neighbour advertisement on every
+    /// uplink).
     ///
     /// # Errors
     /// The packet socket said no.
-    fn announce(&mut self, address: Ipv4Addr) -> Result<(), Error>;
+    fn announce(&mut self, address: IpAddr) -> Result<(), Error>;
 
     /// Whether the other side was started anew since this was last asked: then whatever was read from it is stale,
     /// and it has lost what it was told.

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -248,13 +248,13 @@ impl NodePrivileges for Remote {
         }
     }
 
-    fn set_local_routes(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
-        let addresses = addresses.iter().copied().map(IpAddr::from).collect();
+    fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        let addresses = addresses.clone();
         self.ask_done(&Request::Routes(addresses), &[])
     }
 
-    fn announce(&mut self, address: Ipv4Addr) -> Result<(), Error> {
-        self.ask_done(&Request::Announce(address.into()), &[])
+    fn announce(&mut self, address: IpAddr) -> Result<(), Error> {
+        self.ask_done(&Request::Announce(address), &[])
     }
 
     fn renewed(&mut self) -> Result<bool, Error> {

@@ -146,7 +146,7 @@ impl Session {
                 self.read_again(addresses.iter().copied(), now);
                 self.policy.routes(&addresses, &self.facts.configured)?;
                 self.privileges
-                    .set_local_routes(&super::legacy::v4(addresses)?)
+                    .set_local_routes(&addresses)
                     .map_err(failed)?;
                 Ok(Reply::Done.into())
             }
@@ -327,9 +327,7 @@ impl Session {
                 format!("{address} is not announced: too many announcements in a short time"),
             ));
         }
-        self.privileges
-            .announce(super::legacy::one_v4(address)?)
-            .map_err(failed)?;
+        self.privileges.announce(address).map_err(failed)?;
         Ok(Reply::Done.into())
     }
 

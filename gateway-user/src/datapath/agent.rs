@@ -4,8 +4,8 @@
 //! everything in the kernel as it is: programs go on with the last tables. [`super::detach`] cleans up.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use gateway_common::abi::{
     self, COUNTERS_PER_CPU, Config, Counter, GROUPS, MAX_CPUS, MAX_NODES, NodeEntry, PORT_WORDS,
     ROWS, SLOTS_PER_GROUP, VIP_SLOTS, VipEntry,
 };
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::attach::{self, AttachMode, Attachment};
 use super::mmap::{MappedArray, SharedTables};
@@ -54,6 +54,9 @@ pub struct Agent {
     netlink: Netlink,
     neighbours: Neighbours,
     quieted: BTreeSet<u32>,
+    /// Holds the memberships; none on a machine without IPv6.
+    groups: Option<OwnedFd>,
+    joined: BTreeSet<(u32, Ipv6Addr)>,
 }
 
 impl Agent {
@@ -141,6 +144,14 @@ impl Agent {
             netlink,
             neighbours: Neighbours::default(),
             quieted: BTreeSet::new(),
+            groups: rustix::net::socket_with(
+                AddressFamily::INET6,
+                SocketType::DGRAM,
+                SocketFlags::CLOEXEC,
+                None,
+            )
+            .ok(),
+            joined: BTreeSet::new(),
         })
     }
 
@@ -152,6 +163,37 @@ impl Agent {
         {
             tracing::warn!(ifindex, %error, "packets cannot be forwarded through this interface");
         }
+    }
+
+    /// Joins the solicited-node groups of the IPv6 addresses on every uplink, and leaves the others: a network card that
+    /// filters groups would not show the questions to the program. A failure only means that.
+    fn join_groups(&mut self, addresses: &BTreeSet<IpAddr>) {
+        let uplinks = self.attachments.iter().map(|uplink| uplink.ifindex);
+        let wanted: BTreeSet<(u32, Ipv6Addr)> = uplinks
+            .flat_map(|ifindex| {
+                let v6 = addresses.iter().filter_map(|address| match address {
+                    IpAddr::V6(v6) => Some(gratuitous::solicited_node(*v6)),
+                    IpAddr::V4(_) => None,
+                });
+                v6.map(move |group| (ifindex, group))
+            })
+            .collect();
+        if wanted == self.joined {
+            return;
+        }
+        let Some(socket) = &self.groups else {
+            return;
+        };
+        for (ifindex, group) in self.joined.difference(&wanted) {
+            // Gone with its interface, perhaps.
+            let _left = sockopt::set_ipv6_drop_membership(socket, group, *ifindex);
+        }
+        for (ifindex, group) in wanted.difference(&self.joined) {
+            if let Err(error) = sockopt::set_ipv6_add_membership(socket, group, *ifindex) {
+                tracing::warn!(ifindex, %group, %error, "a solicited-node group cannot be joined: neighbours may not find VIPs on this interface");
+            }
+        }
+        self.joined = wanted;
     }
 
     fn write_ports(&self, listening: &BTreeSet<u16>) {
@@ -261,19 +303,17 @@ impl NodePrivileges for Agent {
         let uplink = configured
             .iter()
             .find(|(index, _)| uplinks.contains(index))
-            .map(|(_, address)| IpAddr::V4(*address));
-        let configured = configured
-            .into_iter()
-            .map(|(_, address)| IpAddr::V4(address))
-            .collect();
+            .map(|(_, address)| *address);
+        let configured = configured.into_iter().map(|(_, address)| address).collect();
         Ok(LocalAddresses { configured, uplink })
     }
 
-    fn set_local_routes(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+    fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        self.join_groups(addresses);
         routes::set_own_routes(&mut self.netlink, addresses)
     }
 
-    fn announce(&mut self, address: Ipv4Addr) -> Result<(), Error> {
+    fn announce(&mut self, address: IpAddr) -> Result<(), Error> {
         for uplink in &self.attachments {
             gratuitous::send(uplink.ifindex, uplink.mac, address).map_err(Error::netlink(
                 format!("announcing {address} on {}", uplink.interface),

@@ -15,7 +15,6 @@ use gateway_common::abi::{NodeIndex, node_flag, vip_flag};
 use gateway_common::hash::Key;
 
 use super::neighbours::ForwardMode;
-use super::routes::only_v4;
 use super::status::{DatapathStatus, Forward, NodeStatus, VipStatus};
 use super::{Error, LocalAddresses, NodePrivileges, SharedTables, listener_mss, sys};
 use crate::l4::address_of;
@@ -56,7 +55,7 @@ pub struct Driver {
     image: Image,
     reach: BTreeMap<IpAddr, Reach>,
     local: LocalAddresses,
-    routes: Option<BTreeSet<Ipv4Addr>>,
+    routes: Option<BTreeSet<IpAddr>>,
     announced: BTreeSet<IpAddr>,
     proxy_alive: bool,
     draining: bool,
@@ -295,7 +294,7 @@ impl Driver {
         let desired = self.planner.desired();
         let ops = diff(&self.image, &desired);
         let wanted = if self.proxy_alive {
-            only_v4(self.planner.routes())
+            self.planner.routes()
         } else {
             BTreeSet::new()
         };
@@ -317,17 +316,17 @@ impl Driver {
         self.last_apply = took;
         self.set_routes(wanted)?;
         let announced = self.planner.announced();
-        for address in only_v4(announced.difference(&self.announced).copied()) {
+        for address in announced.difference(&self.announced).copied() {
             // Nobody may be listening yet (an interface that is down): the next change of announcer speaks again.
             if let Err(error) = self.privileges.announce(address) {
-                tracing::warn!(%address, %error, "no gratuitous ARP was sent");
+                tracing::warn!(%address, %error, "the link was not told that this address is here");
             }
         }
         self.announced = announced;
         Ok(())
     }
 
-    fn set_routes(&mut self, wanted: BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+    fn set_routes(&mut self, wanted: BTreeSet<IpAddr>) -> Result<(), Error> {
         if self.routes.as_ref() != Some(&wanted) {
             self.privileges.set_local_routes(&wanted)?;
             self.routes = Some(wanted);
@@ -373,12 +372,7 @@ impl Driver {
             proxy_alive: self.proxy_alive,
             vips: self.vip_status(),
             announcing: self.announced.iter().copied().collect(),
-            routes: self
-                .routes
-                .iter()
-                .flatten()
-                .map(|a| IpAddr::V4(*a))
-                .collect(),
+            routes: self.routes.iter().flatten().copied().collect(),
             shared: self
                 .planner
                 .vips()

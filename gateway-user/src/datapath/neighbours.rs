@@ -4,11 +4,11 @@
 //! entry is being resolved again. It never opens a connection to a node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::Error;
 use super::netlink::{Body, Netlink, attributes, word};
-use super::routes::{Interface, configured, interfaces, v4};
+use super::routes::{FAMILIES, Interface, address, configured, family_of, interfaces, octets};
 use crate::l4::tables::Reach;
 
 /// `--forward`.
@@ -53,7 +53,7 @@ pub struct Neighbours {
 
 struct Hop {
     ifindex: u32,
-    next: Ipv4Addr,
+    next: IpAddr,
     on_link: bool,
 }
 
@@ -73,14 +73,13 @@ impl Neighbours {
             return Ok(BTreeMap::new());
         }
         let links = interfaces(netlink)?;
-        let own: BTreeSet<Ipv4Addr> = configured(netlink)?.into_iter().map(|(_, a)| a).collect();
+        let own: BTreeSet<IpAddr> = configured(netlink)?.into_iter().map(|(_, a)| a).collect();
         let entries = neighbour_entries(netlink)?;
         for node in nodes {
-            let IpAddr::V4(address) = node else { continue };
-            if own.contains(address) {
+            if own.contains(node) {
                 continue;
             }
-            let Some(hop) = route_to(netlink, *address) else {
+            let Some(hop) = route_to(netlink, *node) else {
                 self.known.remove(node);
                 continue;
             };
@@ -117,48 +116,45 @@ fn for_mode(mut reach: Reach, mode: ForwardMode) -> Reach {
     reach
 }
 
-fn route_to(netlink: &mut Netlink, address: Ipv4Addr) -> Option<Hop> {
+fn route_to(netlink: &mut Netlink, node: IpAddr) -> Option<Hop> {
     const RTA_DST: u16 = 1;
     const RTA_OIF: u16 = 4;
     const RTA_GATEWAY: u16 = 5;
     let mut fixed = [0; 12];
-    fixed[0] = libc::AF_INET as u8;
-    fixed[1] = 32;
-    let body = Body::new(&fixed).attribute(RTA_DST, &address.octets());
+    let destination = octets(node);
+    fixed[0] = family_of(node);
+    fixed[1] = 8 * destination.len() as u8;
+    let body = Body::new(&fixed).attribute(RTA_DST, &destination);
     let replies = netlink.request(libc::RTM_GETROUTE, 0, &body).ok()?;
     let route = replies.first().filter(|route| route.len() >= 12)?;
     let find = |wanted| attributes(&route[12..]).find(|(kind, _)| *kind == wanted);
     let ifindex = word(find(RTA_OIF)?.1, 0);
-    let gateway = find(RTA_GATEWAY).and_then(|(_, value)| v4(value));
+    let gateway = find(RTA_GATEWAY).and_then(|(_, value)| address(value));
     Some(Hop {
         ifindex,
-        next: gateway.unwrap_or(address),
+        next: gateway.unwrap_or(node),
         on_link: gateway.is_none(),
     })
 }
 
-type Entries = BTreeMap<(u32, Ipv4Addr), (u16, [u8; 6])>;
+type Entries = BTreeMap<(u32, IpAddr), (u16, [u8; 6])>;
 
 fn neighbour_entries(netlink: &mut Netlink) -> Result<Entries, Error> {
-    let mut fixed = [0; 12];
-    fixed[0] = libc::AF_INET as u8;
-    let messages = netlink
-        .dump(libc::RTM_GETNEIGH, &Body::new(&fixed))
-        .map_err(Error::netlink("listing the neighbours"))?;
     let mut entries = BTreeMap::new();
-    for message in messages.iter().filter(|m| m.len() >= 12) {
-        let mut address = None;
-        let mut mac = None;
-        for (kind, value) in attributes(&message[12..]) {
-            match kind {
-                NDA_DST => address = v4(value),
-                NDA_LLADDR => mac = <[u8; 6]>::try_from(value).ok(),
-                _ => {}
+    for family in FAMILIES {
+        let mut fixed = [0; 12];
+        fixed[0] = family;
+        let messages = netlink
+            .dump(libc::RTM_GETNEIGH, &Body::new(&fixed))
+            .map_err(Error::netlink("listing the neighbours"))?;
+        for message in messages.iter().filter(|m| m.len() >= 12) {
+            let find = |wanted| attributes(&message[12..]).find(|(kind, _)| *kind == wanted);
+            let neighbour = find(NDA_DST).and_then(|(_, value)| address(value));
+            let mac = find(NDA_LLADDR).and_then(|(_, value)| <[u8; 6]>::try_from(value).ok());
+            if let (Some(neighbour), Some(mac)) = (neighbour, mac) {
+                let state = u16::from_ne_bytes([message[8], message[9]]);
+                entries.insert((word(message, 4), neighbour), (state, mac));
             }
-        }
-        if let (Some(address), Some(mac)) = (address, mac) {
-            let state = u16::from_ne_bytes([message[8], message[9]]);
-            entries.insert((word(message, 4), address), (state, mac));
         }
     }
     Ok(entries)
@@ -167,10 +163,10 @@ fn neighbour_entries(netlink: &mut Netlink) -> Result<Entries, Error> {
 /// Has the kernel use the entry, which resolves or confirms it. It answers nothing of interest.
 fn resolve(netlink: &mut Netlink, hop: &Hop) {
     let mut fixed = [0; 12];
-    fixed[0] = libc::AF_INET as u8;
+    fixed[0] = family_of(hop.next);
     fixed[4..8].copy_from_slice(&hop.ifindex.to_ne_bytes());
     fixed[10] = NTF_USE;
-    let body = Body::new(&fixed).attribute(NDA_DST, &hop.next.octets());
+    let body = Body::new(&fixed).attribute(NDA_DST, &octets(hop.next));
     if let Err(error) = netlink.request(libc::RTM_NEWNEIGH, libc::NLM_F_CREATE, &body) {
         tracing::debug!(next_hop = %hop.next, %error, "the kernel does not resolve a node's address");
     }

@@ -6,7 +6,7 @@
 //! remembers what they were before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::Error;
 use super::netlink::{Body, Netlink, attributes, word};
@@ -67,48 +67,65 @@ pub fn interfaces(netlink: &mut Netlink) -> Result<BTreeMap<u32, Interface>, Err
         .collect())
 }
 
-/// All IPv4 addresses configured on interfaces, with the index of the interface.
+/// All addresses configured on interfaces but link-local ones, with the index of the interface; IPv4 first.
 ///
 /// # Errors
 /// Netlink said no.
-pub fn configured(netlink: &mut Netlink) -> Result<Vec<(u32, Ipv4Addr)>, Error> {
-    let mut fixed = [0; 8];
-    fixed[0] = libc::AF_INET as u8;
-    let addresses = netlink
-        .dump(libc::RTM_GETADDR, &Body::new(&fixed))
-        .map_err(Error::netlink("listing the addresses"))?;
-    Ok(addresses
-        .iter()
-        .filter(|message| message.len() >= 8)
-        .filter_map(|message| {
-            let local = attributes(&message[8..]).find(|(kind, _)| *kind == libc::IFA_LOCAL)?;
-            Some((word(message, 4), v4(local.1)?))
-        })
-        .collect())
+pub fn configured(netlink: &mut Netlink) -> Result<Vec<(u32, IpAddr)>, Error> {
+    let mut all = Vec::new();
+    for family in FAMILIES {
+        let mut fixed = [0; 8];
+        fixed[0] = family;
+        let addresses = netlink
+            .dump(libc::RTM_GETADDR, &Body::new(&fixed))
+            .map_err(Error::netlink("listing the addresses"))?;
+        let of_family = addresses
+            .iter()
+            .filter(|message| message.len() >= 8 && message[0] == family);
+        all.extend(of_family.filter_map(|message| {
+            let find = |wanted| attributes(&message[8..]).find(|(kind, _)| *kind == wanted);
+            // The far end of a point-to-point link has the other attribute; IPv6 has only that one.
+            let (_, value) = find(libc::IFA_LOCAL).or_else(|| find(libc::IFA_ADDRESS))?;
+            let address = address(value).filter(|address| !is_link_local(address))?;
+            Some((word(message, 4), address))
+        }));
+    }
+    Ok(all)
+}
+
+fn is_link_local(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 /// Our local routes.
 ///
 /// # Errors
 /// Netlink said no.
-pub fn own_routes(netlink: &mut Netlink) -> Result<BTreeSet<Ipv4Addr>, Error> {
-    let mut fixed = [0; 12];
-    fixed[0] = libc::AF_INET as u8;
-    let routes = netlink
-        .dump(libc::RTM_GETROUTE, &Body::new(&fixed))
-        .map_err(Error::netlink("listing the routes"))?;
-    Ok(routes
-        .iter()
-        .filter(|m| m.len() >= 12 && m[4] == RT_TABLE_LOCAL && m[5] == ROUTE_PROTOCOL)
-        .filter_map(|m| v4(attributes(&m[12..]).find(|(kind, _)| *kind == RTA_DST)?.1))
-        .collect())
+pub fn own_routes(netlink: &mut Netlink) -> Result<BTreeSet<IpAddr>, Error> {
+    let mut all = BTreeSet::new();
+    for family in FAMILIES {
+        let mut fixed = [0; 12];
+        fixed[0] = family;
+        let routes = netlink
+            .dump(libc::RTM_GETROUTE, &Body::new(&fixed))
+            .map_err(Error::netlink("listing the routes"))?;
+        let ours = routes.iter().filter(|m| {
+            m.len() >= 12 && m[0] == family && m[4] == RT_TABLE_LOCAL && m[5] == ROUTE_PROTOCOL
+        });
+        all.extend(
+            ours.filter_map(|m| {
+                address(attributes(&m[12..]).find(|(kind, _)| *kind == RTA_DST)?.1)
+            }),
+        );
+    }
+    Ok(all)
 }
 
 /// Makes exactly `wanted` local, as far as it is up to our routes.
 ///
 /// # Errors
 /// Netlink said no; the sentence names the address.
-pub fn set_own_routes(netlink: &mut Netlink, wanted: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+pub fn set_own_routes(netlink: &mut Netlink, wanted: &BTreeSet<IpAddr>) -> Result<(), Error> {
     let present = own_routes(netlink)?;
     if present == *wanted {
         return Ok(());
@@ -164,17 +181,22 @@ pub fn quiet_arp(netlink: &mut Netlink, index: u32, name: &str) -> Result<(), Er
         )))
 }
 
-fn local_route(address: Ipv4Addr, loopback: u32) -> Body {
+fn local_route(address: IpAddr, loopback: u32) -> Body {
     const RT_SCOPE_HOST: u8 = 254;
+    const RT_SCOPE_UNIVERSE: u8 = 0;
+    let (bits, scope) = match address {
+        IpAddr::V4(_) => (32, RT_SCOPE_HOST),
+        IpAddr::V6(_) => (128, RT_SCOPE_UNIVERSE),
+    };
     let mut fixed = [0; 12];
-    fixed[0] = libc::AF_INET as u8;
-    fixed[1] = 32;
+    fixed[0] = family_of(address);
+    fixed[1] = bits;
     fixed[4] = RT_TABLE_LOCAL;
     fixed[5] = ROUTE_PROTOCOL;
-    fixed[6] = RT_SCOPE_HOST;
+    fixed[6] = scope;
     fixed[7] = RTN_LOCAL;
     Body::new(&fixed)
-        .attribute(RTA_DST, &address.octets())
+        .attribute(RTA_DST, &octets(address))
         .attribute(RTA_OIF, &loopback.to_ne_bytes())
 }
 
@@ -186,17 +208,30 @@ fn ignore(error: std::io::Error, errno: i32) -> std::io::Result<()> {
     }
 }
 
-pub(super) fn v4(bytes: &[u8]) -> Option<Ipv4Addr> {
-    Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
+/// The address in an attribute of four or sixteen bytes.
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
+    }
 }
 
-/// The IPv4 addresses among `addresses`.
-pub fn only_v4(addresses: impl IntoIterator<Item = IpAddr>) -> BTreeSet<Ipv4Addr> {
-    addresses
-        .into_iter()
-        .filter_map(|address| match address {
-            IpAddr::V4(v4) => Some(v4),
-            IpAddr::V6(_) => None,
-        })
-        .collect()
+/// The value of an attribute that holds an address.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
 }
+
+/// The family that netlink messages about an address begin with.
+pub(super) fn family_of(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => libc::AF_INET as u8,
+        IpAddr::V6(_) => libc::AF_INET6 as u8,
+    }
+}
+
+/// The families that are looked through.
+pub(super) const FAMILIES: [u8; 2] = [libc::AF_INET as u8, libc::AF_INET6 as u8];

@@ -1,6 +1,6 @@
 //! The session over a border that only remembers, and hostile bytes on the real socket.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
@@ -21,8 +21,8 @@ use crate::l4::tables::{Reach, VipHalf};
 struct Done {
     image: Image,
     groups: BTreeMap<u16, usize>,
-    routes: BTreeSet<Ipv4Addr>,
-    announced: Vec<Ipv4Addr>,
+    routes: BTreeSet<IpAddr>,
+    announced: Vec<IpAddr>,
     asked: usize,
 }
 
@@ -66,11 +66,11 @@ impl NodePrivileges for Border {
             uplink: Some(own),
         })
     }
-    fn set_local_routes(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+    fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
         self.done().routes.clone_from(addresses);
         Ok(())
     }
-    fn announce(&mut self, address: Ipv4Addr) -> Result<(), Error> {
+    fn announce(&mut self, address: IpAddr) -> Result<(), Error> {
         self.done().announced.push(address);
         Ok(())
     }
@@ -377,7 +377,7 @@ fn the_other_end_of_the_border_does_the_same() {
     let socket = listening();
     remote.set_listeners(5, &[socket.as_fd()]).unwrap();
     remote
-        .set_local_routes(&[Ipv4Addr::new(192, 0, 2, 100)].into())
+        .set_local_routes(&[IpAddr::from([192, 0, 2, 100])].into())
         .unwrap();
     assert_eq!(remote.local_addresses().unwrap().configured.len(), 1);
     assert_eq!(remote.counters().get("lookup_redirected"), Some(&7));
@@ -541,7 +541,10 @@ fn whatever_a_peer_writes_the_server_lives_and_says_what_is_wrong() {
     assert!(grown < 64 * 1024, "{grown} KiB more than before");
     let done = served.done.lock().unwrap();
     let pool = 0xc000_0260_u32..=0xc000_027f;
-    let outside = |address: &Ipv4Addr| !pool.contains(&u32::from(*address));
+    let outside = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => !pool.contains(&u32::from(*v4)),
+        IpAddr::V6(_) => true,
+    };
     assert!(!done.routes.iter().any(outside), "{:?}", done.routes);
     assert!(!done.announced.iter().any(outside), "{:?}", done.announced);
     let claimed = done.image.vips.keys();
