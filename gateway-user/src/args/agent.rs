@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{DatapathArg, ForwardArg, LogFormat, LogLevel, parse_duration};
+use super::{DatapathArg, ForwardArg, LogFormat, LogLevel, parse_duration, parse_port};
 use crate::allocate::PoolRange;
 
 /// Flags of `forebay agent`.
@@ -37,7 +37,8 @@ pub struct AgentArgs {
         long,
         env = "FOREBAY_ALLOW_UID",
         value_name = "UID",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = parse_id
     )]
     pub allow_uid: Vec<u32>,
     /// Group that may connect, repeatable: the first group of the process.
@@ -45,7 +46,8 @@ pub struct AgentArgs {
         long,
         env = "FOREBAY_ALLOW_GID",
         value_name = "GID",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = parse_id
     )]
     pub allow_gid: Vec<u32>,
     /// Port that no VIP on an address of the node itself takes, repeatable; added to those of ssh, Kubernetes and Forebay.
@@ -53,7 +55,8 @@ pub struct AgentArgs {
         long,
         env = "FOREBAY_RESERVED_PORT",
         value_name = "PORT",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = parse_port
     )]
     pub reserved_port: Vec<u16>,
     /// How long the listening sockets of a `forebay run` that ended wait for the next one.
@@ -131,6 +134,10 @@ pub struct AgentArgs {
     pub log_format: LogFormat,
 }
 
+fn parse_id(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "give its number".to_owned())
+}
+
 /// One address, or a range as an AddressPool has it.
 fn parse_vips(text: &str) -> Result<PoolRange, String> {
     let range = match text.parse::<IpAddr>() {
@@ -138,7 +145,7 @@ fn parse_vips(text: &str) -> Result<PoolRange, String> {
         Err(_) => PoolRange::parse(text),
     };
     range.map_err(|_| {
-        "expected an address, a CIDR (192.0.2.0/24) or FIRST-LAST (192.0.2.10-192.0.2.20)".into()
+        "give an address, a CIDR (192.0.2.0/24) or FIRST-LAST (192.0.2.10-192.0.2.20)".into()
     })
 }
 

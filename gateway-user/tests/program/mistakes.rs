@@ -101,8 +101,28 @@ async fn the_command_line() {
             "--interface has an empty name; give the name of an uplink",
         ),
         (
-            &["run", "--config", "x", "--agent", "/run/agent.sock"],
-            "--agent is not supported by this version; leave it out, the datapath runs in this process",
+            &["run", "--config", "x", "--agent", "s", "--datapath", "off"],
+            "--datapath off needs no privileges; leave --agent out, or --datapath off",
+        ),
+        (
+            &["run", "--config", "x", "--agent", "s", "--forward", "udp"],
+            "--forward is the agent's business; give it to `forebay agent`, or leave --agent out",
+        ),
+        (
+            &["agent"],
+            "the agent gives out no address; name the addresses that may be VIPs with --vips RANGE, or manifests with AddressPools with --config DIR",
+        ),
+        (
+            &["agent", "--vips", "shop"],
+            "--vips shop cannot be read; give an address, a CIDR (192.0.2.0/24) or FIRST-LAST (192.0.2.10-192.0.2.20)",
+        ),
+        (
+            &["agent", "--vips", "192.0.2.1", "--allow-uid", "nobody"],
+            "--allow-uid nobody cannot be read; give its number",
+        ),
+        (
+            &["agent", "--vips", "192.0.2.1", "--reserved-port", "0"],
+            "--reserved-port 0 cannot be read; give a port from 1 to 65535",
         ),
         (
             &["run", "--config", "x", "--node-name", "Node_1"],
@@ -498,6 +518,7 @@ async fn help_names_every_command() {
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
     for command in [
         "run",
+        "agent",
         "status",
         "validate",
         "explain",
