@@ -93,7 +93,8 @@ impl Place {
         }
         Some(Self {
             l3: word as u32 & 0x1f,
-            flow: (word >> 8) as u32 & (REACH - 1),
+            // An ICMP header may stand between the last walked header and the quoted packet.
+            flow: (word >> 8) as u32 & (2 * REACH - 1),
             l4: (word >> 24) as u32 & (2 * REACH - 1),
             protocol: (word >> 40) as u8,
             kind: (word >> 48) as u8,
