@@ -365,12 +365,8 @@ impl Ipv4 {
 }
 
 impl Vlan {
-    /// VLAN identifier.
-    #[inline(always)]
-    #[must_use]
-    pub const fn identifier(&self) -> u16 {
-        u16::from_be_bytes(self.control) & 0xfff
-    }
+    /// Bits of the control word that are the VLAN identifier.
+    pub const IDENTIFIER: u16 = 0xfff;
 }
 
 impl TimeToLive {

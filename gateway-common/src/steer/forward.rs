@@ -232,9 +232,10 @@ fn has_tags_of<P: Packet>(packet: &P, place: Place, vlan: u16) -> bool {
     }
     place.l3 == IP + TAG
         && vlan != 0
-        && packet
-            .read::<Vlan>(IP)
-            .is_some_and(|tag| tag.identifier() == vlan)
+        && packet.words(MACS).is_some_and(|[word]| {
+            let [a, b, high, low] = word.to_ne_bytes();
+            [a, b] == ethertype::VLAN && u16::from_be_bytes([high, low]) & Vlan::IDENTIFIER == vlan
+        })
 }
 
 /// Puts outer headers in the place of the packet's link layer.
