@@ -45,7 +45,6 @@ pub(super) fn is_ours<P: Packet>(packet: &P, config: LiveConfig<'_>, place: Plac
         let target = packet.longs(place.l3 + Ipv6::ADDRESSES + 16);
         let own = config.tunnel_source();
         target.is_some_and(|[a, b]| (u64::from_le(a) ^ own[0]) | (u64::from_le(b) ^ own[1]) == 0)
-            && !is_mapped(own)
             && place.l4 == place.l3 + size_of::<Ipv6>() as u32
     } else {
         let target = packet.words(place.l3 + Ipv4::ADDRESSES + 4);
@@ -59,6 +58,8 @@ pub(super) fn is_ours<P: Packet>(packet: &P, config: LiveConfig<'_>, place: Plac
             let [_, _, a, b] = ports.to_ne_bytes();
             [a, b] == config.tunnel_port()
         })
+        // Last, since it is rarely asked: an address of IPv6 may end like the IPv4 address that the packet is for.
+        && place.is(kind::V6) != is_mapped(config.tunnel_source())
 }
 
 /// Takes the outer headers off; `None` if they, or the inner IP header, cannot be read.
