@@ -50,7 +50,7 @@ pub(super) fn consider<T: Tables>(
     }
     let verdict = if icmp.kind == echo && icmp.code == 0 {
         echoed(packet, tables, place, &icmp)
-    } else if v6 && icmp.kind == Icmp::SOLICITATION {
+    } else if v6 && icmp.kind == Icmp::SOLICITATION && icmp.code == 0 {
         neighbour::solicited(packet, tables, place)
     } else {
         None
@@ -72,11 +72,14 @@ fn quoted<P: Packet>(packet: &P, place: Place, v6: bool) -> Option<Place> {
             protocol: ip.next_header,
             kind: place.kind,
         };
-        (inner, ip.source == outer.destination)
+        let whole = packet.len() >= place.l3 + outer.length();
+        (inner, whole && ip.source == outer.destination)
     } else {
         let outer = packet.read::<Ipv4>(place.l3)?;
         let ip = packet.read::<Ipv4>(at)?;
-        (place::v4(packet, at)?, ip.source == outer.destination)
+        let whole = packet.len() >= place.l3 + outer.length();
+        let same = whole && ip.source == outer.destination;
+        (place::v4(packet, at)?, same)
     };
     let steered = matches!(inner.protocol, protocol::TCP | protocol::UDP);
     (same && steered && !inner.unfit()).then_some(Place {
@@ -101,13 +104,13 @@ fn echoed<T: Tables>(
         .filter(|e| (e.source[0] | e.destination[0]) & 1 == 0)?;
     let vip = if v6 {
         let ip = packet.read::<Ipv6>(place.l3)?;
-        let whole = packet.len() >= place.l3 + ip.length() && usable_v6(&ip.source);
+        let whole =
+            is_whole(packet, place, ip.length(), size_of::<Ipv6>()) && usable_v6(&ip.source);
         (whole && !is_mapped(words(ip.destination))).then_some(ip.destination)?
     } else {
         let ip = packet.read::<Ipv4>(place.l3)?;
-        let plain = place.l4 == place.l3 + size_of::<Ipv4>() as u32;
-        let whole = packet.len() >= place.l3 + ip.length() && usable_v4(ip.source);
-        (plain && whole).then_some(mapped(ip.destination))?
+        let whole = is_whole(packet, place, ip.length(), size_of::<Ipv4>()) && usable_v4(ip.source);
+        whole.then_some(mapped(ip.destination))?
     };
     let flags = address_entry(tables, words(vip));
     let ours = flags & (vip_flag::USED | vip_flag::SHARED) == vip_flag::USED;
@@ -149,6 +152,16 @@ fn echoed<T: Tables>(
         },
     )?;
     Some(Verdict::transmit(Counter::EchoReply))
+}
+
+/// Whether all of an ICMP packet is there, right behind an IP header of `header` bytes: what stands between (options, a
+/// routing header) would have to be understood to be answered.
+#[inline(always)]
+fn is_whole<P: Packet>(packet: &P, place: Place, length: u32, header: usize) -> bool {
+    let header = header as u32;
+    place.l4 == place.l3 + header
+        && length >= header + size_of::<Icmp>() as u32
+        && packet.len() >= place.l3 + length
 }
 
 /// Turns an IPv4 header round, with a new TTL.

@@ -74,14 +74,15 @@ pub(super) fn solicited<T: Tables>(
         return None;
     }
     let ethernet = packet.read::<Ethernet>(0)?;
+    let least = size_of::<Ipv6>() as u32 + HEADERS;
     let ip = packet
         .read::<Ipv6>(IP)
-        .filter(|ip| ip.hop_limit == 255 && ip.source != [0; 16])?;
+        .filter(|ip| ip.hop_limit == 255 && ip.source != [0; 16] && ip.length() >= least)?;
     let Neighbour { target } = packet.read(place.l4 + size_of::<Icmp>() as u32)?;
     let own = announcer(packet, tables, target)?;
     // The sender's MAC comes with a multicast question: then ours goes with the answer.
-    let with_option = packet.read::<LinkAddress>(place.l4 + HEADERS).is_some()
-        && ip.length() >= size_of::<Ipv6>() as u32 + HEADERS + OPTION;
+    let with_option =
+        packet.read::<LinkAddress>(place.l4 + HEADERS).is_some() && ip.length() >= least + OPTION;
     let payload = if with_option {
         HEADERS + OPTION
     } else {
