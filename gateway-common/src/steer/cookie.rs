@@ -42,6 +42,10 @@ pub(super) fn reply<T: Tables>(
         tables.way_back(packet, &tuple)?
     };
     let cookie = tables.cookie(packet, &tuple, headers)?;
+    // A driver that gives no room at the end leaves the SYN as it is: then it is the stack's.
+    if tables.call_syn_ack(packet, place.is(kind::V6), cookie.pack()) == 0 {
+        return None;
+    }
     packet.write(
         0,
         Ethernet {
@@ -50,8 +54,7 @@ pub(super) fn reply<T: Tables>(
             ..ethernet
         },
     )?;
-    // If this failed the packet would go on with a wrong link layer, which nobody takes: it does not, lengths are known.
-    (tables.call_syn_ack(packet, place.is(kind::V6), cookie.pack()) != 0).then_some(way.ifindex)
+    Some(way.ifindex)
 }
 
 const fn header_length(v6: bool) -> u32 {
