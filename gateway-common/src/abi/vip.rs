@@ -72,7 +72,8 @@ pub struct VipEntry {
     pub group: u16,
     /// Number of this VIP for counters, below [`super::VIP_SLOTS`].
     pub number: u16,
-    /// Number of its list of source prefixes; 0: every source may send.
+    /// Number of its list of source prefixes; 0: every source may send. That of an address, with
+    /// [`vip_flag::ALLOW_LIST`], is for fragments, which have no port ([`vip_flag::BY_ADDRESSES`]).
     pub sources: u16,
     /// Room for later words; zero.
     pub reserved: u16,

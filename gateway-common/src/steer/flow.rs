@@ -1,7 +1,7 @@
 //! A packet for a VIP as the decision sees it.
 
 use super::place::{Place, kind};
-use super::tables::{address_entry, find_vip, source_may_send};
+use super::tables::{address_and_sources, find_vip, source_may_send};
 use super::{Tables, Tuple};
 use crate::abi::{Counter, LiveConfig, vip_flag};
 use crate::hash::flow_v4;
@@ -41,7 +41,10 @@ impl Flow {
         let (client, vip, length) = addresses(packet, place).ok_or(foreign)?;
         let ports = packet.words(place.l4).filter(|_| !place.unfit());
         let Some([ports]) = ports else {
-            return without_ports(tables, config, place, client, vip, foreign);
+            // A fragment goes on as it is, and its length with it.
+            let end = place.flow + length;
+            let cut = end < place.l4 || packet.len() < end;
+            return without_ports(tables, config, place, [client, vip], cut, foreign);
         };
         let ports = u32::from_le(ports);
         let mut ends = Ends { client, vip, ports };
@@ -57,10 +60,8 @@ impl Flow {
         if !place.is(kind::REVERSED) && is_whole(packet, place, length)? {
             place.kind |= kind::SYN;
         }
-        if entry.sources() != 0 {
-            source_may_send(tables, entry, ends.client)?;
-        }
         let flags = entry.flags();
+        source_may_send(tables, entry.sources(), flags, ends.client)?;
         if flags & vip_flag::DRAINING != 0 && place.is(kind::SYN) {
             // The VIP is deleted: refused by the stack of whichever node the SYN reaches.
             return Err(Verdict::pass(Counter::OwnPass));
@@ -134,25 +135,29 @@ pub(super) const fn is_mapped([first, second]: [u64; 2]) -> bool {
 }
 
 /// A packet whose ports cannot be read: it belongs to a VIP if its address is one and nobody else's. UDP fragments have a
-/// flow where the VIP is hashed by addresses alone.
+/// flow where the VIP is hashed by addresses alone; the list of sources is then that of the address.
 #[inline(always)]
 fn without_ports<T: Tables>(
     tables: &T,
     config: LiveConfig<'_>,
     place: Place,
-    client: [u64; 2],
-    vip: [u64; 2],
+    [client, vip]: [[u64; 2]; 2],
+    cut: bool,
     foreign: Verdict,
 ) -> Result<Flow, Verdict> {
     if place.is(kind::REVERSED) || place.is(kind::V6) && is_mapped(vip) {
         return Err(foreign);
     }
-    let flags = address_entry(tables, vip);
+    let (flags, sources) = address_and_sources(tables, vip);
     if flags & (vip_flag::USED | vip_flag::SHARED) != vip_flag::USED {
         return Err(foreign);
     }
     let fragment = place.is(kind::FRAGMENT);
     if fragment && place.protocol == protocol::UDP && flags & vip_flag::BY_ADDRESSES != 0 {
+        if cut {
+            return Err(Verdict::drop(Counter::Truncated));
+        }
+        source_may_send(tables, sources, flags, client)?;
         let ends = Ends {
             client,
             vip,

@@ -81,8 +81,7 @@ pub fn cookie<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64, direct:
     })
 }
 
-/// Turns a SYN, whose link layer is that of the answer already, into the SYN-ACK with a packed cookie: 1 if that was
-/// possible.
+/// Turns a SYN, all but its link layer, into the SYN-ACK with a packed cookie: 1 if that was possible, else it is as it was.
 #[inline(always)]
 pub fn syn_ack<P: Packet>(packet: &mut P, v6: bool, cookie: u64) -> u64 {
     u64::from(cookie::syn_ack(packet, v6, cookie).is_some())
@@ -94,10 +93,10 @@ pub fn too_big<P: Packet>(packet: &mut P, v6: bool, fits: u32) -> u64 {
     u64::from(too_big::message(packet, v6, fits).is_some())
 }
 
-/// Flags of the entry of a VIP address, given in two words.
+/// Flags of the entry of a VIP address, given in two words, and above them the number of its list of sources.
 #[inline(always)]
 pub fn address<T: Tables>(tables: &T, first: u64, second: u64) -> u64 {
-    u64::from(tables::address_flags(tables, [first, second]))
+    tables::find_address(tables, [first, second])
 }
 
 /// Slot plus 1 of a VIP's entry behind the first slot of its key, given in words as [`tables::find_vip`] does; 0 if there

@@ -296,17 +296,21 @@ pub(super) fn source_says<T: Tables>(tables: &T, list: u16, address: [u64; 2]) -
     tables.source(&SourceKey::new(list, of_words(address)))
 }
 
-/// Refuses a source that the VIP's list refuses.
+/// Refuses a source that the VIP's list, of this number, refuses.
 #[inline(always)]
 pub(super) fn source_may_send<T: Tables>(
     tables: &T,
-    vip: Live<'_, VipEntry>,
+    list: u16,
+    vip_flags: u32,
     [first, second]: [u64; 2],
 ) -> Result<(), Verdict> {
-    let denied = match tables.call_source(vip.sources(), first, second) as u32 {
+    if list == 0 {
+        return Ok(());
+    }
+    let denied = match tables.call_source(list, first, second) as u32 {
         SOURCE_DENIED => true,
         SOURCE_ALLOWED => false,
-        _ => vip.flags() & vip_flag::ALLOW_LIST != 0,
+        _ => vip_flags & vip_flag::ALLOW_LIST != 0,
     };
     if denied {
         return Err(Verdict::drop(Counter::SourceDenied));
@@ -370,19 +374,31 @@ const fn same(a: VipWords, b: VipWords) -> bool {
     (a.0[0] ^ b.0[0]) | (a.0[1] ^ b.0[1]) | (a.1 ^ b.1) as u64 == 0
 }
 
-/// Flags of the entry of an address itself (IPv4-mapped for IPv4), 0 if it is no VIP.
+/// Flags of the entry of an address itself (IPv4-mapped for IPv4), 0 if it is no VIP; above them its list of sources.
 #[inline(always)]
-pub(super) fn address_flags<T: Tables>(tables: &T, address: [u64; 2]) -> u32 {
+pub(super) fn find_address<T: Tables>(tables: &T, address: [u64; 2]) -> u64 {
     let Some(config) = tables.config() else {
         return 0;
     };
-    find_vip(tables, config, (address, 0)).map_or(0, Live::<VipEntry>::flags)
+    find_vip(tables, config, (address, 0)).map_or(0, |entry| {
+        u64::from(entry.sources()) << 32 | u64::from(entry.flags())
+    })
 }
 
-/// [`address_flags`], out of line.
+/// [`find_address`], out of line: flags and list.
 #[inline(always)]
-pub(super) fn address_entry<T: Tables>(tables: &T, [first, second]: [u64; 2]) -> u32 {
-    tables.call_address(first, second) as u32
+pub(super) fn address_and_sources<T: Tables>(
+    tables: &T,
+    [first, second]: [u64; 2],
+) -> (u32, u16) {
+    let word = tables.call_address(first, second);
+    (word as u32, (word >> 32) as u16)
+}
+
+/// The flags of [`address_and_sources`].
+#[inline(always)]
+pub(super) fn address_entry<T: Tables>(tables: &T, address: [u64; 2]) -> u32 {
+    address_and_sources(tables, address).0
 }
 
 /// A listed node by its index.
