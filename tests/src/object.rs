@@ -24,6 +24,12 @@ use rustix::thread::UnshareFlags;
 /// The loopback interface, on which test runs arrive.
 pub const INGRESS: u32 = 1;
 
+/// Bytes in front of a packet that are free for what is pushed.
+pub const HEADROOM: u32 = 256;
+
+/// Bytes of them that the kernel itself uses (`struct xdp_frame`).
+const FRAME: u32 = 40;
+
 /// What one packet came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -42,6 +48,8 @@ type Source = (u32, SourceKey, u32);
 pub struct Object {
     ebpf: Ebpf,
     written: HostTables,
+    /// Counters after the last run.
+    counted: Option<Vec<u64>>,
 }
 
 impl Object {
@@ -65,6 +73,7 @@ impl Object {
         Ok(Self {
             ebpf,
             written: HostTables::default(),
+            counted: None,
         })
     }
 
@@ -76,11 +85,15 @@ impl Object {
             let Row(bits) = *row;
             self.set::<8>(map::ROWS, i, bits.to_ne_bytes())?;
         }
-        for (i, vip) in changed::<VipEntry>(&old.vips, &tables.vips) {
-            self.set::<32>(map::VIPS, i, bytemuck::cast(*vip))?;
+        if bytes(&old.vips) != bytes(&tables.vips) {
+            for (i, vip) in changed::<VipEntry>(&old.vips, &tables.vips) {
+                self.set::<32>(map::VIPS, i, bytemuck::cast(*vip))?;
+            }
         }
-        for (i, node) in changed::<NodeEntry>(&old.nodes, &tables.nodes) {
-            self.set::<48>(map::NODES, i, bytemuck::cast(*node))?;
+        if bytes(&old.nodes) != bytes(&tables.nodes) {
+            for (i, node) in changed::<NodeEntry>(&old.nodes, &tables.nodes) {
+                self.set::<48>(map::NODES, i, bytemuck::cast(*node))?;
+            }
         }
         for (list, suspect) in [(&old.suspects, 0u64), (&tables.suspects, 1)] {
             for node in list {
@@ -97,6 +110,9 @@ impl Object {
                 let slot = cpu * cpu_state::WORDS + i;
                 self.set::<8>(map::CPU_STATE, slot, word.to_ne_bytes())?;
             }
+        }
+        if old.sources == tables.sources {
+            return Ok(());
         }
         self.write_sources(&old.sources, &tables.sources)
     }
@@ -125,11 +141,29 @@ impl Object {
 
     /// Runs one packet, which arrives on [`INGRESS`].
     pub fn run(&mut self, packet: &[u8]) -> Result<Run> {
-        let before = self.counters()?;
-        let mut out = vec![0; packet.len() + 256];
-        let (returned, length) = self.test_run("forebay_xdp", packet, &mut out)?;
+        self.run_in(packet, HEADROOM)
+    }
+
+    /// Runs one packet that has `headroom` bytes of headroom: those at its start are filled with metadata to that end.
+    pub fn run_in(&mut self, packet: &[u8], headroom: u32) -> Result<Run> {
+        // Nothing else counts while packets run.
+        let before = match self.counted.take() {
+            Some(counted) => counted,
+            None => self.counters()?,
+        };
+        let meta = HEADROOM.saturating_sub(FRAME + headroom) & !3;
+        let data = [&vec![0; meta as usize][..], packet].concat();
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [meta, data.len() as u32, 0, 0, 0, 0].map(u32::to_ne_bytes);
+        let mut out = vec![0; data.len() + 256];
+        let context = (meta > 0).then(|| context.concat());
+        let (returned, length) =
+            self.test_run("forebay_xdp", &data, context.as_deref(), &mut out)?;
         out.truncate(length);
-        let counted = self.counted_since(&before)?;
+        out.drain(..meta as usize);
+        let after = self.counters()?;
+        let counted = grown(&before, &after);
+        self.counted = Some(after);
         Ok(Run {
             action: action(returned, &self.written)?,
             bytes: out,
@@ -194,10 +228,7 @@ impl Object {
 
     /// What was counted since `before`, in the order of slots.
     pub fn counted_since(&self, before: &[u64]) -> Result<Vec<Counter>> {
-        let grown = Counter::ALL.iter().zip(before.iter().zip(self.counters()?));
-        Ok(grown
-            .flat_map(|(counter, (before, after))| (*before..after).map(|_| *counter))
-            .collect())
+        Ok(grown(before, &self.counters()?))
     }
 
     /// Sums over all CPUs, in the order of [`Counter::ALL`].
@@ -213,7 +244,13 @@ impl Object {
         Counter::ALL.iter().map(sum).collect()
     }
 
-    fn test_run(&self, program: &str, packet: &[u8], out: &mut [u8]) -> Result<(u32, usize)> {
+    fn test_run(
+        &self,
+        program: &str,
+        packet: &[u8],
+        context: Option<&[u8]>,
+        out: &mut [u8],
+    ) -> Result<(u32, usize)> {
         let program = self
             .ebpf
             .program(program)
@@ -222,7 +259,7 @@ impl Object {
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(out),
-            ctx_in: None,
+            ctx_in: context,
             ctx_out: None,
             repeat: 1,
             attrs: TestRunAttrs::new(),
@@ -274,6 +311,19 @@ pub fn path() -> Result<PathBuf> {
         path.display()
     );
     Ok(path)
+}
+
+/// What was counted between two states of the counters.
+fn grown(before: &[u64], after: &[u64]) -> Vec<Counter> {
+    let grown = Counter::ALL.iter().zip(before.iter().zip(after));
+    grown
+        .flat_map(|(counter, (before, after))| (*before..*after).map(|_| *counter))
+        .collect()
+}
+
+/// The bytes of a table: compared in one go.
+fn bytes<T: bytemuck::Pod>(table: &[T]) -> &[u8] {
+    bytemuck::cast_slice(table)
 }
 
 fn changed<'a, T: PartialEq>(old: &'a [T], new: &'a [T]) -> impl Iterator<Item = (u32, &'a T)> {

@@ -1,5 +1,9 @@
 //! Builds packets byte by byte, independently of the code under test.
 
+pub mod frame;
+
+pub use frame::{Ends, Frame, Load};
+
 /// A TCP packet in Ethernet and IPv4.
 #[derive(Clone, Debug)]
 pub struct TcpPacket {

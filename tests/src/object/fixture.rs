@@ -1,21 +1,24 @@
-//! Tables and sockets that the packet tests share: one VIP with and one without a listener, four nodes.
+//! Tables and sockets that the packet tests share: VIPs of every kind, nodes of every kind.
 
 use std::fs;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use gateway_common::abi::{ABI_VERSION, Config, NodeEntry, Row, VipKey, node_flag, vip_flag};
-use gateway_common::hash::{flow_v4, row_of};
+use gateway_common::abi::{
+    ABI_VERSION, Config, MAX_NODES, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED,
+    SourceKey, VipKey, node_flag, vip_flag,
+};
+use gateway_common::hash::{flow_v4, flow_v6, row_of};
 use gateway_common::host::HostTables;
 use gateway_common::packet::mapped;
 use gateway_common::steer::{Local, Tuple};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::object::INGRESS;
-use crate::packet::{ACK, SYN, TcpPacket};
+use crate::packet::{ACK, Ends, Frame, Load, SYN, TcpPacket};
 
 /// A VIP with ports 80 (nobody listens) and [`LISTENING`].
 pub const VIP: [u8; 4] = [203, 0, 113, 10];
@@ -23,6 +26,26 @@ pub const VIP: [u8; 4] = [203, 0, 113, 10];
 pub const SHARED: [u8; 4] = [203, 0, 113, 11];
 /// A deleted VIP, port 80.
 pub const DELETED: [u8; 4] = [203, 0, 113, 12];
+/// [`VIP`] of IPv6.
+pub const VIP6: [u8; 16] = six(0x10);
+/// [`SHARED`] of IPv6.
+pub const SHARED6: [u8; 16] = six(0x11);
+/// A VIP whose port 443 of UDP is hashed by addresses alone.
+pub const FLAT: [u8; 4] = [203, 0, 113, 13];
+/// [`FLAT`] of IPv6.
+pub const FLAT6: [u8; 16] = six(0x13);
+/// A VIP that each node serves by itself, port 80.
+pub const HERE: [u8; 4] = [203, 0, 113, 14];
+/// A VIP with lists of sources: ports 80 (some are refused), 53 and 443 of UDP (only some are not; 443 hashed by addresses).
+pub const LISTED: [u8; 4] = [203, 0, 113, 15];
+/// [`LISTED`] of IPv6.
+pub const LISTED6: [u8; 16] = six(0x15);
+/// The list of refused sources.
+const REFUSED: u16 = 3;
+/// The list of admitted sources.
+const ADMITTED: u16 = 4;
+/// A port of UDP of [`VIP`] and [`VIP6`].
+pub const DNS: u16 = 53;
 /// A port of [`VIP`] with a listening socket.
 pub const LISTENING: u16 = 81;
 /// This node.
@@ -33,6 +56,14 @@ pub const ON_LINK: u16 = 2;
 pub const ROUTED: u16 = 3;
 /// A draining node on our link.
 pub const DRAINING: u16 = 4;
+/// A ready node on our link, in [`VLAN`].
+pub const TAGGED: u16 = 5;
+/// A ready node on our link, whose packets have at most [`NARROW_MTU`] bytes.
+pub const NARROW: u16 = 6;
+/// VLAN of [`TAGGED`].
+pub const VLAN: u16 = 7;
+/// MTU toward [`NARROW`].
+pub const NARROW_MTU: u16 = 1_400;
 /// Interface toward [`ROUTED`].
 pub const FAR_INTERFACE: u32 = 9;
 /// Key of the flow hash.
@@ -46,6 +77,20 @@ pub const TUNNEL: u16 = 17_410;
 #[must_use]
 pub const fn address(node: u16) -> [u8; 4] {
     [192, 0, 2, node as u8]
+}
+
+/// Address of a node where they have IPv6 ([`over_v6`]).
+#[must_use]
+pub const fn address6(node: u16) -> [u8; 16] {
+    [
+        0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, node as u8,
+    ]
+}
+
+/// An address of the VIPs' prefix.
+#[must_use]
+pub const fn six(last: u8) -> [u8; 16] {
+    [0x20, 1, 0xd, 0xb8, 1, 0x13, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]
 }
 
 /// MAC of a node, or of the router before it.
@@ -76,18 +121,7 @@ pub fn tables() -> HostTables {
         config,
         ..HostTables::default()
     };
-    for (vip, port, flags) in [
-        (VIP, 80, 0),
-        (VIP, LISTENING, 0),
-        (VIP, 0, vip_flag::ANNOUNCE),
-        (SHARED, 80, vip_flag::SHARED),
-        (SHARED, 0, vip_flag::SHARED | vip_flag::ANNOUNCE),
-        (DELETED, 80, vip_flag::DRAINING),
-        (DELETED, 0, 0),
-    ] {
-        let protocol = if port == 0 { 0 } else { 6 };
-        assert!(tables.put_vip(VipKey::v4(vip, port.to_be_bytes(), protocol), 0, flags));
-    }
+    put_vips(&mut tables);
     let near = node_flag::LISTED | node_flag::RESOLVED | node_flag::ON_LINK;
     for (node, ifindex, flags) in [
         (ME, INGRESS, near | node_flag::READY | node_flag::SELF),
@@ -98,6 +132,8 @@ pub fn tables() -> HostTables {
             node_flag::LISTED | node_flag::RESOLVED | node_flag::READY,
         ),
         (DRAINING, INGRESS, near | node_flag::DRAINING),
+        (TAGGED, INGRESS, near | node_flag::READY),
+        (NARROW, INGRESS, near | node_flag::READY),
     ] {
         let (address, mac) = (mapped(address(node)), mac(node));
         tables.put_node(
@@ -108,14 +144,138 @@ pub fn tables() -> HostTables {
                 source_mac: OWN_MAC,
                 ifindex,
                 flags,
+                vlan: if node == TAGGED { VLAN } else { 0 },
+                mtu: if node == NARROW { NARROW_MTU } else { 0 },
                 ..NodeEntry::default()
             },
         );
     }
+    for vip in [mapped(VIP), VIP6] {
+        tables.listeners.push((vip, LISTENING.to_be_bytes()));
+    }
     tables
-        .listeners
-        .push((mapped(VIP), LISTENING.to_be_bytes()));
-    tables
+}
+
+fn put_vips(tables: &mut HostTables) {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    let flat = vip_flag::BY_ADDRESSES;
+    let announced = vip_flag::ANNOUNCE;
+    let shared = vip_flag::SHARED;
+    for (vips, port, protocol, flags, sources) in [
+        ([mapped(VIP), VIP6], 80, TCP, 0, 0),
+        ([mapped(VIP), VIP6], LISTENING, TCP, 0, 0),
+        ([mapped(VIP), VIP6], DNS, UDP, 0, 0),
+        ([mapped(VIP), VIP6], 0, 0, announced, 0),
+        ([mapped(SHARED), SHARED6], 80, TCP, shared, 0),
+        ([mapped(SHARED), SHARED6], 0, 0, shared | announced, 0),
+        ([mapped(DELETED), six(0x12)], 80, TCP, vip_flag::DRAINING, 0),
+        ([mapped(DELETED), six(0x12)], 0, 0, 0, 0),
+        ([mapped(FLAT), FLAT6], 443, UDP, flat, 0),
+        ([mapped(FLAT), FLAT6], 0, 0, flat, 0),
+        ([mapped(HERE), six(0x14)], 80, TCP, vip_flag::LOCAL_ONLY, 0),
+        ([mapped(HERE), six(0x14)], 0, 0, 0, 0),
+        ([mapped(LISTED), LISTED6], 80, TCP, 0, REFUSED),
+        (
+            [mapped(LISTED), LISTED6],
+            DNS,
+            UDP,
+            vip_flag::ALLOW_LIST,
+            ADMITTED,
+        ),
+        (
+            [mapped(LISTED), LISTED6],
+            443,
+            UDP,
+            vip_flag::ALLOW_LIST | flat,
+            ADMITTED,
+        ),
+        (
+            [mapped(LISTED), LISTED6],
+            0,
+            0,
+            vip_flag::ALLOW_LIST | flat,
+            ADMITTED,
+        ),
+    ] {
+        for address in vips {
+            let key = VipKey {
+                address,
+                port: u16::to_be_bytes(port),
+                protocol,
+                pad: 0,
+            };
+            assert!(tables.put_vip(key, 0, flags));
+            for vip in tables.vips.iter_mut().filter(|vip| vip.key == key) {
+                vip.sources = sources;
+            }
+        }
+    }
+    let four = |a, b, c, d| mapped([a, b, c, d]);
+    tables.sources = [
+        (REFUSED, 96 + 24, four(198, 51, 100, 0), SOURCE_DENIED),
+        (REFUSED, 96 + 32, four(198, 51, 100, 7), SOURCE_ALLOWED),
+        (REFUSED, 48, six(0), SOURCE_DENIED),
+        (REFUSED, 128, six(0x77), SOURCE_ALLOWED),
+        (ADMITTED, 96 + 24, four(198, 51, 100, 0), SOURCE_ALLOWED),
+        (ADMITTED, 96 + 25, four(198, 51, 100, 128), SOURCE_DENIED),
+        (ADMITTED, 96 + 32, four(198, 51, 100, 200), SOURCE_ALLOWED),
+        (ADMITTED, 48, six(0), SOURCE_ALLOWED),
+        (ADMITTED, 124, six(0x80), SOURCE_DENIED),
+    ]
+    .map(|(list, length, prefix, value)| {
+        let bits = (1u128 << (128 - length)) - 1;
+        let prefix = (u128::from_be_bytes(prefix) & !bits).to_be_bytes();
+        (
+            SourceKey::LIST_BITS + length,
+            SourceKey::new(list, prefix),
+            value,
+        )
+    })
+    .to_vec();
+}
+
+/// Changes a node of the live half.
+pub fn change_node(tables: &mut HostTables, node: NodeIndex, change: impl FnOnce(&mut NodeEntry)) {
+    let half = tables.config.node_half & 1;
+    let mut entry = tables.nodes[(half * MAX_NODES) as usize + usize::from(node)];
+    change(&mut entry);
+    tables.put_node(node, entry);
+}
+
+/// Gives all nodes addresses of IPv6 instead of IPv4.
+pub fn over_v6(tables: &mut HostTables) {
+    for node in [ME, ON_LINK, ROUTED, DRAINING, TAGGED, NARROW] {
+        change_node(tables, node, |entry| entry.address = address6(node));
+    }
+    tables.config.tunnel_source = address6(ME);
+}
+
+/// A packet whose flow has a row.
+pub trait Steered {
+    /// Its flow hash.
+    fn hash(&self) -> u64;
+}
+
+impl Steered for TcpPacket {
+    fn hash(&self) -> u64 {
+        hash(self)
+    }
+}
+
+impl Steered for Frame {
+    /// Without ports where the VIP is hashed so.
+    fn hash(&self) -> u64 {
+        let (protocol, payload) = self.payload();
+        let mut ports = [payload[0], payload[1], payload[2], payload[3]];
+        if protocol == 17 && ports[2..] != DNS.to_be_bytes() {
+            ports = [0; 4];
+        }
+        match self.ends {
+            Ends::V4(source, destination) => flow_v4(KEY, source, destination, ports, protocol),
+            Ends::V6(source, destination) => flow_v6(KEY, source, destination, ports, protocol),
+        }
+    }
 }
 
 /// The flow hash of a packet.
@@ -131,8 +291,8 @@ fn ports(packet: &TcpPacket) -> [u8; 4] {
 }
 
 /// Sets the row of a packet.
-pub fn set_row(tables: &mut HostTables, packet: &TcpPacket, row: Row) {
-    tables.rows[row_of(hash(packet)) as usize] = row;
+pub fn set_row(tables: &mut HostTables, packet: &impl Steered, row: Row) {
+    tables.rows[row_of(packet.hash()) as usize] = row;
 }
 
 /// Addresses and ports of a packet.
@@ -152,51 +312,116 @@ pub struct Sockets {
     pub flow: TcpPacket,
     /// A packet that ends the handshake of a flow by a SYN cookie.
     pub cookie: TcpPacket,
-    _listener: TcpListener,
-    _ends: [TcpStream; 2],
+    /// [`Self::flow`] over IPv6.
+    pub flow6: Frame,
+    /// [`Self::cookie`] over IPv6.
+    pub cookie6: Frame,
+    _listeners: [TcpListener; 2],
+    _ends: [TcpStream; 4],
 }
 
 impl Sockets {
     /// Opens them, and describes them in `tables`.
     pub fn open(tables: &mut HostTables) -> Result<Self> {
-        let (near, far) = (
-            Ipv4Addr::new(203, 0, 113, 200),
-            Ipv4Addr::new(203, 0, 113, 201),
-        );
-        let vip = Ipv4Addr::from(VIP);
-        set_up_loopback(&[VIP, near.octets(), far.octets()])?;
-        let listener =
-            TcpListener::bind(SocketAddrV4::new(vip, LISTENING)).context("listen on the VIP")?;
-        let client = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        client.bind(&SocketAddrV4::new(near, 0).into())?;
-        client
-            .connect(&SocketAddrV4::new(vip, LISTENING).into())
-            .context("connect to the VIP")?;
-        let client = TcpStream::from(client);
-        let (accepted, peer) = listener.accept()?;
+        let (near, far) = ([203, 0, 113, 200], [203, 0, 113, 201]);
+        let (near6, far6) = (six(200), six(201));
+        set_up_loopback(&[VIP, near, far])?;
+        for address in [VIP6, near6, far6] {
+            let address = format!("{}/128", Ipv6Addr::from(address));
+            ip(&["addr", "add", &address, "dev", "lo"])?;
+        }
+        let (listener, [client, accepted], port) = connection(VIP.into(), near.into())?;
+        let (listener6, [client6, accepted6], port6) = connection(VIP6.into(), near6.into())?;
         let to_vip = TcpPacket {
             destination: VIP,
             destination_port: LISTENING,
             ..TcpPacket::default()
         };
         let flow = TcpPacket {
-            source: near.octets(),
-            source_port: peer.port(),
+            source: near,
+            source_port: port,
             ..to_vip.clone()
         };
         let cookie = cookie(&TcpPacket {
-            source: far.octets(),
+            source: far,
             source_port: 5_555,
             ..to_vip
         })?;
-        tables.sockets = vec![(tuple(&flow), Local::Flow), (tuple(&cookie), Local::Cookie)];
+        let flow6 = tcp6(near6, port6, ACK, [1, 1]);
+        let cookie6 = cookie6(far6)?;
+        tables.sockets = vec![
+            (tuple(&flow), Local::Flow),
+            (tuple(&cookie), Local::Cookie),
+            (tuple6(near6, port6), Local::Flow),
+            (tuple6(far6, 5_555), Local::Cookie),
+        ];
         Ok(Self {
             flow,
             cookie,
-            _listener: listener,
-            _ends: [client, accepted],
+            flow6,
+            cookie6,
+            _listeners: [listener, listener6],
+            _ends: [client, accepted, client6, accepted6],
         })
     }
+}
+
+/// A listening socket of a VIP, a connection to it from another address, and that end's port.
+fn connection(vip: IpAddr, from: IpAddr) -> Result<(TcpListener, [TcpStream; 2], u16)> {
+    let listener = TcpListener::bind((vip, LISTENING)).context("listen on the VIP")?;
+    let domain = if vip.is_ipv4() {
+        Domain::IPV4
+    } else {
+        Domain::IPV6
+    };
+    let client = Socket::new(domain, Type::STREAM, None)?;
+    client.bind(&SocketAddr::new(from, 0).into())?;
+    client
+        .connect(&SocketAddr::new(vip, LISTENING).into())
+        .context("connect to the VIP")?;
+    let (accepted, peer) = listener.accept()?;
+    Ok((listener, [TcpStream::from(client), accepted], peer.port()))
+}
+
+/// A segment to the listening port of [`VIP6`].
+fn tcp6(source: [u8; 16], port: u16, flags: u8, numbers: [u32; 2]) -> Frame {
+    let load = Load::Tcp {
+        ports: [port, LISTENING],
+        flags,
+        numbers,
+        options: Vec::new(),
+        data: Vec::new(),
+    };
+    let plain = TcpPacket::default();
+    Frame::new(plain.to_mac, plain.from_mac, Ends::V6(source, VIP6), load)
+}
+
+fn tuple6(source: [u8; 16], port: u16) -> Tuple {
+    let ([a, b], [c, d]) = (port.to_be_bytes(), LISTENING.to_be_bytes());
+    let (source, vip) = (bytemuck::cast(source), bytemuck::cast(VIP6));
+    Tuple::v6(source, vip, u32::from_ne_bytes([a, b, c, d]))
+}
+
+/// [`cookie`] over IPv6, to [`VIP6`].
+fn cookie6(source: [u8; 16]) -> Result<Frame> {
+    let mut raw =
+        Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::TCP)).context("raw socket")?;
+    raw.set_header_included_v6(true)?;
+    raw.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let to = SocketAddr::new(VIP6.into(), 0);
+    raw.send_to(&tcp6(source, 5_555, SYN, [1_000, 0]).packet(), &to.into())
+        .context("send a SYN")?;
+    let mut bytes = [0; 128];
+    for _ in 0..16 {
+        // Without its IP header.
+        let length = raw.read(&mut bytes).context("no SYN-ACK")?;
+        let to_us = bytes[2..4] == 5_555u16.to_be_bytes();
+        if length >= 20 && to_us && bytes[13] == SYN | ACK {
+            let sequence = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+            return Ok(tcp6(source, 5_555, ACK, [1_001, sequence.wrapping_add(1)]));
+        }
+    }
+    anyhow::bail!("no SYN-ACK among the first 16 packets")
 }
 
 /// Has the kernel answer a SYN by a cookie, and returns the ACK that brings it back.
