@@ -19,7 +19,7 @@ use gateway_common::abi::{
 };
 use gateway_common::host::HostTables;
 use gateway_common::verdict::Action;
-use rustix::thread::UnshareFlags;
+use rustix::thread::{CpuSet, UnshareFlags, sched_getaffinity, sched_setaffinity};
 
 /// The loopback interface, on which test runs arrive.
 pub const INGRESS: u32 = 1;
@@ -292,6 +292,15 @@ pub fn fresh_namespace() -> Result<()> {
     )]
     rustix::thread::unshare(UnshareFlags::NEWNET)
         .context("cannot make a network namespace: run as root")
+}
+
+/// Keeps the calling thread on one processor, the first that it may run on.
+pub fn on_one_processor() -> Result<()> {
+    let mut set = sched_getaffinity(None)?;
+    let first = (0..CpuSet::MAX_CPU).find(|cpu| set.is_set(*cpu));
+    set.clear();
+    set.set(first.context("this thread may run nowhere")?);
+    sched_setaffinity(None, &set).context("cannot stay on one processor")
 }
 
 /// Where the object is: `FOREBAY_EBPF_OBJECT`, else where `cargo xtask build-ebpf` puts it.

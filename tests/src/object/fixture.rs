@@ -328,7 +328,7 @@ impl Sockets {
         set_up_loopback(&[VIP, near, far])?;
         for address in [VIP6, near6, far6] {
             let address = format!("{}/128", Ipv6Addr::from(address));
-            ip(&["addr", "add", &address, "dev", "lo"])?;
+            ip(&["addr", "add", &address, "dev", "lo", "nodad"])?;
         }
         let (listener, [client, accepted], port) = connection(VIP.into(), near.into())?;
         let (listener6, [client6, accepted6], port6) = connection(VIP6.into(), near6.into())?;
