@@ -157,7 +157,7 @@ fn pins() {
     assert_eq!(
         text,
         format!(
-            "forebay: removing {} is not permitted: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW (before Linux 5.8 CAP_SYS_ADMIN)\n",
+            "forebay: removing {} is not permitted: run as root or with CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and, for the start, CAP_PERFMON (before Linux 5.8 CAP_SYS_ADMIN)\n",
             version.join("link-lookup").display()
         )
     );
@@ -213,7 +213,7 @@ fn an_unprivileged_user() {
     let (code, text) = bare.run(&nobody.by(), &nobody.binary, &["--interface", "eth0"]);
     assert_eq!(
         text,
-        "forebay: loading the BPF object (its maps) is not permitted: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW (before Linux 5.8 CAP_SYS_ADMIN), or use --datapath off, which needs none of them\n"
+        "forebay: loading the BPF object (its maps) is not permitted: run as root or with CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and, for the start, CAP_PERFMON (before Linux 5.8 CAP_SYS_ADMIN), or use --datapath off, which needs none of them\n"
     );
     assert_eq!(code, Some(1));
 }
