@@ -18,7 +18,7 @@ use serde::Serialize;
 
 pub use cluster::{Cluster, ClusterKey, Endpoint, EndpointKey};
 pub use hostname::Hostname;
-pub use listener::{Bind, BindKey, Listener, Protocol};
+pub use listener::{Bind, BindKey, Listener, Protocol, Transport};
 pub use name::{ObjectKey, RuleKey};
 pub use policy::{Balancer, ConnectionPool, OutlierDetection, TrafficPolicy};
 pub use route::{Backend, BackendTarget, PathMatch, RouteMatch, Rule, ValueMatch};
@@ -31,7 +31,7 @@ pub type Generation = u64;
 pub struct Snapshot {
     /// Its number.
     pub generation: Generation,
-    /// What is listened on: one for each (address, port) of each Gateway.
+    /// What is listened on: one for each (address, port, transport) of each Gateway.
     pub binds: BTreeMap<BindKey, Arc<Bind>>,
     /// Route rules; listeners' routers name them by position.
     pub rules: Vec<Arc<Rule>>,

@@ -80,6 +80,7 @@ fn five_thousand_routes() {
         assert_eq!(translation.snapshot.rules.len(), NAMESPACES * ROUTES);
         assert_eq!(translation.snapshot.clusters.len(), NAMESPACES * ROUTES);
         let bind = BindKey {
+            transport: gateway_user::snapshot::Transport::Tcp,
             address: "192.0.2.1".parse().expect("address"),
             port: 80,
         };

@@ -20,7 +20,7 @@ use super::{Error, LocalAddresses, NodePrivileges, SharedTables, listener_mss, s
 use crate::l4::address_of;
 use crate::l4::diff::{Image, MapOp, diff};
 use crate::l4::tables::{Planner, Reach, Settings};
-use crate::snapshot::{BindKey, ObjectKey, Snapshot};
+use crate::snapshot::{BindKey, ObjectKey, Snapshot, Transport};
 
 /// How often neighbours and local addresses are looked at.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -411,11 +411,14 @@ impl Driver {
             .values()
             .filter(|entry| entry.key.protocol != 0)
             .map(|entry| VipStatus {
-                vip: SocketAddr::new(
-                    address_of(entry.key.address),
-                    u16::from_be_bytes(entry.key.port),
-                )
-                .to_string(),
+                vip: format!(
+                    "{}{}",
+                    SocketAddr::new(
+                        address_of(entry.key.address),
+                        u16::from_be_bytes(entry.key.port),
+                    ),
+                    Transport::of_number(entry.key.protocol).map_or("", Transport::suffix)
+                ),
                 group: entry.group,
                 draining: entry.flags & vip_flag::DRAINING != 0,
             })

@@ -26,7 +26,7 @@ pub struct DatapathStatus {
     pub draining: bool,
     /// Whether the local proxy is alive, as the application said.
     pub proxy_alive: bool,
-    /// VIPs, `address:port`.
+    /// VIPs, `address:port`, with `/udp` behind it for UDP.
     pub vips: Vec<VipStatus>,
     /// VIP addresses that this node answers ARP for.
     pub announcing: Vec<IpAddr>,

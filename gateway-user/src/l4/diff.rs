@@ -165,7 +165,9 @@ mod tests {
 
     use super::super::tables::{Planner, Settings};
     use super::*;
-    use crate::snapshot::{Bind, BindKey, ObjectKey, Protocol, Replica, ReplicaState, Snapshot};
+    use crate::snapshot::{
+        Bind, BindKey, ObjectKey, Protocol, Replica, ReplicaState, Snapshot, Transport,
+    };
 
     fn planner() -> Planner {
         let own = IpAddr::from([10, 0, 0, 1]);
@@ -196,6 +198,7 @@ mod tests {
         };
         for port in ports {
             let key = BindKey {
+                transport: Transport::Tcp,
                 address: IpAddr::from([10, 9, 0, 1]),
                 port: *port,
             };

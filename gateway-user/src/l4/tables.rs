@@ -481,7 +481,7 @@ mod tests {
     use gateway_common::abi::vip_flag;
 
     use super::*;
-    use crate::snapshot::Replica;
+    use crate::snapshot::{Replica, Transport};
 
     #[test]
     fn a_mac_that_several_nodes_answer_with_is_no_way_to_any() {
@@ -537,6 +537,7 @@ mod tests {
             .map(|i| {
                 let address = IpAddr::from((0x0a09_0000 + i / 4).to_be_bytes());
                 let key = BindKey {
+                    transport: Transport::Tcp,
                     address,
                     port: [80, 443, 8080, 15021][(i % 4) as usize],
                 };

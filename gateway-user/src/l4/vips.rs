@@ -13,9 +13,6 @@ use gateway_common::abi::{GROUPS, VIP_SLOTS, VipKey, vip_flag};
 use super::{Time, abi_address};
 use crate::snapshot::{BindKey, ObjectKey, Snapshot};
 
-/// IP protocol number of TCP.
-pub const TCP: u8 = 6;
-
 /// At most this many entries fit one half of the VIP table (half full, so that every key finds a near slot).
 pub const MAX_VIPS: usize = VIP_SLOTS as usize / 2;
 
@@ -94,8 +91,7 @@ impl Vips {
         }
         for (key, bind) in &snapshot.binds {
             if key.address.is_ipv6() {
-                self.left_out
-                    .push(format!("VIP [{}]:{} is IPv6", key.address, key.port));
+                self.left_out.push(format!("VIP {key} is IPv6"));
                 continue;
             }
             let port = Port {
@@ -240,13 +236,13 @@ pub fn address_key(address: IpAddr) -> VipKey {
     }
 }
 
-/// Key of the entry of one TCP port.
+/// Key of the entry of one port.
 #[must_use]
 pub fn port_key(key: BindKey) -> VipKey {
     VipKey {
         address: abi_address(key.address),
         port: key.port.to_be_bytes(),
-        protocol: TCP,
+        protocol: key.transport.number(),
         pad: 0,
     }
 }
@@ -274,7 +270,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::snapshot::{Bind, Protocol};
+    use crate::snapshot::{Bind, Protocol, Transport};
 
     const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -286,6 +282,7 @@ mod tests {
         BindKey {
             address: address.parse().unwrap(),
             port,
+            transport: Transport::Tcp,
         }
     }
 
@@ -340,6 +337,26 @@ mod tests {
         assert_eq!(
             shared[&port_key(web)].flags,
             vip_flag::USED | vip_flag::SHARED
+        );
+    }
+
+    #[test]
+    fn tcp_and_udp_of_one_port_are_two_vips() {
+        let mut vips = Vips::new(TIMEOUT);
+        let tcp = bind("10.9.0.1", 53);
+        let udp = BindKey {
+            transport: Transport::Udp,
+            ..tcp
+        };
+        vips.update(&snapshot(&[(tcp, "g"), (udp, "g")]), at(0));
+        let entries = vips.entries(&BTreeSet::new(), &BTreeSet::new());
+        let protocols: Vec<u8> = entries.keys().map(|key| key.protocol).collect();
+        assert_eq!(protocols, [0, 6, 17]);
+        vips.update(&snapshot(&[(tcp, "g")]), at(10));
+        assert_eq!(flags(&vips, port_key(tcp)), Some(vip_flag::USED));
+        assert_eq!(
+            flags(&vips, port_key(udp)),
+            Some(vip_flag::USED | vip_flag::DRAINING)
         );
     }
 

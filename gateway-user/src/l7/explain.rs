@@ -100,18 +100,18 @@ pub fn explain(snapshot: &Snapshot, bind: BindKey, request: &RequestView<'_>) ->
         winner: None,
         outcome: String::new(),
     };
-    let socket = std::net::SocketAddr::from(bind);
     explanation.outcome = match snapshot.binds.get(&bind) {
         None => match snapshot.addresses.get(&bind.address) {
             None => format!("{} is no address of a Gateway", bind.address),
             Some(gateway) => format!(
-                "Gateway {gateway} has no listener on port {}: refused",
-                bind.port
+                "Gateway {gateway} has no listener on port {}{}: refused",
+                bind.port,
+                bind.transport.suffix()
             ),
         },
         Some(bind) if bind.builtin_ready => {
             explanation.gateway = Some(bind.gateway.clone());
-            format!("{socket} answers GET /healthz/ready by itself")
+            format!("{} answers GET /healthz/ready by itself", bind.key)
         }
         Some(bind) => explain_bind(snapshot, bind, request, &mut explanation),
     };
@@ -242,6 +242,7 @@ mod tests {
 
     fn ask(port: u16, host: &str, path: &str) -> Explanation {
         let bind = BindKey {
+            transport: crate::snapshot::Transport::Tcp,
             address: "192.0.2.1".parse().expect("address"),
             port,
         };

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use super::explain::{Explanation, explain};
 use super::router::RequestView;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Transport};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 /// The request that is asked about.
@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 pub struct Question {
     host: String,
     port: u16,
+    transport: Transport,
     path: String,
     query: Option<String>,
     method: String,
@@ -26,7 +27,7 @@ pub struct Question {
 pub enum QuestionError {
     /// The URL cannot be read.
     #[error(
-        "{0:?} is not a URL that this can explain; give one such as http://shop.example.com/cart"
+        "{0:?} is not a URL that this can explain; give one such as http://shop.example.com/cart or udp://192.0.2.1:53"
     )]
     Url(String),
     /// The method cannot be one.
@@ -45,9 +46,11 @@ impl Question {
     pub fn new(url: &str, method: &str, headers: &[String]) -> Result<Self, QuestionError> {
         let bad = || QuestionError::Url(url.to_owned());
         let uri = Uri::from_str(url).map_err(|_| bad())?;
-        if uri.scheme_str() != Some("http") {
-            return Err(bad());
-        }
+        let (transport, port) = match (uri.scheme_str(), uri.port_u16()) {
+            (Some("http"), port) => (Transport::Tcp, port.unwrap_or(80)),
+            (Some("udp"), Some(port)) => (Transport::Udp, port),
+            _ => return Err(bad()),
+        };
         let host = uri.host().ok_or_else(bad)?.to_ascii_lowercase();
         let method = Method::from_str(method).map_err(|_| QuestionError::Method(method.into()))?;
         let mut map = HeaderMap::new();
@@ -60,7 +63,8 @@ impl Question {
         }
         Ok(Self {
             host,
-            port: uri.port_u16().unwrap_or(80),
+            port,
+            transport,
             path: uri.path().to_owned(),
             query: uri.query().map(str::to_owned),
             method: method.as_str().to_ascii_uppercase(),
@@ -119,7 +123,8 @@ pub fn answer(snapshot: &Snapshot, question: &Question) -> Vec<Explanation> {
         .ok();
     let only = address.filter(|a| snapshot.addresses.contains_key(a));
     let keys = snapshot.binds.keys();
-    keys.filter(|key| key.port == question.port && only.is_none_or(|a| a == key.address))
+    keys.filter(|key| key.port == question.port && key.transport == question.transport)
+        .filter(|key| only.is_none_or(|a| a == key.address))
         .map(|key| explain(snapshot, *key, &question.view()))
         .collect()
 }
@@ -140,7 +145,16 @@ mod tests {
             ("POST", Some("x=1"))
         );
         assert_eq!(q.headers["x-y"], "z");
-        for bad in ["", "a.example", "https://a/", "http:///x", "http://a b/"] {
+        let q = Question::new("udp://192.0.2.1:53", "GET", &[]).unwrap();
+        assert_eq!((q.transport, q.port), (Transport::Udp, 53));
+        for bad in [
+            "udp://192.0.2.1",
+            "",
+            "a.example",
+            "https://a/",
+            "http:///x",
+            "http://a b/",
+        ] {
             let error = Question::new(bad, "GET", &[]).unwrap_err();
             assert_eq!(error, QuestionError::Url(bad.into()));
         }

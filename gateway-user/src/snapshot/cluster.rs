@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::listener::Transport;
 use super::name::ObjectKey;
 use super::policy::TrafficPolicy;
 
@@ -16,13 +17,21 @@ pub struct ClusterKey {
     pub service: ObjectKey,
     /// Service port.
     pub port: u16,
+    /// Transport: a Service may have one port number for TCP and for UDP.
+    pub transport: Transport,
     /// The DestinationRule that applies.
     pub destination_rule: Option<ObjectKey>,
 }
 
 impl fmt::Display for ClusterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.service, self.port)
+        write!(
+            f,
+            "{}:{}{}",
+            self.service,
+            self.port,
+            self.transport.suffix()
+        )
     }
 }
 

@@ -1,5 +1,6 @@
 //! Listeners and the sockets' view of them.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -16,13 +17,82 @@ pub enum Protocol {
     Http,
 }
 
-/// Where clients connect to: a VIP. The transport is TCP for all current protocols.
+/// What carries a protocol. TCP and UDP have ports of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Transport {
+    /// IP protocol number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+
+    /// The transport of an IP protocol number.
+    #[must_use]
+    pub const fn of_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
+
+    /// As Services and EndpointSlices name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+
+    /// What follows an address and port in texts: nothing for TCP.
+    #[must_use]
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::Tcp => "",
+            Self::Udp => "/udp",
+        }
+    }
+}
+
+/// Where clients connect to: a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BindKey {
     /// Address of the Gateway.
     pub address: IpAddr,
     /// Listener port.
     pub port: u16,
+    /// Transport.
+    pub transport: Transport,
+}
+
+impl BindKey {
+    /// A VIP; IPv4 addresses in IPv6 form become IPv4.
+    #[must_use]
+    pub fn new(socket: SocketAddr, transport: Transport) -> Self {
+        Self {
+            address: socket.ip().to_canonical(),
+            port: socket.port(),
+            transport,
+        }
+    }
+}
+
+impl fmt::Display for BindKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", SocketAddr::from(*self), self.transport.suffix())
+    }
 }
 
 impl From<BindKey> for SocketAddr {
@@ -32,24 +102,22 @@ impl From<BindKey> for SocketAddr {
 }
 
 impl From<SocketAddr> for BindKey {
+    /// The VIP of TCP.
     fn from(address: SocketAddr) -> Self {
-        Self {
-            address: address.ip().to_canonical(),
-            port: address.port(),
-        }
+        Self::new(address, Transport::Tcp)
     }
 }
 
 impl Serialize for BindKey {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&SocketAddr::from(*self))
+        serializer.collect_str(self)
     }
 }
 
-/// All listeners of one address and port.
+/// All listeners of one VIP.
 #[derive(Clone, Debug, Serialize)]
 pub struct Bind {
-    /// Address and port.
+    /// Address, port and transport.
     pub key: BindKey,
     /// The Gateway that holds the address.
     pub gateway: ObjectKey,

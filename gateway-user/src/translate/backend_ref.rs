@@ -5,7 +5,7 @@ use super::cluster::Clusters;
 use super::listener::{Fault, GROUP};
 use super::objects::{BackendRef, Service, ServicePort};
 use super::replica;
-use crate::snapshot::ObjectKey;
+use crate::snapshot::{ObjectKey, Transport};
 
 /// Finds the cluster of a backendRef, as a Gateway in `gateway_namespace` sees it; gives its position among `clusters`.
 pub(super) fn resolve<'a>(
@@ -45,7 +45,7 @@ pub(super) fn resolve<'a>(
         return Err(("InvalidKind", message));
     }
     let port = service_port(service, &key, backend.port)?;
-    clusters.intern(gateway_namespace, &key, port)
+    clusters.intern(gateway_namespace, &key, port, Transport::Tcp)
 }
 
 /// What is spoken on the port must be HTTP/1.1 in clear text.

@@ -11,7 +11,7 @@ use super::listener::Fault;
 use super::objects::{self, EndpointSlice, ServicePort};
 use super::{Context, Inputs, SERVICE_NAME, replica};
 use crate::snapshot::{
-    BindKey, Cluster, ClusterKey, Endpoint, EndpointKey, ObjectKey, TrafficPolicy,
+    BindKey, Cluster, ClusterKey, Endpoint, EndpointKey, ObjectKey, TrafficPolicy, Transport,
 };
 
 /// Slices of one Service, with their keys.
@@ -58,11 +58,13 @@ impl<'a> Clusters<'a> {
         gateway_namespace: &str,
         service: &ObjectKey,
         port: &'a ServicePort,
+        transport: Transport,
     ) -> Result<u32, Fault> {
         let rule = self.rules.lookup(gateway_namespace, service);
         let key = ClusterKey {
             service: service.clone(),
             port: port.port,
+            transport,
             destination_rule: rule.map(|rule| rule.key.clone()),
         };
         if let Some(&position) = self.positions.get(&key) {
@@ -128,7 +130,7 @@ impl<'a> Clusters<'a> {
         let mut terminating = ready.clone();
         for (key, slice) in slices.into_iter().flatten() {
             let port = slice.ports.iter().find(|port| {
-                port.name == wanted.port_name && matches!(port.protocol.as_str(), "" | "TCP")
+                port.name == wanted.port_name && carried_by(&port.protocol, wanted.key.transport)
             });
             let Some(port) = port.and_then(|port| port.port) else {
                 continue;
@@ -142,7 +144,7 @@ impl<'a> Clusters<'a> {
                 } else {
                     continue;
                 };
-                match refusal.judge(endpoint, port) {
+                match refusal.judge(endpoint, port, wanted.key.transport) {
                     Ok(address) => {
                         let uid = endpoint.target_ref.as_ref().and_then(|t| t.uid.as_deref());
                         // Two slices may list one pod while Kubernetes moves it between them.
@@ -171,12 +173,17 @@ impl<'a> Clusters<'a> {
     }
 }
 
+/// Whether a port with this `protocol` is one of the transport; none named is TCP.
+pub(super) fn carried_by(protocol: &str, transport: Transport) -> bool {
+    protocol == transport.as_str() || (protocol.is_empty() && transport == Transport::Tcp)
+}
+
 /// Addresses that must not be upstreams: a request to them would leave the pods' network or come back to Forebay.
 struct Refusal {
     on_cluster: bool,
     addresses: BTreeSet<IpAddr>,
     /// Loopback VIPs of file mode: beside them other ports of the laptop remain usable.
-    sockets: BTreeSet<SocketAddr>,
+    sockets: BTreeSet<BindKey>,
 }
 
 impl Refusal {
@@ -189,15 +196,16 @@ impl Refusal {
                 .filter(|key| !lenient(key))
                 .map(|key| key.address)
                 .collect(),
-            sockets: vips
-                .keys()
-                .filter(lenient)
-                .map(|key| SocketAddr::from(*key))
-                .collect(),
+            sockets: vips.keys().filter(lenient).copied().collect(),
         }
     }
 
-    fn judge(&self, endpoint: &objects::Endpoint, port: u16) -> Result<SocketAddr, String> {
+    fn judge(
+        &self,
+        endpoint: &objects::Endpoint,
+        port: u16,
+        transport: Transport,
+    ) -> Result<SocketAddr, String> {
         let text = endpoint.addresses.first().map_or("", String::as_str);
         let address: IpAddr = text
             .parse()
@@ -212,7 +220,9 @@ impl Refusal {
             "a cloud's metadata service"
         } else if self.on_cluster && address.is_loopback() {
             "a loopback address"
-        } else if self.addresses.contains(&address) || self.sockets.contains(&socket) {
+        } else if self.addresses.contains(&address)
+            || self.sockets.contains(&BindKey::new(socket, transport))
+        {
             "an address of a Gateway"
         } else {
             return Ok(socket);

@@ -10,7 +10,9 @@ use super::objects;
 use super::{Context, Inputs, gateway_class, precedence};
 use crate::allocate::{Allocation, Problem};
 use crate::l7::router::Router;
-use crate::snapshot::{Bind, BindKey, Listener as SnapshotListener, ObjectKey, Protocol};
+use crate::snapshot::{
+    Bind, BindKey, Listener as SnapshotListener, ObjectKey, Protocol, Transport,
+};
 
 /// The port on which every address answers `GET /healthz/ready` by itself.
 pub const READY_PORT: u16 = 15021;
@@ -116,7 +118,11 @@ impl<'a> Gateway<'a> {
         for &address in self.addresses() {
             for (&port, listeners) in &ports {
                 binds.push(Bind {
-                    key: BindKey { address, port },
+                    key: BindKey {
+                        address,
+                        port,
+                        transport: Transport::Tcp,
+                    },
                     gateway: self.key.clone(),
                     protocol: Protocol::Http,
                     builtin_ready: builtin_ready && port == READY_PORT,

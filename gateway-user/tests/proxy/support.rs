@@ -261,6 +261,7 @@ pub(crate) fn cluster(name: &str, policy: &TrafficPolicy, backends: &[SocketAddr
     });
     Arc::new(Cluster {
         key: ClusterKey {
+            transport: gateway_user::snapshot::Transport::Tcp,
             service: ObjectKey::new("default", name),
             port: 80,
             destination_rule: None,
