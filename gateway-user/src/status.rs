@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::snapshot::{BindKey, Generation, ObjectKey};
+use crate::snapshot::{BindKey, Generation, ObjectKey, Transport};
 use crate::translate::condition::{
     ClassStatus, GatewayStatus, RouteStatus, UNSUPPORTED_FIELDS, sentences,
 };
@@ -46,7 +46,7 @@ pub struct ObjectStatus {
 pub enum Status {
     /// Gateway.
     Gateway(GatewayStatus),
-    /// HTTPRoute.
+    /// HTTPRoute, UDPRoute.
     Route(RouteStatus),
     /// GatewayClass, DestinationRule, AddressPool, and objects that are only warned about.
     Plain(ClassStatus),
@@ -119,6 +119,9 @@ pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus>
     for (key, status) in &conditions.http_routes {
         push(Kind::HttpRoute, key, Status::Route(status.clone()));
     }
+    for (key, status) in &conditions.udp_routes {
+        push(Kind::UdpRoute, key, Status::Route(status.clone()));
+    }
     for (id, messages) in &conditions.warnings {
         let condition = Condition::no("forebay.dev/Usable", "Invalid", sentences(messages));
         let conditions = vec![condition];
@@ -137,29 +140,32 @@ pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus>
     statuses
 }
 
+/// A port of a Gateway.
+type Port = (u16, Transport);
+
 /// Messages by Gateway and port. A report that names a socket which no Gateway has any more is late and says nothing.
 fn failures(
     translation: &Translation,
     reports: &[Report],
-) -> BTreeMap<ObjectKey, BTreeMap<u16, Vec<String>>> {
-    let mut failures: BTreeMap<ObjectKey, BTreeMap<u16, Vec<String>>> = BTreeMap::new();
+) -> BTreeMap<ObjectKey, BTreeMap<Port, Vec<String>>> {
+    let mut failures: BTreeMap<ObjectKey, BTreeMap<Port, Vec<String>>> = BTreeMap::new();
     for report in reports {
         for (key, message) in &report.failed_listeners {
             if let Some(bind) = translation.snapshot.binds.get(key) {
                 let ports = failures.entry(bind.gateway.clone()).or_default();
-                let socket = std::net::SocketAddr::from(*key);
-                let message = format!("{socket} on node {}: {message}", report.node);
-                ports.entry(key.port).or_default().push(message);
+                let message = format!("{key} on node {}: {message}", report.node);
+                let port = (key.port, key.transport);
+                ports.entry(port).or_default().push(message);
             }
         }
     }
     failures
 }
 
-fn fail_listeners(status: &mut GatewayStatus, ports: &BTreeMap<u16, Vec<String>>) {
+fn fail_listeners(status: &mut GatewayStatus, ports: &BTreeMap<Port, Vec<String>>) {
     let mut failed = Vec::new();
     for listener in &mut status.listeners {
-        let Some(messages) = ports.get(&listener.port) else {
+        let Some(messages) = ports.get(&(listener.port, listener.transport)) else {
             continue;
         };
         if set_not_programmed(&mut listener.conditions, &sentences(messages)) {

@@ -21,6 +21,7 @@ mod precedence;
 mod replica;
 mod route_match;
 mod traffic_policy;
+mod udp_route;
 
 use std::sync::Arc;
 
@@ -71,6 +72,13 @@ pub fn translate(inputs: &Inputs, context: &Context<'_>) -> Translation {
         let status = http_route::attach(inputs, context, route, &mut gateways, &mut gathered);
         if let Some(status) = status {
             conditions.http_routes.insert(key.clone(), status);
+        }
+    }
+    for (key, object) in &inputs.udp_routes {
+        let route = (key, object.as_ref());
+        let status = udp_route::attach(inputs, context, route, &mut gateways, &mut gathered);
+        if let Some(status) = status {
+            conditions.udp_routes.insert(key.clone(), status);
         }
     }
     conditions.gateways = gateways

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use gateway_user::allocate::{Allocations, allocate};
 use gateway_user::snapshot::{
-    Backend, BackendTarget, BindKey, Cluster, Snapshot, route::RouteMatch,
+    Backend, BackendTarget, BindKey, Cluster, Snapshot, Transport, route::RouteMatch,
 };
 use gateway_user::snapshot::{PathMatch, ValueMatch};
 use gateway_user::status::{ObjectStatus, Report, Status, merge, well};
@@ -210,8 +210,12 @@ fn reports(given: &[CaseReport]) -> Vec<Report> {
                 .failed
                 .iter()
                 .map(|(socket, why)| {
+                    let (socket, transport) = match socket.strip_suffix("/udp") {
+                        Some(socket) => (socket, Transport::Udp),
+                        None => (socket.as_str(), Transport::Tcp),
+                    };
                     let socket: std::net::SocketAddr = socket.parse().expect("ADDR:PORT");
-                    (BindKey::from(socket), why.clone())
+                    (BindKey::new(socket, transport), why.clone())
                 })
                 .collect(),
         })
@@ -292,12 +296,16 @@ fn show_cluster(cluster: &Cluster) -> Value {
 }
 
 fn show_bind(snapshot: &Snapshot, bind: &gateway_user::snapshot::Bind) -> Value {
-    let socket = std::net::SocketAddr::from(bind.key);
+    let socket = bind.key;
     if bind.builtin_ready {
         return format!("{socket} {} built-in readiness", bind.gateway).into();
     }
     let listeners = bind.listeners.iter().map(|listener| {
         let hostname = listener.hostname.as_ref().map_or("*", |name| name.as_str());
+        if let Some(rule) = listener.rule {
+            let rule = &snapshot.rules[rule as usize].key;
+            return json!({"listener": listener.name, "everything": rule.to_string()});
+        }
         let entries = listener.router.entries().iter().map(|entry| {
             let hostname = entry.hostname.as_ref().map_or("*", |name| name.as_str());
             let rule = &snapshot.rules[entry.rule as usize].key;

@@ -305,8 +305,6 @@ fn problems(problems: &Value) -> String {
 /// `forebay routes`.
 #[must_use]
 pub fn routes(config: &Value) -> String {
-    let rules = items(&config["rules"]);
-    let clusters = items(&config["clusters"]);
     let mut table = Table::new(
         "",
         &["ADDRESS", "LISTENER", "HOST", "MATCH", "RULE", "BACKENDS"],
@@ -317,40 +315,50 @@ pub fn routes(config: &Value) -> String {
         .flat_map(|b| b.values())
     {
         for listener in items(&bind["listeners"]) {
+            let mut row = |rule: &Value, host: String, what: String| {
+                let (rule, backends) = rule_and_backends(config, rule);
+                let [bind, name] = [&bind["key"], &listener["name"]].map(text);
+                table.row([bind, name, host, what, rule, backends]);
+            };
             for entry in items(&listener["router"]) {
-                let rule = entry["rule"]
-                    .as_u64()
-                    .and_then(|at| rules.get(usize::try_from(at).ok()?));
-                let backends = items(&rule.unwrap_or(&Value::Null)["backends"]).iter();
-                let backends = join(backends.map(|backend| {
-                    let cluster = backend["target"]["Cluster"].as_u64();
-                    let cluster = cluster.and_then(|at| clusters.get(usize::try_from(at).ok()?));
-                    let name = cluster.map_or_else(|| "invalid".into(), cluster_name);
-                    format!("{name}={}", text(&backend["weight"]))
-                }));
-                let key = &rule.unwrap_or(&Value::Null)["key"];
-                let rule = format!("{}/rule/{}", text(&key["route"]), text(&key["index"]));
-                let matching = matching(&entry["matching"]);
-                table.row([
-                    text(&bind["key"]),
-                    text(&listener["name"]),
-                    any(&entry["hostname"]),
-                    matching,
-                    rule,
-                    backends,
-                ]);
+                let what = matching(&entry["matching"]);
+                row(&entry["rule"], any(&entry["hostname"]), what);
+            }
+            if listener["rule"].is_u64() {
+                row(&listener["rule"], any(&Value::Null), "everything".into());
             }
         }
     }
     table.to_string()
 }
 
-fn cluster_name(cluster: &Value) -> String {
-    format!(
-        "{}:{}",
-        text(&cluster["key"]["service"]),
-        text(&cluster["key"]["port"])
-    )
+/// Names of the rule at this position and of its backends.
+fn rule_and_backends(config: &Value, position: &Value) -> (String, String) {
+    let at = |list: &str, position: &Value| {
+        let at = position.as_u64().and_then(|at| usize::try_from(at).ok());
+        at.and_then(|at| items(&config[list]).get(at))
+            .unwrap_or(&Value::Null)
+    };
+    let rule = at("rules", position);
+    let backends = items(&rule["backends"]).iter().map(|backend| {
+        let name = match at("clusters", &backend["target"]["Cluster"]) {
+            Value::Null => "invalid".into(),
+            cluster => cluster_name(&cluster["key"]),
+        };
+        format!("{name}={}", text(&backend["weight"]))
+    });
+    let key = &rule["key"];
+    let name = format!("{}/rule/{}", text(&key["route"]), text(&key["index"]));
+    (name, join(backends))
+}
+
+fn cluster_name(key: &Value) -> String {
+    let suffix = if key["transport"] == "Udp" {
+        "/udp"
+    } else {
+        ""
+    };
+    format!("{}:{}{suffix}", text(&key["service"]), text(&key["port"]))
 }
 
 fn matching(matching: &Value) -> String {

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::router::{Mismatch, RequestView};
 use crate::snapshot::{
-    BackendTarget, Bind, BindKey, ClusterKey, Endpoint, Hostname, ObjectKey, PathMatch, RouteMatch,
-    Rule, RuleKey, Snapshot, TrafficPolicy,
+    BackendTarget, Bind, BindKey, ClusterKey, Endpoint, Hostname, ObjectKey, PathMatch, Protocol,
+    RouteMatch, Rule, RuleKey, Snapshot, TrafficPolicy,
 };
 
 /// How many entries that do not match are listed; the rest is counted.
@@ -125,6 +125,9 @@ fn explain_bind(
     explanation: &mut Explanation,
 ) -> String {
     explanation.gateway = Some(bind.gateway.clone());
+    if bind.protocol == Protocol::Udp {
+        return explain_datagram(snapshot, bind, explanation);
+    }
     let chosen = bind.listener(request.host);
     for listener in &bind.listeners {
         explanation.listeners.push(ListenerTried {
@@ -163,6 +166,33 @@ fn explain_bind(
         }
     }
     format!("no route of listener {} matches: 404", listener.name)
+}
+
+fn explain_datagram(snapshot: &Snapshot, bind: &Bind, explanation: &mut Explanation) -> String {
+    let Some(listener) = bind.listeners.first() else {
+        return "no listener: dropped".to_owned();
+    };
+    explanation.listeners.push(ListenerTried {
+        name: listener.name.clone(),
+        hostname: None,
+        chosen: true,
+    });
+    let rule = listener.rule.and_then(|at| snapshot.rules.get(at as usize));
+    let Some(rule) = rule else {
+        return format!(
+            "no route is attached to listener {}: dropped",
+            listener.name
+        );
+    };
+    let winner = win(snapshot, rule);
+    let what = match winner.backends.len() {
+        0 => "no backend: dropped".to_owned(),
+        1 => "one backend".to_owned(),
+        n => format!("{n} backends by weight, one for each session"),
+    };
+    let outcome = format!("rule {} takes every datagram; {what}", winner.rule);
+    explanation.winner = Some(winner);
+    outcome
 }
 
 fn win(snapshot: &Snapshot, rule: &Rule) -> Winner {
@@ -211,6 +241,7 @@ fn outcome(winner: &Winner, matching: &RouteMatch) -> String {
 mod tests {
     use super::*;
     use crate::allocate::{Allocations, allocate};
+    use crate::snapshot::Transport;
     use crate::translate::{Context, Inputs, Object, translate};
 
     fn snapshot() -> Snapshot {
@@ -221,14 +252,19 @@ mod tests {
             serde_json::json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
                 "metadata": {"name": "g"}, "spec": {"gatewayClassName": "c", "addresses": [{"value": "192.0.2.1"}],
                 "listeners": [{"name": "any", "port": 80, "protocol": "HTTP"},
-                              {"name": "a", "port": 80, "protocol": "HTTP", "hostname": "a.com"}]}}),
+                              {"name": "a", "port": 80, "protocol": "HTTP", "hostname": "a.com"},
+                              {"name": "dns", "port": 53, "protocol": "UDP"},
+                              {"name": "idle", "port": 54, "protocol": "UDP"}]}}),
+            serde_json::json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "UDPRoute",
+                "metadata": {"name": "u"}, "spec": {"parentRefs": [{"name": "g", "sectionName": "dns"}], "rules": [
+                    {"backendRefs": [{"name": "s", "port": 53}]}]}}),
             serde_json::json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
                 "metadata": {"name": "r"}, "spec": {"parentRefs": [{"name": "g", "sectionName": "a"}], "rules": [
                     {"matches": [{"path": {"value": "/x"}, "headers": [{"name": "Who", "value": "me"}]}]},
                     {"matches": [{"path": {"value": "/x"}}],
                      "backendRefs": [{"name": "s", "port": 80, "weight": 3}, {"name": "none", "port": 80}]}]}}),
             serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
-                "spec": {"ports": [{"port": 80}]}}),
+                "spec": {"ports": [{"port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}}),
         ] {
             inputs.insert(Object::parse(&object).expect("fine").expect("known"));
         }
@@ -241,8 +277,12 @@ mod tests {
     }
 
     fn ask(port: u16, host: &str, path: &str) -> Explanation {
+        ask_over(Transport::Tcp, port, host, path)
+    }
+
+    fn ask_over(transport: Transport, port: u16, host: &str, path: &str) -> Explanation {
         let bind = BindKey {
-            transport: crate::snapshot::Transport::Tcp,
+            transport,
             address: "192.0.2.1".parse().expect("address"),
             port,
         };
@@ -274,6 +314,26 @@ mod tests {
         assert_eq!(
             winner.backends[1].invalid.as_deref(),
             Some("Service default/none does not exist")
+        );
+    }
+
+    #[test]
+    fn datagrams_go_by_the_listeners_one_rule() {
+        let of = |port| ask_over(Transport::Udp, port, "", "");
+        let dns = of(53);
+        assert_eq!(
+            dns.outcome,
+            "rule default/u/rule/0 takes every datagram; one backend"
+        );
+        let cluster = dns.winner.expect("a winner").backends[0].cluster.clone();
+        assert_eq!(cluster.expect("valid").to_string(), "default/s:53/udp");
+        assert_eq!(
+            of(54).outcome,
+            "no route is attached to listener idle: dropped"
+        );
+        assert_eq!(
+            of(80).outcome,
+            "Gateway default/g has no listener on port 80/udp: refused"
         );
     }
 

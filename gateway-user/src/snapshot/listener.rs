@@ -15,6 +15,8 @@ use crate::l7::router::Router;
 pub enum Protocol {
     /// HTTP in clear text.
     Http,
+    /// Datagrams.
+    Udp,
 }
 
 /// What carries a protocol. TCP and UDP have ports of their own.
@@ -151,4 +153,7 @@ pub struct Listener {
     pub hostname: Option<Hostname>,
     /// The compiled routes that attached to it.
     pub router: Router,
+    /// Protocols without matches: the rule that takes everything, by position in the snapshot's rules. None:
+    /// no route is attached.
+    pub rule: Option<u32>,
 }

@@ -1,18 +1,69 @@
 //! backendRefs: kind, permission, Service and port, and the cluster that they lead to.
 
 use super::Inputs;
-use super::cluster::Clusters;
+use super::cluster::{Clusters, carried_by};
 use super::listener::{Fault, GROUP};
 use super::objects::{BackendRef, Service, ServicePort};
 use super::replica;
-use crate::snapshot::{ObjectKey, Transport};
+use crate::snapshot::{Backend, BackendTarget, ObjectKey, Transport};
 
-/// Finds the cluster of a backendRef, as a Gateway in `gateway_namespace` sees it; gives its position among `clusters`.
-pub(super) fn resolve<'a>(
+/// A kind of routes, and what their backends must speak.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Referrer {
+    /// As `kind` spells it.
+    pub(super) kind: &'static str,
+    /// Transport of the Service's port.
+    pub(super) transport: Transport,
+}
+
+/// HTTPRoutes.
+pub(super) const HTTP: Referrer = Referrer {
+    kind: "HTTPRoute",
+    transport: Transport::Tcp,
+};
+
+/// UDPRoutes.
+pub(super) const UDP: Referrer = Referrer {
+    kind: "UDPRoute",
+    transport: Transport::Udp,
+};
+
+/// Resolves the backendRefs of one rule; bad ones keep their share and are told in `faults`.
+pub(super) fn resolve_all<'a>(
     inputs: &'a Inputs,
     clusters: &mut Clusters<'a>,
-    route_namespace: &str,
-    gateway_namespace: &str,
+    referrer: Referrer,
+    namespaces: (&str, &str),
+    given: &[BackendRef],
+    faults: &mut Vec<Fault>,
+) -> Vec<Backend> {
+    let mut backends = Vec::with_capacity(given.len());
+    for backend in given {
+        let target = match resolve(inputs, clusters, referrer, namespaces, backend) {
+            Ok(cluster) => BackendTarget::Cluster(cluster),
+            Err(fault) => {
+                let target = BackendTarget::Invalid(fault.1.as_str().into());
+                faults.push(fault);
+                target
+            }
+        };
+        backends.push(Backend {
+            weight: backend.weight.unwrap_or(1),
+            target,
+        });
+    }
+    if backends.iter().all(|backend| backend.weight == 0) {
+        backends.clear();
+    }
+    backends
+}
+
+/// Finds the cluster of a backendRef, as a Gateway in the second namespace sees it; gives its position among `clusters`.
+fn resolve<'a>(
+    inputs: &'a Inputs,
+    clusters: &mut Clusters<'a>,
+    referrer: Referrer,
+    (route_namespace, gateway_namespace): (&str, &str),
     backend: &BackendRef,
 ) -> Result<u32, Fault> {
     let (group, kind) = (
@@ -27,9 +78,10 @@ pub(super) fn resolve<'a>(
     let namespace = backend.namespace.as_deref().unwrap_or(route_namespace);
     let key = ObjectKey::new(namespace, backend.name.as_str());
     // Permission first: without it not even the existence of the Service may show.
-    if namespace != route_namespace && !granted(inputs, route_namespace, &key) {
+    if namespace != route_namespace && !granted(inputs, referrer, route_namespace, &key) {
         let message = format!(
-            "Service {key} is in another namespace and no ReferenceGrant there admits HTTPRoutes of namespace {route_namespace}"
+            "Service {key} is in another namespace and no ReferenceGrant there admits {}s of namespace {route_namespace}",
+            referrer.kind
         );
         return Err(("RefNotPermitted", message));
     }
@@ -44,30 +96,41 @@ pub(super) fn resolve<'a>(
         let message = format!("Service {key} is of type ExternalName, which cannot be a backend");
         return Err(("InvalidKind", message));
     }
-    let port = service_port(service, &key, backend.port)?;
-    clusters.intern(gateway_namespace, &key, port, Transport::Tcp)
+    let port = service_port(service, &key, referrer, backend.port)?;
+    clusters.intern(gateway_namespace, &key, port, referrer.transport)
 }
 
-/// What is spoken on the port must be HTTP/1.1 in clear text.
+/// What is spoken on the port must be HTTP/1.1 in clear text, or anything over UDP.
 fn service_port<'a>(
     service: &'a Service,
     key: &ObjectKey,
+    referrer: Referrer,
     number: Option<u16>,
 ) -> Result<&'a ServicePort, Fault> {
     let Some(number) = number else {
         let message = format!("backendRef to Service {key} names no port");
         return Err(("BackendNotFound", message));
     };
-    let Some(port) = service.spec.ports.iter().find(|port| port.port == number) else {
+    let ports = service.spec.ports.iter();
+    let mut with_number = ports.filter(|port| port.port == number).peekable();
+    let Some(&first) = with_number.peek() else {
         let message = format!("Service {key} has no port {number}");
         return Err(("BackendNotFound", message));
     };
-    if !matches!(port.protocol.as_str(), "" | "TCP") {
-        let message = format!(
-            "port {number} of Service {key} is {}, HTTP needs TCP",
-            port.protocol
-        );
+    let Some(port) = with_number.find(|port| carried_by(&port.protocol, referrer.transport)) else {
+        let own = match first.protocol.as_str() {
+            "" => "TCP",
+            protocol => protocol,
+        };
+        let need = match referrer.transport {
+            Transport::Tcp => "HTTP needs TCP",
+            Transport::Udp => "a UDPRoute needs UDP",
+        };
+        let message = format!("port {number} of Service {key} is {own}, {need}");
         return Err(("UnsupportedProtocol", message));
+    };
+    if referrer.transport == Transport::Udp {
+        return Ok(port);
     }
     match port.app_protocol.as_deref().unwrap_or("") {
         "" | "http" | "tcp" => Ok(port),
@@ -80,7 +143,12 @@ fn service_port<'a>(
     }
 }
 
-fn granted(inputs: &Inputs, route_namespace: &str, service: &ObjectKey) -> bool {
+fn granted(
+    inputs: &Inputs,
+    referrer: Referrer,
+    route_namespace: &str,
+    service: &ObjectKey,
+) -> bool {
     let first = ObjectKey::new(service.namespace.clone(), "");
     inputs
         .reference_grants
@@ -88,7 +156,9 @@ fn granted(inputs: &Inputs, route_namespace: &str, service: &ObjectKey) -> bool 
         .take_while(|(key, _)| key.namespace == service.namespace)
         .any(|(_, grant)| {
             grant.spec.from.iter().any(|from| {
-                from.group == GROUP && from.kind == "HTTPRoute" && from.namespace == route_namespace
+                from.group == GROUP
+                    && from.kind == referrer.kind
+                    && from.namespace == route_namespace
             }) && grant.spec.to.iter().any(|to| {
                 let name = to.name.as_deref().filter(|name| !name.is_empty());
                 to.group.is_empty()

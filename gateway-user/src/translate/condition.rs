@@ -2,14 +2,15 @@
 //!
 //! They carry no `lastTransitionTime`: translate knows no clock, whoever writes statuses adds it when `status` changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 
 use super::inputs::{Kind, ObjectId};
+use super::listener::Fault;
 use super::objects::ParentRef;
-use crate::snapshot::ObjectKey;
+use crate::snapshot::{ObjectKey, Transport};
 
 /// Present and True when fields of an object are not carried out; the message names them.
 pub const UNSUPPORTED_FIELDS: &str = "forebay.dev/UnsupportedFields";
@@ -106,6 +107,34 @@ fn join(items: &[String], between: &str, most: usize) -> String {
     }
 }
 
+/// Conditions of a route at one parent: `rejected` is why it is not attached, `faults` are its bad backendRefs,
+/// `dropped` its rules that are not carried out.
+pub(super) fn route_conditions(
+    rejected: Option<Fault>,
+    faults: &[Fault],
+    dropped: &[String],
+) -> impl Iterator<Item = Condition> {
+    let accepted = rejected.is_none();
+    let first = match rejected {
+        None => Condition::yes("Accepted", "Accepted", "the route is attached"),
+        Some((reason, message)) => Condition::no("Accepted", reason, message),
+    };
+    let resolved = match faults.first() {
+        None => Condition::yes("ResolvedRefs", "ResolvedRefs", "all references are valid"),
+        Some((reason, _)) => {
+            let mut seen = BTreeSet::new();
+            let messages = faults.iter().map(|fault| fault.1.clone());
+            let messages: Vec<String> = messages.filter(|m| seen.insert(m.clone())).collect();
+            Condition::no("ResolvedRefs", reason, sentences(&messages))
+        }
+    };
+    let partial = (accepted && !dropped.is_empty()).then(|| {
+        let message = format!("Dropped Rule {}", list(dropped));
+        Condition::yes("PartiallyInvalid", "UnsupportedValue", message)
+    });
+    [first, resolved].into_iter().chain(partial)
+}
+
 /// Statuses of all objects that translate judges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conditions {
@@ -115,6 +144,8 @@ pub struct Conditions {
     pub gateways: BTreeMap<ObjectKey, GatewayStatus>,
     /// HTTPRoutes that name one of our Gateways.
     pub http_routes: BTreeMap<ObjectKey, RouteStatus>,
+    /// UDPRoutes that name one of our Gateways.
+    pub udp_routes: BTreeMap<ObjectKey, RouteStatus>,
     /// DestinationRules.
     pub destination_rules: BTreeMap<ObjectKey, ClassStatus>,
     /// AddressPools.
@@ -189,6 +220,9 @@ pub struct ListenerStatus {
     /// Port, to find the listener that a report names.
     #[serde(skip)]
     pub port: u16,
+    /// Transport, for the same.
+    #[serde(skip)]
+    pub transport: Transport,
 }
 
 /// One kind of route.

@@ -91,17 +91,18 @@ impl<'a> Gateway<'a> {
 
     /// Makes its binds; takes the listeners' candidates.
     pub(super) fn binds(&mut self) -> Vec<Bind> {
-        let mut ports: BTreeMap<u16, Vec<Arc<SnapshotListener>>> = BTreeMap::new();
+        let mut ports: BTreeMap<(u16, Transport), Vec<Arc<SnapshotListener>>> = BTreeMap::new();
         for listener in self.listeners.iter_mut().filter(|l| l.serves()) {
             let candidates = std::mem::take(&mut listener.candidates);
             ports
-                .entry(listener.spec.port)
+                .entry((listener.spec.port, listener.transport()))
                 .or_default()
                 .push(Arc::new(SnapshotListener {
                     gateway: self.key.clone(),
                     name: listener.spec.name.as_str().into(),
                     hostname: listener.hostname.clone(),
                     router: Router::compile(precedence::entries(candidates)),
+                    rule: listener.first.as_ref().map(|first| first.rule),
                 }));
         }
         for listeners in ports.values_mut() {
@@ -110,22 +111,26 @@ impl<'a> Gateway<'a> {
                 none_last.then_with(|| a.hostname.cmp(&b.hostname))
             });
         }
-        let builtin_ready = !ports.contains_key(&READY_PORT);
+        let ready = (READY_PORT, Transport::Tcp);
+        let builtin_ready = !ports.contains_key(&ready);
         if builtin_ready {
-            ports.insert(READY_PORT, Vec::new());
+            ports.insert(ready, Vec::new());
         }
         let mut binds = Vec::new();
         for &address in self.addresses() {
-            for (&port, listeners) in &ports {
+            for (&(port, transport), listeners) in &ports {
                 binds.push(Bind {
                     key: BindKey {
                         address,
                         port,
-                        transport: Transport::Tcp,
+                        transport,
                     },
                     gateway: self.key.clone(),
-                    protocol: Protocol::Http,
-                    builtin_ready: builtin_ready && port == READY_PORT,
+                    protocol: match transport {
+                        Transport::Tcp => Protocol::Http,
+                        Transport::Udp => Protocol::Udp,
+                    },
+                    builtin_ready: builtin_ready && (port, transport) == ready,
                     listeners: listeners.clone(),
                 });
             }

@@ -4,21 +4,21 @@
 //! table and answer 500: otherwise a broader rule would serve the very requests that, say, a filter was to guard.
 //! If no rule is left the route is not accepted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::cluster::Clusters;
-use super::condition::{Condition, ParentStatus, RouteStatus, list, sentences};
+use super::condition::{ParentStatus, RouteStatus, list, route_conditions};
 use super::gateway::Gateway;
-use super::listener::{Fault, GROUP, Listener};
+use super::listener::{Fault, GROUP, HTTP_ROUTE, Listener};
 use super::objects::{self, BackendRef, MatchSpec, ParentRef, RuleSpec};
 use super::precedence::Candidate;
 use super::{Context, Inputs, backend_ref, duration, gateway_class, route_match};
 use crate::snapshot::{Backend, BackendTarget, Hostname, ObjectKey, RouteMatch, Rule, RuleKey};
 
 /// Largest weight that Gateway API admits.
-const MAX_WEIGHT: u32 = 1_000_000;
+pub(super) const MAX_WEIGHT: u32 = 1_000_000;
 
 /// Our Gateways by key.
 pub(super) type Gateways<'a> = BTreeMap<ObjectKey, Gateway<'a>>;
@@ -99,8 +99,7 @@ pub(super) fn attach<'a>(
         parents.push(ParentStatus {
             parent_ref: parent.clone(),
             controller_name: gateway_class::CONTROLLER,
-            conditions: route
-                .conditions(attached.err(), &resolved.faults)
+            conditions: route_conditions(attached.err(), &resolved.faults, &route.dropped)
                 .map(|condition| condition.at(generation))
                 .collect(),
         });
@@ -109,7 +108,7 @@ pub(super) fn attach<'a>(
 }
 
 /// In files nobody else could serve the Gateway, so its absence is said; on a cluster it may be another controller's.
-fn missing(inputs: &Inputs, context: &Context<'_>, key: &ObjectKey) -> Option<String> {
+pub(super) fn missing(inputs: &Inputs, context: &Context<'_>, key: &ObjectKey) -> Option<String> {
     if context.on_cluster {
         return None;
     }
@@ -194,7 +193,7 @@ impl<'a> Route<'a> {
         }
         let allowed: Vec<(usize, &Listener<'_>)> = named
             .into_iter()
-            .filter(|(_, listener)| listener.allows(inputs, &gateway.key, self.key))
+            .filter(|(_, listener)| listener.allows(inputs, &gateway.key, HTTP_ROUTE, self.key))
             .collect();
         if allowed.is_empty() {
             let message = format!(
@@ -249,27 +248,14 @@ impl<'a> Route<'a> {
     ) -> Resolved {
         let mut resolved = Resolved::default();
         for rule in &self.rules {
-            let mut backends = Vec::with_capacity(rule.backends.len());
-            for backend in rule.backends {
-                let namespace = &self.key.namespace;
-                let cluster =
-                    backend_ref::resolve(inputs, clusters, namespace, gateway_namespace, backend);
-                let target = match cluster {
-                    Ok(cluster) => BackendTarget::Cluster(cluster),
-                    Err(fault) => {
-                        let target = BackendTarget::Invalid(fault.1.as_str().into());
-                        resolved.faults.push(fault);
-                        target
-                    }
-                };
-                backends.push(Backend {
-                    weight: backend.weight.unwrap_or(1),
-                    target,
-                });
-            }
-            if backends.iter().all(|backend| backend.weight == 0) {
-                backends.clear();
-            }
+            let backends = backend_ref::resolve_all(
+                inputs,
+                clusters,
+                backend_ref::HTTP,
+                (&self.key.namespace, gateway_namespace),
+                rule.backends,
+                &mut resolved.faults,
+            );
             resolved.backends.push(backends);
         }
         resolved
@@ -336,32 +322,6 @@ impl<'a> Route<'a> {
                 }
             }
         }
-    }
-
-    fn conditions(
-        &self,
-        rejected: Option<Fault>,
-        faults: &[Fault],
-    ) -> impl Iterator<Item = Condition> {
-        let accepted = rejected.is_none();
-        let first = match rejected {
-            None => Condition::yes("Accepted", "Accepted", "the route is attached"),
-            Some((reason, message)) => Condition::no("Accepted", reason, message),
-        };
-        let resolved = match faults.first() {
-            None => Condition::yes("ResolvedRefs", "ResolvedRefs", "all references are valid"),
-            Some((reason, _)) => {
-                let mut seen = BTreeSet::new();
-                let messages = faults.iter().map(|fault| fault.1.clone());
-                let messages: Vec<String> = messages.filter(|m| seen.insert(m.clone())).collect();
-                Condition::no("ResolvedRefs", reason, sentences(&messages))
-            }
-        };
-        let partial = (accepted && !self.dropped.is_empty()).then(|| {
-            let message = format!("Dropped Rule {}", list(&self.dropped));
-            Condition::yes("PartiallyInvalid", "UnsupportedValue", message)
-        });
-        [first, resolved].into_iter().chain(partial)
     }
 }
 

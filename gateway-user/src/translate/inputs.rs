@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::objects::{
     AddressPool, DestinationRule, EndpointSlice, Gateway, GatewayClass, HttpRoute, Metadata,
-    Namespace, Node, ReferenceGrant, Secret, Service,
+    Namespace, Node, ReferenceGrant, Secret, Service, UdpRoute,
 };
 use crate::snapshot::ObjectKey;
 
@@ -79,6 +79,7 @@ kinds! {
     GatewayClass, GatewayClass, gateway_classes, "GatewayClass", "GatewayClass.";
     Gateway, Gateway, gateways, "Gateway", "Gateway.";
     HttpRoute, HttpRoute, http_routes, "HTTPRoute", "HTTPRoute.";
+    UdpRoute, UdpRoute, udp_routes, "UDPRoute", "UDPRoute.";
     Service, Service, services, "Service", "Service.";
     EndpointSlice, EndpointSlice, endpoint_slices, "EndpointSlice", "EndpointSlice.";
     Secret, Secret, secrets, "Secret", "Secret.";
@@ -109,9 +110,11 @@ impl Kind {
     #[must_use]
     pub fn api_version(self) -> &'static str {
         match self {
-            Self::GatewayClass | Self::Gateway | Self::HttpRoute | Self::ReferenceGrant => {
-                "gateway.networking.k8s.io/v1"
-            }
+            Self::GatewayClass
+            | Self::Gateway
+            | Self::HttpRoute
+            | Self::UdpRoute
+            | Self::ReferenceGrant => "gateway.networking.k8s.io/v1",
             Self::DestinationRule => "networking.istio.io/v1",
             Self::AddressPool => "forebay.dev/v1alpha1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
@@ -217,6 +220,7 @@ fn known(group: &str, kind: &str) -> Option<(Kind, &'static [&'static str])> {
         ("gateway.networking.k8s.io", "GatewayClass") => (Kind::GatewayClass, &["v1", "v1beta1"]),
         ("gateway.networking.k8s.io", "Gateway") => (Kind::Gateway, &["v1", "v1beta1"]),
         ("gateway.networking.k8s.io", "HTTPRoute") => (Kind::HttpRoute, &["v1", "v1beta1"]),
+        ("gateway.networking.k8s.io", "UDPRoute") => (Kind::UdpRoute, &["v1", "v1alpha2"]),
         ("gateway.networking.k8s.io", "ReferenceGrant") => {
             (Kind::ReferenceGrant, &["v1", "v1beta1"])
         }

@@ -7,14 +7,21 @@ use super::condition::{Condition, ListenerStatus, SupportedKind};
 use super::namespace;
 use super::objects::{Gateway, LabelSelector, ListenerSpec};
 use super::precedence::Candidate;
-use crate::snapshot::{Hostname, ObjectKey};
+use crate::snapshot::{Hostname, ObjectKey, Transport};
 
 /// Gateway API's group.
 pub(super) const GROUP: &str = "gateway.networking.k8s.io";
 
-const HTTP_ROUTE: SupportedKind = SupportedKind {
+/// HTTPRoute.
+pub(super) const HTTP_ROUTE: SupportedKind = SupportedKind {
     group: GROUP,
     kind: "HTTPRoute",
+};
+
+/// UDPRoute.
+pub(super) const UDP_ROUTE: SupportedKind = SupportedKind {
+    group: GROUP,
+    kind: "UDPRoute",
 };
 
 /// Why something is not as it should be: a CamelCase reason and a sentence.
@@ -31,8 +38,21 @@ pub(super) struct Listener<'a> {
     allowed: Allowed<'a>,
     /// Routes that are accepted for it.
     pub(super) attached: BTreeSet<ObjectKey>,
-    /// Their matches.
+    /// Their matches, if they have any.
     pub(super) candidates: Vec<Candidate>,
+    /// The rule of the oldest route without matches.
+    pub(super) first: Option<FirstRule>,
+}
+
+/// The rule of a route without matches, which takes all traffic of its listener; the least one wins.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FirstRule {
+    /// `creationTimestamp` of the route; empty if it has none.
+    pub(super) created: String,
+    /// The route.
+    pub(super) route: ObjectKey,
+    /// Position in the snapshot's rules.
+    pub(super) rule: u32,
 }
 
 enum Allowed<'a> {
@@ -64,17 +84,9 @@ impl<'a> Listener<'a> {
         let mut note = |reason, message: String| {
             fault.get_or_insert((reason, message));
         };
-        let supported = spec.protocol == "HTTP";
-        if !supported {
-            note(
-                "UnsupportedProtocol",
-                format!("protocol {:?} is not supported, use HTTP", spec.protocol),
-            );
-        } else if let Some(field) = spec.unread.keys().next() {
-            note(
-                "UnsupportedValue",
-                format!("field {field} is not supported on an HTTP listener"),
-            );
+        let route_kind = route_kind(&spec.protocol);
+        if let Some((reason, message)) = protocol_fault(spec, route_kind) {
+            note(reason, message);
         }
         if spec.name.is_empty() || !first_of_its_name {
             note(
@@ -103,10 +115,9 @@ impl<'a> Listener<'a> {
                 Allowed::Nobody
             }
         };
-        let (kinds, bad_kinds) = if supported {
-            read_kinds(spec)
-        } else {
-            (Vec::new(), Vec::new())
+        let (kinds, bad_kinds) = match route_kind {
+            Some(kind) => read_kinds(spec, kind),
+            None => (Vec::new(), Vec::new()),
         };
         Self {
             spec,
@@ -118,6 +129,7 @@ impl<'a> Listener<'a> {
             allowed,
             attached: BTreeSet::new(),
             candidates: Vec::new(),
+            first: None,
         }
     }
 
@@ -136,9 +148,20 @@ impl<'a> Listener<'a> {
         self.accepted() && !self.kinds.is_empty()
     }
 
-    /// Whether HTTPRoutes of this namespace may attach.
-    pub(super) fn allows(&self, inputs: &Inputs, gateway: &ObjectKey, route: &ObjectKey) -> bool {
-        self.kinds.contains(&HTTP_ROUTE)
+    /// What carries its protocol.
+    pub(super) fn transport(&self) -> Transport {
+        transport(&self.spec.protocol)
+    }
+
+    /// Whether routes of this kind and namespace may attach.
+    pub(super) fn allows(
+        &self,
+        inputs: &Inputs,
+        gateway: &ObjectKey,
+        kind: SupportedKind,
+        route: &ObjectKey,
+    ) -> bool {
+        self.kinds.contains(&kind)
             && match &self.allowed {
                 Allowed::Same => route.namespace == gateway.namespace,
                 Allowed::All => true,
@@ -186,7 +209,39 @@ impl<'a> Listener<'a> {
                 .map(|condition| condition.at(generation))
                 .collect(),
             port: self.spec.port,
+            transport: self.transport(),
         }
+    }
+}
+
+/// The kind of routes that a listener of this protocol takes; none: the protocol is not served.
+fn route_kind(protocol: &str) -> Option<SupportedKind> {
+    match protocol {
+        "HTTP" => Some(HTTP_ROUTE),
+        "UDP" => Some(UDP_ROUTE),
+        _ => None,
+    }
+}
+
+/// What of a listener its protocol forbids.
+fn protocol_fault(spec: &ListenerSpec, route_kind: Option<SupportedKind>) -> Option<Fault> {
+    let protocol = spec.protocol.as_str();
+    if route_kind.is_none() {
+        let message = format!("protocol {protocol:?} is not supported, use HTTP or UDP");
+        return Some(("UnsupportedProtocol", message));
+    }
+    let hostname = protocol == "UDP" && !spec.hostname.is_empty();
+    let field = spec.unread.keys().next().map(String::as_str);
+    let field = field.or(hostname.then_some("hostname"))?;
+    let article = if protocol == "UDP" { "a" } else { "an" };
+    let message = format!("field {field} is not supported on {article} {protocol} listener");
+    Some(("UnsupportedValue", message))
+}
+
+fn transport(protocol: &str) -> Transport {
+    match protocol {
+        "UDP" => Transport::Udp,
+        _ => Transport::Tcp,
     }
 }
 
@@ -213,16 +268,16 @@ fn read_allowed(spec: &ListenerSpec) -> Result<Allowed<'_>, String> {
 }
 
 /// Kinds that may attach, and those that are asked for but cannot.
-fn read_kinds(spec: &ListenerSpec) -> (Vec<SupportedKind>, Vec<String>) {
+fn read_kinds(spec: &ListenerSpec, own: SupportedKind) -> (Vec<SupportedKind>, Vec<String>) {
     if spec.allowed_routes.kinds.is_empty() {
-        return (vec![HTTP_ROUTE], Vec::new());
+        return (vec![own], Vec::new());
     }
     let mut good = BTreeSet::new();
     let mut bad = Vec::new();
     for asked in &spec.allowed_routes.kinds {
         match (asked.group.as_deref().unwrap_or(GROUP), asked.kind.as_str()) {
-            (GROUP, "HTTPRoute") => {
-                good.insert(HTTP_ROUTE);
+            (GROUP, kind) if kind == own.kind => {
+                good.insert(own);
             }
             (group, kind) => bad.push(format!("{group}/{kind}")),
         }
@@ -236,26 +291,31 @@ fn family(protocol: &str) -> Option<&'static str> {
         "HTTP" => Some("HTTP"),
         "HTTPS" | "TLS" => Some("TLS"),
         "TCP" => Some("TCP"),
-        // UDP has ports of its own; a vendor's protocol is refused anyway.
+        "UDP" => Some("UDP"),
+        // A vendor's protocol is refused anyway.
         _ => None,
     }
 }
 
 /// Inside one Gateway all listeners of a clash lose.
 fn mark_conflicts(listeners: &mut [Listener<'_>]) {
-    let mut ports: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    // TCP and UDP have ports of their own.
+    let mut ports: BTreeMap<(u16, Transport), Vec<usize>> = BTreeMap::new();
     for (at, listener) in listeners.iter().enumerate() {
         if family(&listener.spec.protocol).is_some() {
-            ports.entry(listener.spec.port).or_default().push(at);
+            let port = (listener.spec.port, listener.transport());
+            ports.entry(port).or_default().push(at);
         }
     }
-    for (port, members) in ports {
+    for ((port, _), members) in ports {
         let families: BTreeSet<_> = members
             .iter()
             .map(|&at| family(&listeners[at].spec.protocol))
             .collect();
-        let several_tcp = families.contains(&Some("TCP")) && members.len() > 1;
-        if families.len() > 1 || several_tcp {
+        // Without hostnames nothing tells two listeners apart.
+        let without_hosts = [Some("TCP"), Some("UDP")];
+        let several = members.len() > 1 && families.iter().any(|f| without_hosts.contains(f));
+        if families.len() > 1 || several {
             for at in members {
                 listeners[at].conflict = Some((
                     "ProtocolConflict",

@@ -8,6 +8,7 @@ mod core;
 mod destination_rule;
 mod gateway;
 mod http_route;
+mod l4_route;
 
 use std::collections::BTreeMap;
 
@@ -30,6 +31,7 @@ pub use http_route::{
     BackendRef, Filter, HttpRouteSpec, MatchSpec, ParentRef, PathSpec, RuleSpec, TimeoutsSpec,
     ValueSpec,
 };
+pub use l4_route::{L4RouteSpec, L4RuleSpec};
 
 use crate::snapshot::ObjectKey;
 
@@ -96,6 +98,8 @@ pub type GatewayClass = Resource<GatewayClassSpec>;
 pub type Gateway = Resource<GatewaySpec>;
 /// HTTPRoute.
 pub type HttpRoute = Resource<HttpRouteSpec>;
+/// UDPRoute.
+pub type UdpRoute = Resource<L4RouteSpec>;
 /// Service.
 pub type Service = Resource<ServiceSpec>;
 /// ReferenceGrant.

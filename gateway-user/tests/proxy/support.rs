@@ -310,6 +310,7 @@ pub(crate) fn snapshot(
         name: "http".into(),
         hostname: gateway_user::snapshot::Hostname::parse("test.example"),
         router: Router::compile(vec![entry]),
+        rule: None,
     };
     let key = BindKey::from(bind);
     let bind = Bind {

@@ -1,0 +1,239 @@
+//! UDPRoutes: what they attach to, where their datagrams go, and what their status says.
+//!
+//! A UDPRoute has no matches, so its first rule takes everything. Several routes on one listener are all accepted and
+//! counted, as Gateway API has it; the oldest gets the traffic, ties by namespace and name.
+
+use std::collections::BTreeMap;
+
+use super::condition::{ParentStatus, RouteStatus, route_conditions};
+use super::gateway::Gateway;
+use super::http_route::{Gateways, Gathered, MAX_WEIGHT, missing};
+use super::listener::{Fault, FirstRule, GROUP, Listener, UDP_ROUTE};
+use super::objects::{L4RuleSpec, ParentRef, UdpRoute};
+use super::{Context, Inputs, backend_ref, gateway_class};
+use crate::snapshot::{Backend, BackendTarget, ObjectKey, Rule, RuleKey};
+
+/// A route as it was checked, before it meets a Gateway.
+struct Route<'a> {
+    key: &'a ObjectKey,
+    object: &'a UdpRoute,
+    /// The rule that is used, with its backendRefs.
+    rule: Option<&'a L4RuleSpec>,
+    /// Why rules were dropped, by position.
+    dropped: Vec<String>,
+    fault: Option<Fault>,
+}
+
+/// Its backends as Gateways of one namespace see them, and the rule of the snapshot once there is one.
+#[derive(Default)]
+struct Resolved {
+    backends: Vec<Backend>,
+    faults: Vec<Fault>,
+    position: Option<u32>,
+}
+
+/// Attaches one route to all Gateways that it names; `None` if none of them is ours.
+pub(super) fn attach<'a>(
+    inputs: &'a Inputs,
+    context: &Context<'_>,
+    (key, object): (&'a ObjectKey, &'a UdpRoute),
+    gateways: &mut Gateways<'_>,
+    gathered: &mut Gathered<'a>,
+) -> Option<RouteStatus> {
+    let route = Route::read(key, object);
+    let generation = object.metadata.generation();
+    let mut by_namespace: BTreeMap<&str, Resolved> = BTreeMap::new();
+    let mut parents = Vec::new();
+    for parent in &object.spec.parent_refs {
+        if parent.group.as_deref().unwrap_or(GROUP) != GROUP
+            || parent.kind.as_deref().unwrap_or("Gateway") != "Gateway"
+        {
+            continue;
+        }
+        let namespace = parent.namespace.as_deref().unwrap_or(&key.namespace);
+        let gateway_key = ObjectKey::new(namespace, parent.name.as_str());
+        let attached = match gateways.get(&gateway_key) {
+            Some(gateway) => route.find_listeners(inputs, gateway, parent),
+            None => match missing(inputs, context, &gateway_key) {
+                Some(message) => Err(("NoMatchingParent", message)),
+                None => continue,
+            },
+        };
+        let resolved = by_namespace
+            .entry(namespace)
+            .or_insert_with(|| route.resolve(inputs, gathered, namespace));
+        if let (Ok(listeners), Some(gateway)) = (&attached, gateways.get_mut(&gateway_key)) {
+            let rule = route.add_rule(resolved, gathered);
+            for &at in listeners {
+                route.enter(&mut gateway.listeners[at], rule);
+            }
+        }
+        parents.push(ParentStatus {
+            parent_ref: parent.clone(),
+            controller_name: gateway_class::CONTROLLER,
+            conditions: route_conditions(attached.err(), &resolved.faults, &route.dropped)
+                .map(|condition| condition.at(generation))
+                .collect(),
+        });
+    }
+    (!parents.is_empty()).then_some(RouteStatus { parents })
+}
+
+impl<'a> Route<'a> {
+    fn read(key: &'a ObjectKey, object: &'a UdpRoute) -> Self {
+        let spec = &object.spec;
+        let unsupported = |message: String| ("UnsupportedValue", message);
+        let mut dropped = Vec::new();
+        let mut fault = spec
+            .unread
+            .keys()
+            .next()
+            .map(|field| unsupported(format!("spec.{field} is not supported")));
+        let mut rule = None;
+        for (at, given) in spec.rules.iter().enumerate() {
+            let why = match (at, bad_rule(given)) {
+                (0, None) => {
+                    rule = Some(given);
+                    continue;
+                }
+                (0, Some(why)) => {
+                    let message = format!("no rule can be carried out: 0 ({why})");
+                    fault.get_or_insert(unsupported(message));
+                    why
+                }
+                _ => {
+                    "rules of a UDPRoute have no matches, so only the first can be used".to_owned()
+                }
+            };
+            dropped.push(format!("{at} ({why})"));
+        }
+        Self {
+            key,
+            object,
+            rule,
+            dropped,
+            fault,
+        }
+    }
+
+    /// Positions of the listeners that it attaches to, or why there is none.
+    fn find_listeners(
+        &self,
+        inputs: &Inputs,
+        gateway: &Gateway<'_>,
+        parent: &ParentRef,
+    ) -> Result<Vec<usize>, Fault> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        let name = parent.section_name.as_deref().unwrap_or("");
+        let named: Vec<(usize, &Listener<'_>)> = gateway
+            .listeners
+            .iter()
+            .enumerate()
+            .filter(|(_, listener)| {
+                (name.is_empty() || listener.spec.name == name)
+                    && parent.port.is_none_or(|port| listener.spec.port == port)
+            })
+            .collect();
+        if named.is_empty() {
+            let message = format!(
+                "Gateway {} has no listener with the sectionName and port of the parentRef",
+                gateway.key
+            );
+            return Err(("NoMatchingParent", message));
+        }
+        let allowed: Vec<usize> = named
+            .into_iter()
+            .filter(|(_, listener)| listener.allows(inputs, &gateway.key, UDP_ROUTE, self.key))
+            .map(|(at, _)| at)
+            .collect();
+        if allowed.is_empty() {
+            let message = format!(
+                "no listener of Gateway {} admits UDPRoutes of namespace {}",
+                gateway.key, self.key.namespace
+            );
+            return Err(("NotAllowedByListeners", message));
+        }
+        Ok(allowed)
+    }
+
+    fn resolve(
+        &self,
+        inputs: &'a Inputs,
+        gathered: &mut Gathered<'a>,
+        gateway_namespace: &str,
+    ) -> Resolved {
+        let mut resolved = Resolved::default();
+        resolved.backends = backend_ref::resolve_all(
+            inputs,
+            &mut gathered.clusters,
+            backend_ref::UDP,
+            (&self.key.namespace, gateway_namespace),
+            self.rule.map_or(&[][..], |rule| &rule.backend_refs),
+            &mut resolved.faults,
+        );
+        resolved
+    }
+
+    /// Position of its rule among the snapshot's.
+    fn add_rule(&self, resolved: &mut Resolved, gathered: &mut Gathered<'_>) -> u32 {
+        if let Some(position) = resolved.position {
+            return position;
+        }
+        for backend in &resolved.backends {
+            if let BackendTarget::Cluster(cluster) = backend.target {
+                gathered.clusters.mark_used(cluster);
+            }
+        }
+        let position =
+            u32::try_from(gathered.rules.len()).expect("fewer than 2^32 rules fit in memory");
+        gathered.rules.push(Rule {
+            key: RuleKey {
+                kind: UDP_ROUTE.kind,
+                route: self.key.clone(),
+                index: 0,
+            },
+            backends: resolved.backends.clone(),
+            request_timeout: None,
+            backend_timeout: None,
+        });
+        resolved.position = Some(position);
+        position
+    }
+
+    /// Counts it on a listener; the oldest route there gets the traffic.
+    fn enter(&self, listener: &mut Listener<'_>, rule: u32) {
+        if !listener.attached.insert(self.key.clone()) {
+            return;
+        }
+        let metadata = &self.object.metadata;
+        let own = FirstRule {
+            created: metadata.creation_timestamp.clone().unwrap_or_default(),
+            route: self.key.clone(),
+            rule,
+        };
+        listener.first = match listener.first.take() {
+            Some(first) => Some(first.min(own)),
+            None => Some(own),
+        };
+    }
+}
+
+/// Why a rule is not carried out.
+fn bad_rule(rule: &L4RuleSpec) -> Option<String> {
+    if let Some(field) = rule.unread.keys().next() {
+        return Some(format!("field {field} is not supported"));
+    }
+    rule.backend_refs.iter().find_map(|backend| {
+        if let Some(field) = backend.unread.keys().next() {
+            return Some(format!("field {field} of a backendRef is not supported"));
+        }
+        if let Some(filter) = backend.filters.first() {
+            let kind = &filter.kind;
+            return Some(format!("filter {kind} of a backendRef is not supported"));
+        }
+        let too_heavy = backend.weight.is_some_and(|weight| weight > MAX_WEIGHT);
+        too_heavy.then(|| format!("a weight is above {MAX_WEIGHT}"))
+    })
+}
