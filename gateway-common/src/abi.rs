@@ -9,6 +9,7 @@ pub mod counter;
 pub mod live;
 pub mod node;
 pub mod row;
+pub mod tag;
 pub mod vip;
 
 pub use config::Config;
@@ -16,6 +17,7 @@ pub use counter::{COUNTERS_PER_CPU, Counter, MAX_CPUS};
 pub use live::{Live, LiveConfig};
 pub use node::{NodeEntry, NodeIndex, node_flag, peers};
 pub use row::Row;
+pub use tag::{TAG_SETS, TAG_WAYS, TagSet};
 pub use vip::{SourceKey, VipEntry, VipKey, VipWords, vip_flag};
 
 /// Version of all layouts in this module; part of the pin path and stored in [`Config`].
@@ -70,6 +72,8 @@ pub mod map {
     pub const CPU_STATE: &str = "CPU_STATE";
     /// `LpmTrie` from [`super::SourceKey`] to [`super::SOURCE_ALLOWED`] or [`super::SOURCE_DENIED`].
     pub const SOURCES: &str = "SOURCES";
+    /// `Array` of [`super::TagSet`], [`super::TAG_SETS`] entries, mmapable: the UDP sessions that the proxy holds.
+    pub const TAGS: &str = "TAGS";
     /// `DevMapHash` from ifindex to device, for forwarding across interfaces.
     pub const DEVICES: &str = "DEVICES";
 }

@@ -234,6 +234,23 @@ mod tests {
     }
 
     #[test]
+    fn flow_v6_golden_vector() {
+        let address = |last| {
+            let mut address = [0_u8; 16];
+            address[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
+            address[15] = last;
+            address
+        };
+        let (source, destination) = (address(1), address(0x35));
+        let ports = [0xc0, 0x01, 0x00, 0x35];
+        let hash = flow_v6(KEY, source, destination, ports, 17);
+        let message = [&source[..], &destination[..], &ports[..], &[17]].concat();
+        assert_eq!(message.len(), 37);
+        assert_eq!(hash, sip13(KEY, &message));
+        assert_eq!((hash, row_of(hash)), (14_301_970_424_383_680_262, 12_038));
+    }
+
+    #[test]
     fn slot_golden_vectors() {
         let key = VipKey::v4([203, 0, 113, 10], [0, 80], 6);
         assert_eq!(

@@ -9,7 +9,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMapHash, LpmTrie, SockMap};
 use gateway_common::abi::{
     self, Config, Counter, Live, LiveConfig, MAX_CPUS, MAX_NODES, MAX_SOURCES, NodeEntry, NodeIndex, Row,
-    SourceKey, VIP_SLOTS, VipEntry, cpu_state, state,
+    SourceKey, TagSet, VIP_SLOTS, VipEntry, cpu_state, state,
 };
 use gateway_common::steer::{Cookie, Headers, Local, Tables, Tuple, Way};
 
@@ -46,6 +46,8 @@ pub static COUNTERS: Array<u64> =
 pub static SOCKETS: SockMap = SockMap::with_max_entries(abi::GROUPS * abi::SLOTS_PER_GROUP, 0);
 #[map]
 static PORTS: Array<u64> = Array::with_max_entries(abi::PORT_WORDS, BPF_F_MMAPABLE);
+#[map]
+static TAGS: Array<TagSet> = Array::with_max_entries(abi::TAG_SETS, BPF_F_MMAPABLE);
 #[map]
 pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(MAX_DEVICES, 0);
 

@@ -331,6 +331,7 @@ fn a_vip_is_served_and_guarded() {
         "SOCKETS",
         "SOURCES",
         "STATE",
+        "TAGS",
         "VIPS",
         "link-lookup",
         "link-xdp-up0-native",
