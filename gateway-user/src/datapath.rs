@@ -24,6 +24,7 @@ pub mod pins;
 pub mod routes;
 pub mod status;
 mod sys;
+pub mod tags;
 pub mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,7 @@ pub use neighbours::ForwardMode;
 pub use pins::{detach, open_shared};
 pub use status::DatapathStatus;
 pub use sys::return_freed_memory;
+pub use tags::{SessionTags, Tag};
 
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::tables::Reach;

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod hostname;
+pub mod l4_policy;
 pub mod listener;
 pub mod name;
 pub mod policy;
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 pub use cluster::{Cluster, ClusterKey, Endpoint, EndpointKey};
 pub use hostname::Hostname;
+pub use l4_policy::{L4Policy, Prefix, ReturnPath, Sources, UdpHash};
 pub use listener::{Bind, BindKey, Listener, Protocol, Transport};
 pub use name::{ObjectKey, RuleKey};
 pub use policy::{Balancer, ConnectionPool, OutlierDetection, TrafficPolicy};

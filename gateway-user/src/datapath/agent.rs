@@ -14,7 +14,7 @@ use aya::Ebpf;
 use aya::maps::{DevMapHash, Map, MapData, SockMap};
 use gateway_common::abi::{
     self, COUNTERS_PER_CPU, Config, Counter, GROUPS, MAX_CPUS, MAX_NODES, NodeEntry, PORT_WORDS,
-    ROWS, SLOTS_PER_GROUP, VIP_SLOTS, VipEntry,
+    ROWS, SLOTS_PER_GROUP, TAG_SETS, TagSet, VIP_SLOTS, VipEntry,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -123,6 +123,12 @@ impl Agent {
             rows: Arc::new(array(programs, abi::map::ROWS, ROWS, words)?),
             alive: Arc::new(array(programs, abi::map::ALIVE, MAX_NODES, words)?),
             heartbeat: Arc::new(array(programs, abi::map::HEARTBEAT, 1, words)?),
+            tags: Arc::new(array(
+                programs,
+                abi::map::TAGS,
+                TAG_SETS,
+                size_of::<TagSet>(),
+            )?),
         };
         Ok(Self {
             attachments,

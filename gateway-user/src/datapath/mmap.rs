@@ -99,12 +99,13 @@ impl Drop for MappedArray {
     }
 }
 
-/// What the unprivileged side writes: rows, alive words, heartbeat.
+/// What the unprivileged side writes: rows, alive words, heartbeat, tags of UDP sessions.
 #[derive(Clone, Debug)]
 pub struct SharedTables {
     pub(super) rows: Arc<MappedArray>,
     pub(super) alive: Arc<MappedArray>,
     pub(super) heartbeat: Arc<MappedArray>,
+    pub(super) tags: Arc<MappedArray>,
 }
 
 impl SharedTables {
@@ -196,6 +197,7 @@ mod tests {
             rows: Arc::clone(&rows),
             alive: Arc::new(array(MAX_NODES, 8)),
             heartbeat: Arc::new(array(1, 8)),
+            tags: Arc::new(array(1, 16)),
         };
         shared.store_rows(&[(1, Row(5)), (65_535, Row(6)), (65_536, Row(7))]);
         let read = shared.rows();

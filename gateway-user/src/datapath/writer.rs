@@ -199,6 +199,7 @@ mod tests {
             rows: array(ROWS, 8),
             alive: array(MAX_NODES, 8),
             heartbeat: array(1, 8),
+            tags: array(1, 16),
         };
         Writer::new(
             array(1, size_of::<Config>()),
