@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::snapshot::{BindKey, Generation, ObjectKey, Transport};
 use crate::translate::condition::{
-    ClassStatus, GatewayStatus, RouteStatus, UNSUPPORTED_FIELDS, sentences,
+    ClassStatus, GatewayStatus, PolicyStatus, RouteStatus, UNSUPPORTED_FIELDS, sentences,
 };
 use crate::translate::{Condition, Kind, Translation, Truth};
 
@@ -48,6 +48,8 @@ pub enum Status {
     Gateway(GatewayStatus),
     /// HTTPRoute, UDPRoute.
     Route(RouteStatus),
+    /// TrafficPolicy.
+    Policy(PolicyStatus),
     /// GatewayClass, DestinationRule, AddressPool, and objects that are only warned about.
     Plain(ClassStatus),
 }
@@ -55,14 +57,18 @@ pub enum Status {
 impl ObjectStatus {
     /// All conditions of the object and of its parts.
     pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
-        let (own, listeners, parents): (&[Condition], _, _) = match &self.status {
-            Status::Gateway(status) => (&status.conditions, Some(&status.listeners), None),
-            Status::Route(status) => (&[], None, Some(&status.parents)),
-            Status::Plain(status) => (&status.conditions, None, None),
+        let parts: Vec<&[Condition]> = match &self.status {
+            Status::Gateway(status) => {
+                let listeners = status.listeners.iter().map(|l| &l.conditions[..]);
+                std::iter::once(&status.conditions[..])
+                    .chain(listeners)
+                    .collect()
+            }
+            Status::Route(status) => status.parents.iter().map(|p| &p.conditions[..]).collect(),
+            Status::Policy(status) => status.ancestors.iter().map(|a| &a.conditions[..]).collect(),
+            Status::Plain(status) => vec![&status.conditions[..]],
         };
-        let listeners = listeners.into_iter().flatten().flat_map(|l| &l.conditions);
-        let parents = parents.into_iter().flatten().flat_map(|p| &p.conditions);
-        own.iter().chain(listeners).chain(parents)
+        parts.into_iter().flatten()
     }
 
     /// Whether all that the object asks for is carried out. A DestinationRule that nothing uses is well.
@@ -129,6 +135,9 @@ pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus>
     }
     for (key, status) in &conditions.destination_rules {
         push(Kind::DestinationRule, key, Status::Plain(status.clone()));
+    }
+    for (key, status) in &conditions.traffic_policies {
+        push(Kind::TrafficPolicy, key, Status::Policy(status.clone()));
     }
     for (key, status) in &conditions.address_pools {
         push(Kind::AddressPool, key, Status::Plain(status.clone()));

@@ -14,6 +14,7 @@ mod gateway;
 pub mod gateway_class;
 mod http_route;
 pub mod inputs;
+mod l4_policy;
 mod listener;
 pub mod namespace;
 pub mod objects;
@@ -81,6 +82,7 @@ pub fn translate(inputs: &Inputs, context: &Context<'_>) -> Translation {
             conditions.udp_routes.insert(key.clone(), status);
         }
     }
+    let policies = l4_policy::read(inputs, &gateways, &mut conditions);
     conditions.gateways = gateways
         .iter()
         .map(|(key, gateway)| (key.clone(), gateway.status()))
@@ -92,7 +94,7 @@ pub fn translate(inputs: &Inputs, context: &Context<'_>) -> Translation {
         for &address in gateway.addresses() {
             snapshot.addresses.insert(address, key.clone());
         }
-        let binds = gateway.binds().into_iter();
+        let binds = gateway.binds(&policies).into_iter();
         snapshot
             .binds
             .extend(binds.map(|bind| (bind.key, Arc::new(bind))));

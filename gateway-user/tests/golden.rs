@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use gateway_user::allocate::{Allocations, allocate};
 use gateway_user::snapshot::{
-    Backend, BackendTarget, BindKey, Cluster, Snapshot, Transport, route::RouteMatch,
+    Backend, BackendTarget, BindKey, Cluster, L4Policy, Prefix, Snapshot, Sources, Transport,
+    route::RouteMatch,
 };
 use gateway_user::snapshot::{PathMatch, ValueMatch};
 use gateway_user::status::{ObjectStatus, Report, Status, merge, well};
@@ -297,8 +298,11 @@ fn show_cluster(cluster: &Cluster) -> Value {
 
 fn show_bind(snapshot: &Snapshot, bind: &gateway_user::snapshot::Bind) -> Value {
     let socket = bind.key;
+    let policy = (*bind.policy != L4Policy::default()).then(|| show_policy(&bind.policy));
     if bind.builtin_ready {
-        return format!("{socket} {} built-in readiness", bind.gateway).into();
+        let policy = policy.map(|policy| format!(", {policy}"));
+        let policy = policy.unwrap_or_default();
+        return format!("{socket} {} built-in readiness{policy}", bind.gateway).into();
     }
     let listeners = bind.listeners.iter().map(|listener| {
         let hostname = listener.hostname.as_ref().map_or("*", |name| name.as_str());
@@ -313,7 +317,26 @@ fn show_bind(snapshot: &Snapshot, bind: &gateway_user::snapshot::Bind) -> Value 
         });
         json!({"listener": format!("{} {hostname}", listener.name), "routes": entries.collect::<Vec<_>>()})
     });
-    json!({"bind": format!("{socket} {}", bind.gateway), "listeners": listeners.collect::<Vec<_>>()})
+    let mut shown = json!({"bind": format!("{socket} {}", bind.gateway), "listeners": listeners.collect::<Vec<_>>()});
+    if let Some(policy) = policy {
+        shown["policy"] = policy.into();
+    }
+    shown
+}
+
+fn show_policy(policy: &L4Policy) -> String {
+    let list = |prefixes: &[Prefix]| {
+        let texts: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+        format!("[{}]", texts.join(" "))
+    };
+    let Sources { allow, deny } = &policy.sources;
+    let allow = allow.as_deref().map_or_else(|| "all".to_owned(), list);
+    format!(
+        "{:?}, {:?}, allow {allow} deny {}",
+        policy.return_path,
+        policy.udp_hash,
+        list(deny)
+    )
 }
 
 fn show_match(matching: &RouteMatch) -> String {
@@ -379,6 +402,12 @@ fn show_status(status: &ObjectStatus) -> Value {
                 json!({"parentRef": parent.parent_ref, "conditions": show_conditions(&parent.conditions)})
             });
             shown["parents"] = parents.collect();
+        }
+        Status::Policy(policy) => {
+            let ancestors = policy.ancestors.iter().map(|ancestor| {
+                json!({"ancestorRef": ancestor.ancestor_ref, "conditions": show_conditions(&ancestor.conditions)})
+            });
+            shown["ancestors"] = ancestors.collect();
         }
         Status::Plain(plain) => shown["conditions"] = show_conditions(&plain.conditions),
     }

@@ -241,6 +241,7 @@ fn snapshot(vips: &[&str], replicas: &[(&str, &str)]) -> Snapshot {
             gateway: gateway.clone(),
             protocol: Protocol::Http,
             builtin_ready: false,
+            policy: Arc::default(),
             listeners: Vec::new(),
         };
         snapshot.addresses.insert(key.address, gateway);

@@ -208,6 +208,7 @@ mod tests {
                 gateway: gateway.clone(),
                 protocol: Protocol::Http,
                 builtin_ready: false,
+                policy: Arc::default(),
                 listeners: Vec::new(),
             };
             snapshot.addresses.insert(key.address, gateway);

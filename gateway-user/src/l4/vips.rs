@@ -296,6 +296,7 @@ mod tests {
                 gateway,
                 protocol: Protocol::Http,
                 builtin_ready: false,
+                policy: Arc::default(),
                 listeners: Vec::new(),
             };
             snapshot.binds.insert(*key, Arc::new(bind));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::hostname::Hostname;
+use super::l4_policy::L4Policy;
 use super::name::ObjectKey;
 use crate::l7::router::Router;
 
@@ -127,6 +128,8 @@ pub struct Bind {
     pub protocol: Protocol,
     /// The built-in readiness listener (port 15021): answers by itself, has no routes.
     pub builtin_ready: bool,
+    /// What its TrafficPolicy says.
+    pub policy: Arc<L4Policy>,
     /// Listeners in the order in which they are tried: exact hostname, longer wildcard, shorter, none.
     pub listeners: Vec<Arc<Listener>>,
 }

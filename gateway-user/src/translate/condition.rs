@@ -150,6 +150,8 @@ pub struct Conditions {
     pub destination_rules: BTreeMap<ObjectKey, ClassStatus>,
     /// AddressPools.
     pub address_pools: BTreeMap<ObjectKey, ClassStatus>,
+    /// TrafficPolicies.
+    pub traffic_policies: BTreeMap<ObjectKey, PolicyStatus>,
     /// What is wrong with objects that Forebay writes no status for, such as EndpointSlices.
     pub warnings: BTreeMap<ObjectId, Vec<String>>,
 }
@@ -239,6 +241,42 @@ pub struct SupportedKind {
 pub struct RouteStatus {
     /// One for each parentRef that is ours.
     pub parents: Vec<ParentStatus>,
+}
+
+/// Status of a policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PolicyStatus {
+    /// One for each target.
+    pub ancestors: Vec<AncestorStatus>,
+}
+
+/// What became of a policy at one target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AncestorStatus {
+    /// The target.
+    pub ancestor_ref: AncestorRef,
+    /// Ours.
+    pub controller_name: &'static str,
+    /// Conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// A target of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AncestorRef {
+    /// API group.
+    pub group: String,
+    /// Kind.
+    pub kind: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// One listener by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
 }
 
 /// What became of one parentRef.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::condition::{AddressStatus, Condition, GatewayStatus, list};
+use super::l4_policy::Policies;
 use super::listener::{self, Fault, Listener};
 use super::objects;
 use super::{Context, Inputs, gateway_class, precedence};
@@ -90,7 +91,7 @@ impl<'a> Gateway<'a> {
     }
 
     /// Makes its binds; takes the listeners' candidates.
-    pub(super) fn binds(&mut self) -> Vec<Bind> {
+    pub(super) fn binds(&mut self, policies: &Policies) -> Vec<Bind> {
         let mut ports: BTreeMap<(u16, Transport), Vec<Arc<SnapshotListener>>> = BTreeMap::new();
         for listener in self.listeners.iter_mut().filter(|l| l.serves()) {
             let candidates = std::mem::take(&mut listener.candidates);
@@ -131,6 +132,7 @@ impl<'a> Gateway<'a> {
                         Transport::Udp => Protocol::Udp,
                     },
                     builtin_ready: builtin_ready && (port, transport) == ready,
+                    policy: policies.of(&self.key, (port, transport)),
                     listeners: listeners.clone(),
                 });
             }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::objects::{
     AddressPool, DestinationRule, EndpointSlice, Gateway, GatewayClass, HttpRoute, Metadata,
-    Namespace, Node, ReferenceGrant, Secret, Service, UdpRoute,
+    Namespace, Node, ReferenceGrant, Secret, Service, TrafficPolicy, UdpRoute,
 };
 use crate::snapshot::ObjectKey;
 
@@ -88,6 +88,7 @@ kinds! {
     ReferenceGrant, ReferenceGrant, reference_grants, "ReferenceGrant", "ReferenceGrant.";
     DestinationRule, DestinationRule, destination_rules, "DestinationRule", "Istio's DestinationRule.";
     AddressPool, AddressPool, address_pools, "AddressPool", "Forebay's AddressPool.";
+    TrafficPolicy, TrafficPolicy, traffic_policies, "TrafficPolicy", "Forebay's TrafficPolicy.";
 }
 
 /// Kind and key of an object: unique among all objects.
@@ -116,7 +117,7 @@ impl Kind {
             | Self::UdpRoute
             | Self::ReferenceGrant => "gateway.networking.k8s.io/v1",
             Self::DestinationRule => "networking.istio.io/v1",
-            Self::AddressPool => "forebay.dev/v1alpha1",
+            Self::AddressPool | Self::TrafficPolicy => "forebay.dev/v1alpha1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::Service | Self::Secret | Self::Namespace | Self::Node => "v1",
         }
@@ -228,6 +229,7 @@ fn known(group: &str, kind: &str) -> Option<(Kind, &'static [&'static str])> {
             (Kind::DestinationRule, &["v1", "v1beta1", "v1alpha3"])
         }
         ("forebay.dev", "AddressPool") => (Kind::AddressPool, &["v1alpha1"]),
+        ("forebay.dev", "TrafficPolicy") => (Kind::TrafficPolicy, &["v1alpha1"]),
         ("discovery.k8s.io", "EndpointSlice") => (Kind::EndpointSlice, &["v1"]),
         ("", "Service") => (Kind::Service, &["v1"]),
         ("", "Secret") => (Kind::Secret, &["v1"]),

@@ -8,6 +8,7 @@ mod core;
 mod destination_rule;
 mod gateway;
 mod http_route;
+mod l4_policy;
 mod l4_route;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub use http_route::{
     BackendRef, Filter, HttpRouteSpec, MatchSpec, ParentRef, PathSpec, RuleSpec, TimeoutsSpec,
     ValueSpec,
 };
+pub use l4_policy::{L4PolicySpec, PolicyTargetRef, SourcesSpec, UdpSpec};
 pub use l4_route::{L4RouteSpec, L4RuleSpec};
 
 use crate::snapshot::ObjectKey;
@@ -106,6 +108,8 @@ pub type Service = Resource<ServiceSpec>;
 pub type ReferenceGrant = Resource<ReferenceGrantSpec>;
 /// DestinationRule.
 pub type DestinationRule = Resource<DestinationRuleSpec>;
+/// Forebay's TrafficPolicy.
+pub type TrafficPolicy = Resource<L4PolicySpec>;
 /// AddressPool.
 pub type AddressPool = Resource<AddressPoolSpec>;
 

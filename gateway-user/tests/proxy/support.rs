@@ -318,6 +318,7 @@ pub(crate) fn snapshot(
         gateway,
         protocol: Protocol::Http,
         builtin_ready: false,
+        policy: Arc::default(),
         listeners: vec![Arc::new(listener)],
     };
     Snapshot {
