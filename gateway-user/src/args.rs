@@ -231,7 +231,7 @@ pub struct ValidateArgs {
 /// Flags of `forebay explain`.
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
-    /// The request, for example `http://shop.example.com/cart?x=1`.
+    /// The request, for example `http://shop.example.com/cart?x=1`, or `udp://192.0.2.1:53` for datagrams.
     #[arg(value_name = "URL")]
     pub url: String,
     /// Method of the request.
