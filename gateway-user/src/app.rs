@@ -9,9 +9,10 @@ pub mod view;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
 use crate::admin;
@@ -25,7 +26,7 @@ use crate::file::merge::{Files, Problem};
 use crate::file::{read, state, watch::Watch};
 use crate::proxy::access_log::Destination;
 use crate::proxy::stats::Stats;
-use crate::proxy::{Mode, Proxy, ProxySettings, StartError, Timers};
+use crate::proxy::{Mode, OpenUdp, Proxy, ProxySettings, StartError, Timers};
 use crate::readiness::{Progress, Readiness};
 use crate::settings::{Datapath, Settings};
 use crate::snapshot::{Generation, Replica, ReplicaState, Snapshot};
@@ -132,14 +133,22 @@ impl App {
         // After the endpoints: a second daemon on this node, started by mistake, ends before it touches the kernel.
         let mut driver = open_kernel(&settings, &files.merged().inputs)?;
         let readiness = Readiness::default();
+        raise_open_files();
         let stats = Arc::new(Stats::new(settings.workers));
-        let proxy = Proxy::start(proxy_settings(&settings, &readiness), stats)?;
+        let late = Arc::<OnceLock<Kernel>>::default();
+        let mut for_proxy = proxy_settings(&settings, &readiness);
+        if let Some(driver) = &driver {
+            for_proxy.tags = Some(Arc::new(driver.session_tags()));
+            for_proxy.open_udp = udp_by_kernel(Arc::clone(&late));
+        }
+        let proxy = Proxy::start(for_proxy, stats)?;
         if let Some(driver) = &mut driver {
             proxy.inherit(driver.inherit()?.into_values());
         }
         let shared = Arc::new(Shared::new(settings.node_name.clone(), proxy));
         if let Some(driver) = driver {
-            shared.set_kernel(Kernel::start(driver, Arc::clone(&shared))?);
+            let kernel = Kernel::start(driver, Arc::clone(&shared))?;
+            shared.set_kernel(late.get_or_init(|| kernel).clone());
         }
         let drain_asked = Arc::new(Notify::new());
         for (name, bound) in [
@@ -323,7 +332,8 @@ impl App {
     }
 
     fn tick(&mut self) -> Phase {
-        let open = self.shared.proxy.open_connections();
+        let proxy = &self.shared.proxy;
+        let open = proxy.open_connections() + proxy.open_sessions();
         let phase = self.drain.look(Instant::now(), open);
         self.shared.set_drain(phase);
         if phase == Phase::Drained && !self.progress.drained {
@@ -356,6 +366,27 @@ fn proxy_settings(settings: &Settings, readiness: &Readiness) -> ProxySettings {
             Endpoint::Tcp(address) => Some(address),
             Endpoint::Off | Endpoint::Unix(_) => None,
         },
+        ..ProxySettings::default()
+    }
+}
+
+/// UDP sockets on VIPs are opened by whoever holds the privileges of the datapath.
+fn udp_by_kernel(kernel: Arc<OnceLock<Kernel>>) -> Box<OpenUdp> {
+    Box::new(move |vip| match kernel.get() {
+        Some(kernel) => kernel.open_udp(vip),
+        None => Err("the datapath thread has not started".into()),
+    })
+}
+
+/// Sockets are what a proxy is made of: takes all that the system grants.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        tracing::warn!(%error, "the limit on open files stays at {:?}", limit.current);
     }
 }
 

@@ -25,10 +25,11 @@ pub mod routes;
 pub mod status;
 mod sys;
 pub mod tags;
+pub mod vip_socket;
 pub mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub use agent::{Agent, AgentSettings};
@@ -41,6 +42,7 @@ pub use pins::{detach, open_shared};
 pub use status::DatapathStatus;
 pub use sys::return_freed_memory;
 pub use tags::{SessionTags, Tag};
+pub use vip_socket::open_udp;
 
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::tables::Reach;
@@ -74,6 +76,12 @@ pub trait NodePrivileges: Send {
     /// # Errors
     /// No such group, too many sockets, or a socket that is not a listening TCP socket.
     fn set_listeners(&mut self, group: u16, sockets: &[BorrowedFd<'_>]) -> Result<(), Error>;
+
+    /// Opens one UDP socket on a VIP for the proxy; a port below 1024 needs CAP_NET_BIND_SERVICE.
+    ///
+    /// # Errors
+    /// The port is taken or not permitted.
+    fn open_udp(&mut self, vip: SocketAddr) -> Result<OwnedFd, Error>;
 
     /// The tables that need no privilege once they are mapped.
     fn shared(&self) -> SharedTables;

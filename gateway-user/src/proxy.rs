@@ -17,12 +17,13 @@ mod reply;
 mod runtime;
 pub mod scan;
 pub mod stats;
+mod udp;
 mod upstream;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -38,9 +39,11 @@ pub use self::cluster::{ClusterStatus, EndpointStatus};
 pub use self::downstream::Timers;
 use self::runtime::{Basis, Live};
 use self::stats::Stats;
+pub use self::udp::SessionLimits;
 pub use self::worker::{BEAT, Readiness};
 use self::worker::{Command, Shared};
-use crate::snapshot::{BindKey, ObjectKey, Snapshot};
+use crate::datapath::SessionTags;
+use crate::snapshot::{BindKey, ObjectKey, Snapshot, Transport};
 
 /// How connections reach the proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +54,9 @@ pub enum Mode {
     /// Sockets on loopback ports, to which the kernel program hands connections to VIPs.
     Steered,
 }
+
+/// Opens a UDP socket on a VIP, or says in one sentence why it cannot.
+pub type OpenUdp = dyn Fn(SocketAddr) -> Result<OwnedFd, String> + Send + Sync;
 
 /// What a proxy is started with.
 pub struct ProxySettings {
@@ -71,6 +77,12 @@ pub struct ProxySettings {
     /// Where this process answers for its readiness itself: no built-in listener is opened on an address that this
     /// one covers, which the system would refuse.
     pub ready_endpoint: Option<SocketAddr>,
+    /// Opens the sockets of UDP listeners.
+    pub open_udp: Box<OpenUdp>,
+    /// Where UDP sessions are told to the kernel, if it steers.
+    pub tags: Option<Arc<SessionTags>>,
+    /// Bounds on the UDP sessions of each worker.
+    pub sessions: SessionLimits,
 }
 
 impl Default for ProxySettings {
@@ -84,6 +96,9 @@ impl Default for ProxySettings {
             seed: 0,
             ready: Box::new(|| true),
             ready_endpoint: None,
+            open_udp: Box::new(acceptor::open_udp),
+            tags: None,
+            sessions: SessionLimits::default(),
         }
     }
 }
@@ -143,6 +158,7 @@ pub struct Proxy {
     mode: Mode,
     max_segment: Option<u32>,
     ready_endpoint: Option<SocketAddr>,
+    open_udp: Box<OpenUdp>,
     control: Mutex<Control>,
 }
 
@@ -160,6 +176,8 @@ impl Proxy {
             draining: AtomicBool::new(false),
             beats: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             ready: settings.ready,
+            tags: settings.tags,
+            sessions: settings.sessions,
         });
         let log = access_log::Writer::start(&settings.access_log)?;
         let mut threads = Vec::with_capacity(workers);
@@ -189,6 +207,7 @@ impl Proxy {
             mode: settings.mode,
             max_segment: settings.max_segment,
             ready_endpoint: settings.ready_endpoint,
+            open_udp: settings.open_udp,
             control: Mutex::new(Control {
                 workers: threads,
                 log,
@@ -199,6 +218,7 @@ impl Proxy {
 
     /// Makes a snapshot the running configuration. No connection is closed and no request dropped by it.
     pub fn publish(&self, snapshot: &Snapshot) -> PublishReport {
+        let mut datagrams = self.open_datagram_sockets(snapshot);
         let mut control = self.control();
         let previous = self.shared.live.load_full();
         let next = Arc::new(Live::build(snapshot, &previous, self.basis, Instant::now()));
@@ -208,16 +228,25 @@ impl Proxy {
         }
         let mut wanted: BTreeMap<Group, Vec<BindKey>> = BTreeMap::new();
         for (key, bind) in &snapshot.binds {
-            let group = match self.mode {
-                Mode::Direct if bind.builtin_ready && self.answers_already(*key) => continue,
-                Mode::Direct => Group::Bind(*key),
-                Mode::Steered => Group::Gateway(bind.gateway.clone()),
+            let group = match (self.mode, key.transport) {
+                (Mode::Direct, _) if bind.builtin_ready && self.answers_already(*key) => continue,
+                (Mode::Direct, _) | (_, Transport::Udp) => Group::Bind(*key),
+                (Mode::Steered, Transport::Tcp) => Group::Gateway(bind.gateway.clone()),
             };
             wanted.entry(group).or_default().push(*key);
         }
         let mut report = PublishReport::default();
         for (group, binds) in &wanted {
-            if let Err(why) = self.listen(&mut control, group) {
+            let result = match group {
+                Group::Bind(bind) if bind.transport == Transport::Udp => {
+                    match datagrams.remove(bind) {
+                        Some(sockets) => sockets.map(|sockets| control.relay(*bind, sockets)),
+                        None => Ok(()),
+                    }
+                }
+                _ => self.listen(&mut control, group),
+            };
+            if let Err(why) = result {
                 let failed = binds.iter().map(|bind| (*bind, why.clone()));
                 report.failed.extend(failed);
             }
@@ -261,6 +290,29 @@ impl Proxy {
             .extend(groups.map(|sockets| sockets.into_iter().map(TcpListener::from).collect()));
     }
 
+    /// One socket for each worker for every UDP bind that has none yet. Whoever opens them may take its time and may
+    /// ask for listeners meanwhile, so nothing is locked.
+    fn open_datagram_sockets(
+        &self,
+        snapshot: &Snapshot,
+    ) -> BTreeMap<BindKey, Result<Vec<UdpSocket>, String>> {
+        let wanted = snapshot.binds.keys();
+        let wanted = wanted.filter(|key| key.transport == Transport::Udp);
+        let open: BTreeSet<BindKey> = {
+            let control = self.control();
+            let is_open = |key: &&BindKey| control.listening.contains_key(&Group::Bind(**key));
+            wanted.clone().filter(is_open).copied().collect()
+        };
+        wanted
+            .filter(|key| !open.contains(key))
+            .map(|key| {
+                let vip = SocketAddr::from(*key);
+                let one = |_| (self.open_udp)(vip).map(UdpSocket::from);
+                (*key, (0..self.basis.workers).map(one).collect())
+            })
+            .collect()
+    }
+
     /// Opens a group's sockets unless they are open.
     fn listen(&self, control: &mut Control, group: &Group) -> Result<(), String> {
         if control.listening.contains_key(group) {
@@ -285,8 +337,7 @@ impl Proxy {
         let mut numbers = Vec::new();
         let mut sockets = sockets.into_iter().peekable();
         while sockets.peek().is_some() {
-            let number = control.next_number;
-            control.next_number += 1;
+            let number = control.number();
             numbers.push(number);
             // An earlier process may have had more workers, or fewer, than this one.
             let round: Vec<TcpListener> = sockets.by_ref().take(workers).collect();
@@ -322,6 +373,12 @@ impl Proxy {
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.shared.stats.open_connections()
+    }
+
+    /// UDP sessions that are open now.
+    #[must_use]
+    pub fn open_sessions(&self) -> usize {
+        self.shared.stats.open_sessions()
     }
 
     /// Rises by one each 50 ms while every worker is alive: the least of their beats.
@@ -373,6 +430,28 @@ impl Proxy {
 }
 
 impl Control {
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// Gives the workers the sockets of a UDP bind, one for each.
+    fn relay(&mut self, bind: BindKey, sockets: Vec<UdpSocket>) {
+        let number = self.number();
+        let mut sockets = sockets.into_iter();
+        self.tell(|_| {
+            let socket = sockets
+                .next()
+                .expect("one socket was opened for each worker");
+            Command::Relay(number, socket, bind)
+        });
+        let listening = Listening {
+            numbers: vec![number],
+            sockets: Vec::new(),
+        };
+        self.listening.insert(Group::Bind(bind), listening);
+    }
+
     fn tell(&self, mut command: impl FnMut(usize) -> Command) {
         for (index, (worker, _)) in self.workers.iter().enumerate() {
             // A worker that is gone has panicked; its missing beat says so.

@@ -15,5 +15,7 @@ mod limits;
 mod support;
 #[path = "proxy/timers.rs"]
 mod timers;
+#[path = "proxy/udp.rs"]
+mod udp;
 #[path = "proxy/upstream.rs"]
 mod upstream;

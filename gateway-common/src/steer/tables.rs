@@ -387,10 +387,7 @@ pub(super) fn find_address<T: Tables>(tables: &T, address: [u64; 2]) -> u64 {
 
 /// [`find_address`], out of line: flags and list.
 #[inline(always)]
-pub(super) fn address_and_sources<T: Tables>(
-    tables: &T,
-    [first, second]: [u64; 2],
-) -> (u32, u16) {
+pub(super) fn address_and_sources<T: Tables>(tables: &T, [first, second]: [u64; 2]) -> (u32, u16) {
     let word = tables.call_address(first, second);
     (word as u32, (word >> 32) as u16)
 }

@@ -101,6 +101,12 @@ impl Collector for Reader {
             "Client connections open now.",
             &[(&[], reading.open_connections as u64)],
         )?;
+        gauge(
+            e,
+            "forebay_udp_sessions_open",
+            "UDP sessions open now.",
+            &[(&[], reading.open_sessions as u64)],
+        )?;
         totals(e, &reading)?;
         if let Some(status) = &self.1 {
             datapath(e, status)?;

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,6 @@ use crate::datapath::{
 };
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::tables::Reach;
-use crate::l4::vips::TCP;
 use crate::snapshot::BindKey;
 
 /// Longest wait for one answer: an agent needs 100 ms for a table and 2 s for a netlink socket that is stuck.
@@ -144,14 +143,14 @@ fn open(socket: &Path) -> Result<(UnixStream, State, Image), Error> {
     let Reply::Welcome(welcome) = reply else {
         return Err(gone(socket, "its answer does not fit the question"));
     };
-    let (Some(image), [rows, alive, heartbeat]) =
+    let (Some(image), [rows, alive, heartbeat, tags]) =
         (message::image(&frame.tail), frame.descriptors.as_slice())
     else {
         return Err(gone(socket, "its greeting is not whole"));
     };
     let state = State {
         welcome: *welcome,
-        shared: SharedTables::of(rows, alive, heartbeat)?,
+        shared: SharedTables::of(rows, alive, heartbeat, tags)?,
     };
     Ok((stream, state, image))
 }
@@ -213,6 +212,15 @@ impl NodePrivileges for Remote {
     fn set_listeners(&mut self, group: u16, sockets: &[BorrowedFd<'_>]) -> Result<(), Error> {
         match self.ask(&Request::Listeners(group), &[], sockets)? {
             (Reply::Done, _) => Ok(()),
+            _ => Err(self.confused()),
+        }
+    }
+
+    fn open_udp(&mut self, vip: SocketAddr) -> Result<OwnedFd, Error> {
+        match self.ask(&Request::OpenUdp(vip), &[], &[])? {
+            (Reply::Opened, mut frame) if frame.descriptors.len() == 1 => {
+                Ok(frame.descriptors.remove(0))
+            }
             _ => Err(self.confused()),
         }
     }
@@ -282,7 +290,10 @@ impl NodePrivileges for Remote {
     fn refused(&mut self, vips: &[BindKey]) -> Result<BTreeMap<BindKey, String>, Error> {
         let claims: Vec<Claim> = vips
             .iter()
-            .map(|vip| (vip.address, vip.port, if vip.port == 0 { 0 } else { TCP }))
+            .map(|vip| match vip.port {
+                0 => (vip.address, 0, 0),
+                port => (vip.address, port, vip.transport.number()),
+            })
             .collect();
         match self.ask(&Request::Claims(claims), &[], &[])? {
             (Reply::Claims(refused), _) => Ok(refused

@@ -4,7 +4,7 @@
 //! sides share by the ABI version that the greeting compares. Addresses are of either family everywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use gateway_common::abi::{Config, MAX_NODES, NodeEntry, NodeIndex, VipEntry, node_flag};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,8 @@ pub enum Request {
     Listeners(u16),
     /// The listening sockets that an earlier `run` left in a group.
     Inherit(u16),
+    /// A UDP socket on this VIP.
+    OpenUdp(SocketAddr),
     /// How these nodes are reached.
     Reach(BTreeSet<IpAddr>),
     /// The addresses of this node.
@@ -82,8 +84,8 @@ impl Hello {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
-    /// To the greeting; the tail holds what the tables say, the descriptors are rows, alive words and
-    /// heartbeat, to be mapped and written.
+    /// To the greeting; the tail holds what the tables say, the descriptors are rows, alive words,
+    /// heartbeat and tags, to be mapped and written.
     Welcome(Box<Welcome>),
     /// It is done.
     Done,
@@ -97,6 +99,8 @@ pub enum Reply {
     Counters(BTreeMap<String, u64>),
     /// The sockets come as descriptors, none if none are left.
     Inherited,
+    /// The socket comes as a descriptor.
+    Opened,
     /// It is not done.
     Refused(Refusal),
 }

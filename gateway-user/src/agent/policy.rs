@@ -15,13 +15,14 @@ use gateway_common::abi::{
 use super::message::{Claim, Refusal, listed};
 use crate::allocate::PoolRange;
 use crate::datapath::Attachment;
+use crate::l4::address_of;
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::tables::{Reach, VipHalf};
 use crate::l4::vips::MAX_VIPS;
-use crate::l4::{address_of, vips::TCP};
+use crate::snapshot::Transport;
 
-/// IP protocol number of UDP.
-const UDP: u8 = 17;
+const TCP: u8 = Transport::Tcp.number();
+const UDP: u8 = Transport::Udp.number();
 
 /// Ports that a VIP on an address of the node itself never takes: they belong to the node, and `sk_lookup` would take
 /// them away from whoever listens there.

@@ -4,7 +4,7 @@
 //! connections queue up and the next `run` takes them, and are closed when nobody comes for them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use super::wire::Frame;
 use crate::datapath::{Error, ForwardMode, NodePrivileges, listening};
 use crate::l4::diff::MapOp;
 use crate::l4::vips::MAX_VIPS;
+use crate::snapshot::Transport;
 
 /// How old the list of this node's addresses may be.
 const FRESH: Duration = Duration::from_secs(1);
@@ -26,8 +27,9 @@ const READ_AGAIN: Duration = Duration::from_millis(200);
 /// Reads anew which addresses may be VIPs; none if that is not possible now.
 pub type Source = Box<dyn FnMut() -> Option<Allowed> + Send>;
 
-/// Descriptors of the tables that a `run` maps and writes itself: rows, alive words, heartbeat.
-pub type Shared = [OwnedFd; 3];
+/// Descriptors of the tables that a `run` maps and writes itself: rows, alive words, heartbeat, tags of UDP
+/// sessions.
+pub type Shared = [OwnedFd; 4];
 
 /// What goes back.
 #[derive(Debug)]
@@ -134,6 +136,7 @@ impl Session {
             Request::Vips(seed) => self.vips(seed, &frame.tail, now),
             Request::Listeners(group) => self.listeners(group, frame.descriptors),
             Request::Inherit(group) => self.inherit(group),
+            Request::OpenUdp(vip) => self.open_udp(vip, now),
             Request::Reach(nodes) => self.reach(nodes, now),
             Request::LocalAddresses => {
                 let local = self.privileges.local_addresses().map_err(failed)?;
@@ -300,6 +303,17 @@ impl Session {
         Ok(Answer {
             descriptors: duplicates(sockets)?,
             ..Reply::Inherited.into()
+        })
+    }
+
+    fn open_udp(&mut self, vip: SocketAddr, now: Instant) -> Result<Answer, Refusal> {
+        self.look(now, FRESH)?;
+        let claim = (vip.ip(), vip.port(), Transport::Udp.number());
+        self.policy.claim(claim, &self.facts)?;
+        let socket = self.privileges.open_udp(vip).map_err(failed)?;
+        Ok(Answer {
+            descriptors: vec![socket],
+            ..Reply::Opened.into()
         })
     }
 

@@ -4,6 +4,7 @@
 //! by another thread, from the least beat of all workers: a worker that hangs stops it, an agent that hangs does not.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,7 @@ pub type Refused = Vec<(BindKey, String)>;
 enum Command {
     Snapshot(Arc<Snapshot>, oneshot::Sender<Result<Refused, String>>),
     Drain,
+    OpenUdp(SocketAddr, Sender<Result<OwnedFd, String>>),
     Status(oneshot::Sender<DatapathStatus>),
     Stop(oneshot::Sender<()>),
 }
@@ -93,6 +95,18 @@ impl Kernel {
         self.tell(Command::Snapshot(snapshot, reply));
         answer
             .await
+            .unwrap_or_else(|_| Err("the datapath thread has ended".into()))
+    }
+
+    /// A UDP socket on a VIP; waits for the thread, which must not wait for the caller.
+    ///
+    /// # Errors
+    /// One sentence that says why there is none.
+    pub fn open_udp(&self, vip: SocketAddr) -> Result<OwnedFd, String> {
+        let (reply, answer) = channel();
+        self.tell(Command::OpenUdp(vip, reply));
+        answer
+            .recv()
             .unwrap_or_else(|_| Err("the datapath thread has ended".into()))
     }
 
@@ -165,6 +179,11 @@ fn serve(mut driver: Driver, shared: &Arc<Shared>, commands: &Receiver<Command>)
                 Ok(())
             }
             Ok(Command::Drain) => driver.set_draining(true, Instant::now()),
+            Ok(Command::OpenUdp(vip, reply)) => {
+                let opened = driver.open_udp(vip).map_err(|error| error.to_string());
+                drop(reply.send(opened));
+                Ok(())
+            }
             Ok(Command::Status(reply)) => {
                 drop(reply.send(driver.status()));
                 Ok(())

@@ -4,7 +4,7 @@
 //! everything in the kernel as it is: programs go on with the last tables. [`super::detach`] cleans up.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::mmap::{MappedArray, SharedTables};
 use super::neighbours::{ForwardMode, Neighbours};
 use super::netlink::Netlink;
 use super::writer::Writer;
-use super::{Error, LocalAddresses, NodePrivileges, gratuitous, object, pins, routes};
+use super::{Error, LocalAddresses, NodePrivileges, gratuitous, object, pins, routes, vip_socket};
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::tables::Reach;
 
@@ -261,6 +261,10 @@ impl NodePrivileges for Agent {
         Ok(())
     }
 
+    fn open_udp(&mut self, vip: SocketAddr) -> Result<OwnedFd, Error> {
+        vip_socket::open_udp(vip).map_err(|source| Error::Udp { vip, source })
+    }
+
     fn shared(&self) -> SharedTables {
         self.writer.shared().clone()
     }
@@ -367,7 +371,7 @@ fn listening_port(socket: BorrowedFd<'_>) -> Result<u16, String> {
         return Err("one of them is not listening".to_owned());
     }
     let name = rustix::net::getsockname(socket).map_err(|error| error.to_string())?;
-    std::net::SocketAddr::try_from(name)
+    SocketAddr::try_from(name)
         .map(|address| address.port())
         .map_err(|_| "one of them is not bound to an IP address".to_owned())
 }

@@ -8,7 +8,7 @@ mod other_side;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use gateway_common::abi::{NodeIndex, node_flag, vip_flag};
@@ -16,7 +16,7 @@ use gateway_common::hash::Key;
 
 use super::neighbours::ForwardMode;
 use super::status::{DatapathStatus, Forward, NodeStatus, VipStatus};
-use super::{Error, LocalAddresses, NodePrivileges, SharedTables, listener_mss, sys};
+use super::{Error, LocalAddresses, NodePrivileges, SessionTags, SharedTables, listener_mss, sys};
 use crate::l4::address_of;
 use crate::l4::diff::{Image, MapOp, diff};
 use crate::l4::tables::{Planner, Reach, Settings};
@@ -48,6 +48,7 @@ pub struct DriverSettings {
 pub struct Driver {
     privileges: Box<dyn NodePrivileges>,
     shared: SharedTables,
+    hash_key: Key,
     forward: ForwardMode,
     planner: Planner,
     started: Instant,
@@ -104,6 +105,7 @@ impl Driver {
         planner.set_shared(local.configured.clone());
         Ok(Self {
             shared: privileges.shared(),
+            hash_key: settings.hash_key,
             privileges,
             forward: settings.forward,
             planner,
@@ -139,10 +141,24 @@ impl Driver {
         self.privileges.set_listeners(group, sockets)
     }
 
+    /// One UDP socket on a VIP, for the proxy.
+    ///
+    /// # Errors
+    /// See [`NodePrivileges::open_udp`].
+    pub fn open_udp(&mut self, vip: SocketAddr) -> Result<OwnedFd, Error> {
+        self.privileges.open_udp(vip)
+    }
+
     /// Rows, alive words and the heartbeat, for whoever beats.
     #[must_use]
     pub fn shared(&self) -> SharedTables {
         self.shared.clone()
+    }
+
+    /// The table of UDP sessions, emptied: those of an earlier process are gone.
+    #[must_use]
+    pub fn session_tags(&self) -> SessionTags {
+        SessionTags::new(&self.shared, self.hash_key)
     }
 
     /// Takes a snapshot and writes what it changes.

@@ -1,6 +1,7 @@
 //! What can go wrong at the border to the kernel: each error is one sentence that names the thing and the remedy.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Errors of the datapath.
@@ -129,6 +130,16 @@ pub enum Error {
         group: u16,
         /// Why.
         reason: String,
+    },
+    /// A UDP socket on a VIP.
+    #[error(
+        "cannot listen on {vip}/udp: {source}; stop what uses the port, or change the listener's port"
+    )]
+    Udp {
+        /// The VIP.
+        vip: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
     },
     /// The index of peers has no room.
     #[error(

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use gateway_common::abi::{MAX_NODES, NodeIndex, ROWS, Row, map};
+use gateway_common::abi::{MAX_NODES, NodeIndex, ROWS, Row, TAG_SETS, TagSet, map};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::Error;
@@ -113,12 +113,23 @@ impl SharedTables {
     ///
     /// # Errors
     /// One of them is no such map, or not ours to write.
-    pub fn of(rows: impl AsFd, alive: impl AsFd, heartbeat: impl AsFd) -> Result<Self, Error> {
+    pub fn of(
+        rows: impl AsFd,
+        alive: impl AsFd,
+        heartbeat: impl AsFd,
+        tags: impl AsFd,
+    ) -> Result<Self, Error> {
         let word = size_of::<u64>();
         Ok(Self {
             rows: Arc::new(MappedArray::new(map::ROWS, rows, ROWS, word)?),
             alive: Arc::new(MappedArray::new(map::ALIVE, alive, MAX_NODES, word)?),
             heartbeat: Arc::new(MappedArray::new(map::HEARTBEAT, heartbeat, 1, word)?),
+            tags: Arc::new(MappedArray::new(
+                map::TAGS,
+                tags,
+                TAG_SETS,
+                size_of::<TagSet>(),
+            )?),
         })
     }
 

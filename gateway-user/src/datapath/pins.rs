@@ -131,13 +131,18 @@ pub fn detach(bpffs: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// A pin that is not there, or not ours.
-pub fn open_shared(bpffs: &Path) -> Result<[OwnedFd; 3], Error> {
+pub fn open_shared(bpffs: &Path) -> Result<[OwnedFd; 4], Error> {
     let directory = directory(bpffs);
     let open = |name: &str| {
         let path = directory.join(name);
         sys::open_pin(&path).map_err(|source| Error::Pin { path, source })
     };
-    Ok([open(map::ROWS)?, open(map::ALIVE)?, open(map::HEARTBEAT)?])
+    Ok([
+        open(map::ROWS)?,
+        open(map::ALIVE)?,
+        open(map::HEARTBEAT)?,
+        open(map::TAGS)?,
+    ])
 }
 
 /// Prefix of the pins of links; map names have none.

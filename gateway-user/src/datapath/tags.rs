@@ -41,7 +41,9 @@ impl SessionTags {
         Self::over(Arc::clone(&tables.tags), key)
     }
 
-    fn over(table: Arc<MappedArray>, key: Key) -> Self {
+    /// The same over a table of the right size.
+    #[must_use]
+    pub fn over(table: Arc<MappedArray>, key: Key) -> Self {
         for word in table.words() {
             word.store(0, Ordering::Relaxed);
         }

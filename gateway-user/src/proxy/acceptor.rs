@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,8 +14,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::stats::Event;
 use super::worker::{self, Worker};
+use crate::datapath;
 use crate::file::read::phrase;
-use crate::snapshot::BindKey;
+use crate::snapshot::{BindKey, Transport};
 
 /// Connections that may wait to be accepted on one socket.
 const BACKLOG: i32 = 4096;
@@ -32,7 +34,7 @@ pub(super) fn listen_on(
 ) -> Result<Vec<TcpListener>, String> {
     let address = SocketAddr::from(bind);
     (0..workers)
-        .map(|_| open(address, max_segment).map_err(|error| remedy(address, &error)))
+        .map(|_| open(address, max_segment).map_err(|error| remedy(bind, &error)))
         .collect()
 }
 
@@ -52,7 +54,7 @@ pub(super) fn listen_on_loopback(
             Ok(socket)
         })
         .collect::<io::Result<_>>()
-        .map_err(|error| remedy(address, &error))
+        .map_err(|error| remedy(address.into(), &error))
 }
 
 /// Adds sockets to a group that an earlier process opened until each worker has one. A group that cannot grow (another
@@ -105,12 +107,20 @@ fn open(address: SocketAddr, max_segment: Option<u32>) -> io::Result<TcpListener
     Ok(socket.into())
 }
 
-fn remedy(address: SocketAddr, error: &io::Error) -> String {
+/// One UDP socket on a VIP, by this process itself.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub(super) fn open_udp(vip: SocketAddr) -> Result<OwnedFd, String> {
+    datapath::open_udp(vip).map_err(|error| remedy(BindKey::new(vip, Transport::Udp), &error))
+}
+
+fn remedy(address: BindKey, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => format!(
             "cannot listen on {address}: the port is in use by another process; stop that process or change the listener's port"
         ),
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => format!(
+        io::ErrorKind::PermissionDenied if address.port < 1024 => format!(
             "cannot listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE; grant it to forebay (setcap cap_net_bind_service=+ep), use --datapath auto, or change the listener's port"
         ),
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput => format!(
@@ -133,8 +143,8 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: TcpListener, bind: Opti
         }
     };
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _peer)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 worker.count(Event::AcceptErrors);
                 tracing::warn!(%error, "cannot accept a connection; trying again");
@@ -144,10 +154,18 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: TcpListener, bind: Opti
         };
         worker.count(Event::DownstreamConnections);
         match bind.or_else(|| steered_to(&worker, &stream)) {
+            Some(bind) if !admits(&worker, bind, peer) => worker.count(Event::SourcesDenied),
             Some(bind) => worker::spawn(&worker, stream, bind),
             None => worker.count(Event::DownstreamUnknownAddress),
         }
     }
+}
+
+/// Whether the VIP's TrafficPolicy takes this client. Where the kernel steers it refuses such packets before.
+fn admits(worker: &Worker, bind: BindKey, peer: SocketAddr) -> bool {
+    let live = worker.live();
+    let policy = live.binds.get(&bind).map(|bind| &bind.policy);
+    policy.is_none_or(|policy| policy.sources.admits(peer.ip()))
 }
 
 /// The bind that a steered connection was made to. An unknown port of a VIP is served (and answered with 404): its
@@ -169,7 +187,7 @@ mod tests {
     fn remedies_name_the_address_and_what_to_do() {
         let of = |kind, port| {
             remedy(
-                SocketAddr::from(([192, 0, 2, 1], port)),
+                SocketAddr::from(([192, 0, 2, 1], port)).into(),
                 &io::Error::from(kind),
             )
         };
@@ -191,7 +209,7 @@ mod tests {
     fn other_failures_are_put_down_to_limits() {
         let error = io::Error::from_raw_os_error(libc::EMFILE);
         assert_eq!(
-            remedy(SocketAddr::from(([192, 0, 2, 1], 80)), &error),
+            remedy(SocketAddr::from(([192, 0, 2, 1], 80)).into(), &error),
             "cannot listen on 192.0.2.1:80: too many open files; check the limits on open files and memory"
         );
     }

@@ -1,4 +1,4 @@
-//! The access log: one JSON object per request, with Envoy's field names.
+//! The access log: one JSON object per request or UDP session, with Envoy's field names.
 //!
 //! Lines are formatted on the worker into a buffer; a thread of its own writes buffers. A worker never waits for a
 //! file: when the writer is behind, lines are dropped and counted.
@@ -263,6 +263,42 @@ pub(super) fn write(out: &mut Vec<u8>, clock: &mut Clock, line: &Line<'_>) {
         line.refusal.map(str::as_bytes),
     );
     text(out, "route_name", line.rule.map(str::as_bytes));
+    let _ = writeln!(
+        out,
+        ",\"downstream_remote_address\":\"{}\",\"downstream_local_address\":\"{}\"}}",
+        line.peer, line.local
+    );
+}
+
+/// What the line of a UDP session is made of.
+pub(super) struct SessionLine<'a> {
+    pub(super) took: Duration,
+    pub(super) flag: Option<Flag>,
+    /// Datagrams and bytes from the client.
+    pub(super) received: (u64, u64),
+    /// Datagrams and bytes to the client.
+    pub(super) sent: (u64, u64),
+    pub(super) endpoint: &'a str,
+    pub(super) cluster: &'a str,
+    pub(super) rule: &'a str,
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+}
+
+/// Appends the line of a UDP session.
+pub(super) fn write_session(out: &mut Vec<u8>, clock: &mut Clock, line: &SessionLine<'_>) {
+    out.extend_from_slice(b"{\"start_time\":\"");
+    clock.write(out, SystemTime::now() - line.took);
+    let ((datagrams_in, bytes_in), (datagrams_out, bytes_out)) = (line.received, line.sent);
+    let _ = write!(
+        out,
+        "\",\"protocol\":\"UDP\",\"response_flags\":\"{}\",\"bytes_received\":{bytes_in},\"bytes_sent\":{bytes_out},\"datagrams_received\":{datagrams_in},\"datagrams_sent\":{datagrams_out},\"duration\":{}",
+        line.flag.map_or("-", Flag::name),
+        line.took.as_millis(),
+    );
+    text(out, "upstream_host", Some(line.endpoint.as_bytes()));
+    text(out, "upstream_cluster", Some(line.cluster.as_bytes()));
+    text(out, "route_name", Some(line.rule.as_bytes()));
     let _ = writeln!(
         out,
         ",\"downstream_remote_address\":\"{}\",\"downstream_local_address\":\"{}\"}}",

@@ -29,6 +29,16 @@ impl LiveRule {
     pub(super) fn next(&self) -> Option<Arc<LiveCluster>> {
         self.targets.get(self.split.next()?)?.clone()
     }
+
+    /// Whether a share of it goes to the cluster.
+    #[must_use]
+    pub(super) fn leads_to(&self, cluster: &Arc<LiveCluster>) -> bool {
+        let is = |target: &Option<Arc<LiveCluster>>| {
+            target.as_ref().is_some_and(|t| Arc::ptr_eq(t, cluster))
+        };
+        let mut shares = self.targets.iter().zip(&self.rule.backends);
+        shares.any(|(target, backend)| backend.weight > 0 && is(target))
+    }
 }
 
 /// What the live state is made with.
@@ -43,7 +53,9 @@ pub(super) struct Basis {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Live {
-    /// Binds by address and port.
+    /// Rises with each one built: what was found right under a number is right while it lasts.
+    pub(super) number: u64,
+    /// Binds by address, port and transport.
     pub(super) binds: HashMap<BindKey, Arc<Bind>>,
     /// All VIP addresses.
     pub(super) addresses: BTreeSet<IpAddr>,
@@ -84,6 +96,7 @@ impl Live {
             })
             .collect();
         Self {
+            number: previous.number + 1,
             binds: snapshot
                 .binds
                 .iter()

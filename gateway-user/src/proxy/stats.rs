@@ -61,13 +61,36 @@ closed_names! {
         UpstreamStale = "upstream_stale",
         /// Requests tried again on another endpoint after a connect failure.
         UpstreamRetries = "upstream_retries",
+        /// Connections and datagrams from sources that the VIP's TrafficPolicy does not admit.
+        SourcesDenied = "sources_denied",
+        /// UDP sessions begun.
+        UdpSessions = "udp_sessions",
+        /// UDP sessions ended since they were idle.
+        UdpSessionsIdle = "udp_sessions_idle",
+        /// UDP sessions ended since the endpoint's port was unreachable.
+        UdpSessionsRefused = "udp_sessions_refused",
+        /// UDP sessions ended since their endpoint or route was gone.
+        UdpSessionsMoved = "udp_sessions_moved",
+        /// UDP sessions ended since there was no room for another.
+        UdpSessionsEvicted = "udp_sessions_evicted",
+        /// UDP sessions without a tag since their set of tags was full: a node that takes their row over does not
+        /// find them here.
+        UdpTagsFull = "udp_tags_full",
+        /// Datagrams that came from clients.
+        UdpDatagramsReceived = "udp_datagrams_received",
+        /// Datagrams that went to clients.
+        UdpDatagramsSent = "udp_datagrams_sent",
+        /// Datagrams of clients that no session could be made for.
+        UdpDatagramsUnroutable = "udp_datagrams_unroutable",
+        /// Datagrams dropped since a socket had no room or refused them.
+        UdpDatagramsDropped = "udp_datagrams_dropped",
         /// Access log lines dropped since the writer was behind.
         LogLinesDropped = "access_log_lines_dropped",
     }
 }
 
 closed_names! {
-    /// Why a response is what it is: Envoy's response flags.
+    /// Why a response is what it is, or why a UDP session ended: Envoy's response flags.
     Flag {
         /// No route or no listener for the request.
         NoRoute = "NR",
@@ -89,6 +112,8 @@ closed_names! {
         DownstreamClosed = "DC",
         /// The client sent what is no acceptable request.
         DownstreamProtocol = "DPE",
+        /// There was no room for it beside others.
+        Overload = "OM",
     }
 }
 
@@ -113,6 +138,7 @@ struct Shard {
     classes: [AtomicU64; CLASSES],
     refusals: [AtomicU64; REFUSALS],
     open: AtomicUsize,
+    sessions: AtomicUsize,
 }
 
 /// All counters that belong to no cluster.
@@ -134,6 +160,8 @@ pub struct Reading {
     pub refusals: Vec<(&'static str, u64)>,
     /// Client connections open now.
     pub open_connections: usize,
+    /// UDP sessions open now.
+    pub open_sessions: usize,
 }
 
 impl Stats {
@@ -146,6 +174,7 @@ impl Stats {
             classes: [const { AtomicU64::new(0) }; CLASSES],
             refusals: [const { AtomicU64::new(0) }; REFUSALS],
             open: AtomicUsize::new(0),
+            sessions: AtomicUsize::new(0),
         };
         Self {
             shards: (0..workers.max(1)).map(shard).collect(),
@@ -175,6 +204,11 @@ impl Stats {
         }
     }
 
+    /// Counts what was dropped without having become a request.
+    pub(super) fn flagged(&self, worker: usize, flag: Flag) {
+        self.shard(worker).flags[flag as usize].fetch_add(1, Relaxed);
+    }
+
     /// Counts a refused request.
     pub(super) fn refused(&self, worker: usize, reason: Reason) {
         self.shard(worker).refusals[reason as usize].fetch_add(1, Relaxed);
@@ -194,6 +228,22 @@ impl Stats {
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.shards.iter().map(|s| s.open.load(Relaxed)).sum()
+    }
+
+    /// A UDP session has begun.
+    pub(super) fn session_opened(&self, worker: usize) {
+        self.shard(worker).sessions.fetch_add(1, Relaxed);
+    }
+
+    /// A UDP session has ended.
+    pub(super) fn session_closed(&self, worker: usize) {
+        self.shard(worker).sessions.fetch_sub(1, Relaxed);
+    }
+
+    /// UDP sessions open now.
+    #[must_use]
+    pub fn open_sessions(&self) -> usize {
+        self.shards.iter().map(|s| s.sessions.load(Relaxed)).sum()
     }
 
     /// One event, over all workers.
@@ -220,6 +270,7 @@ impl Stats {
                 .map(|r| (r.as_str(), self.sum(|s| &s.refusals[*r as usize])))
                 .collect(),
             open_connections: self.open_connections(),
+            open_sessions: self.open_sessions(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -21,7 +22,9 @@ use super::downstream::{Downstream, Timers};
 use super::reply::Reply;
 use super::runtime::Live;
 use super::stats::{Event, Stats};
-use crate::snapshot::BindKey;
+use super::udp::{self, SessionLimits, Sessions};
+use crate::datapath::{SessionTags, Tag};
+use crate::snapshot::{BindKey, UdpHash};
 
 /// How often a worker shows that it lives.
 pub const BEAT: Duration = Duration::from_millis(50);
@@ -45,6 +48,10 @@ pub(super) struct Shared {
     pub(super) beats: Box<[AtomicU64]>,
     /// For the built-in listener.
     pub(super) ready: Box<Readiness>,
+    /// Where UDP sessions are told to the kernel, if it steers.
+    pub(super) tags: Option<Arc<SessionTags>>,
+    /// Bounds on the UDP sessions of each worker.
+    pub(super) sessions: SessionLimits,
 }
 
 /// What a worker is told.
@@ -52,6 +59,8 @@ pub(super) struct Shared {
 pub(super) enum Command {
     /// Accept on this socket. Without a bind, the local address of each connection tells it.
     Listen(u64, std::net::TcpListener, Option<BindKey>),
+    /// Relay what comes to this socket.
+    Relay(u64, std::net::UdpSocket, BindKey),
     /// Stop accepting on that socket.
     Unlisten(u64),
     /// Begin to drain.
@@ -69,6 +78,7 @@ pub(super) struct Worker {
     random: Cell<u64>,
     next_connection: Cell<u64>,
     connections: RefCell<HashMap<u64, Rc<Downstream>>>,
+    sessions: Sessions,
 }
 
 impl std::fmt::Debug for Worker {
@@ -94,6 +104,25 @@ impl Worker {
     /// Counts an event.
     pub(super) fn count(&self, event: Event) {
         self.shared.stats.count(self.index, event);
+    }
+
+    /// UDP sessions.
+    #[must_use]
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Tells the kernel that a UDP session is here, if it steers; holds as long as the value.
+    pub(super) fn tag(&self, client: SocketAddr, vip: SocketAddr, by: UdpHash) -> Option<Tag> {
+        static TOLD: std::sync::Once = std::sync::Once::new();
+        let tag = self.shared.tags.as_ref()?.add(client, vip, by);
+        if tag.is_none() {
+            self.count(Event::UdpTagsFull);
+            TOLD.call_once(|| {
+                tracing::warn!(%client, %vip, "no room for the tag of a UDP session: it ends if another node takes its row over; told once, counted as udp_tags_full");
+            });
+        }
+        tag
     }
 
     /// Limits on slow clients.
@@ -187,6 +216,7 @@ impl Worker {
             }
             let live = self.shared.live.load_full();
             let now = Instant::now();
+            self.sessions.expire(&self, now);
             for cluster in &live.clusters {
                 if self.index == 0 {
                     cluster.sweep(now);
@@ -208,6 +238,7 @@ pub(super) fn run(
     runtime: &tokio::runtime::Runtime,
     commands: UnboundedReceiver<Command>,
 ) {
+    let limits = shared.sessions;
     let worker = Rc::new(Worker {
         index,
         shared,
@@ -216,6 +247,7 @@ pub(super) fn run(
         random: Cell::new((seed ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1),
         next_connection: Cell::new(0),
         connections: RefCell::default(),
+        sessions: Sessions::new(limits),
     });
     let local = LocalSet::new();
     local.block_on(runtime, serve(Rc::clone(&worker), commands));
@@ -237,9 +269,14 @@ async fn serve(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
                 let accept = acceptor::accept(Rc::clone(&worker), listener, bind);
                 listeners.insert(number, tokio::task::spawn_local(accept));
             }
+            Command::Relay(number, socket, bind) => {
+                let relay = udp::relay(Rc::clone(&worker), number, socket, bind);
+                listeners.insert(number, tokio::task::spawn_local(relay));
+            }
             Command::Unlisten(number) => {
                 if let Some(listener) = listeners.remove(&number) {
                     listener.abort();
+                    worker.sessions.close(&worker, number);
                 }
             }
             Command::Drain => worker.drain(),
@@ -260,6 +297,7 @@ async fn serve(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
     };
     // Past the deadline the rest is cut off.
     let _ = tokio::time::timeout_at(at.into(), all_closed).await;
+    worker.sessions.stop(&worker);
     beat.abort();
 }
 

@@ -1,6 +1,6 @@
 //! The session over a border that only remembers, and hostile bytes on the real socket.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
@@ -23,6 +23,7 @@ struct Done {
     groups: BTreeMap<u16, usize>,
     routes: BTreeSet<IpAddr>,
     announced: Vec<IpAddr>,
+    opened: Vec<SocketAddr>,
     asked: usize,
 }
 
@@ -48,6 +49,10 @@ impl NodePrivileges for Border {
     fn set_listeners(&mut self, group: u16, sockets: &[BorrowedFd<'_>]) -> Result<(), Error> {
         self.done().groups.insert(group, sockets.len());
         Ok(())
+    }
+    fn open_udp(&mut self, vip: SocketAddr) -> Result<OwnedFd, Error> {
+        self.done().opened.push(vip);
+        Ok(table(0))
     }
     fn shared(&self) -> SharedTables {
         self.1.clone()
@@ -95,8 +100,10 @@ fn session() -> (Session, Arc<Mutex<Done>>) {
         probe_port: 17_411,
         ephemeral: 1024..=65_535,
     };
-    let tables = [table(65_536 * 8), table(1024 * 8), table(4096)];
-    let mapped = SharedTables::of(&tables[0], &tables[1], &tables[2]).unwrap();
+    let sizes = [65_536 * 8, 1024 * 8, 4096, 65_536 * 16];
+    let tables = sizes.map(table);
+    let [rows, alive, heartbeat, tags] = &tables;
+    let mapped = SharedTables::of(rows, alive, heartbeat, tags).unwrap();
     let session = Session::new(
         Box::new(Border(Arc::clone(&done), mapped)),
         tables,
@@ -272,6 +279,21 @@ fn floods_are_limited() {
     let refusal = session.handle(nodes(2000), now).unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::Limited);
     assert_eq!(done.lock().unwrap().asked, 3);
+}
+
+#[test]
+fn a_udp_socket_is_opened_on_a_vip_and_nowhere_else() {
+    let (mut session, done) = session();
+    let now = Instant::now();
+    let vip = SocketAddr::from(([192, 0, 2, 100], 5353));
+    let answer = session.handle(frame(&Request::OpenUdp(vip)), now).unwrap();
+    assert_eq!((answer.reply, answer.descriptors.len()), (Reply::Opened, 1));
+    for refused in ["192.0.2.11:5353", "127.0.0.1:5353", "192.0.2.100:17410"] {
+        let request = Request::OpenUdp(refused.parse().unwrap());
+        let refusal = session.handle(frame(&request), now).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Denied, "{refused}");
+    }
+    assert_eq!(done.lock().unwrap().opened, [vip]);
 }
 
 #[test]

@@ -2,13 +2,13 @@
 //! an earlier process, and refuse some of the VIPs.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use super::Driver;
 use crate::datapath::Error;
-use crate::snapshot::BindKey;
+use crate::snapshot::{BindKey, Transport};
 
 impl Driver {
     /// Listening sockets that an earlier process left, by group.
@@ -36,11 +36,8 @@ impl Driver {
     pub(super) fn admit(&mut self, now: Instant) -> Result<(), Error> {
         let binds = self.snapshot.binds.keys().copied();
         let addresses = self.snapshot.addresses.keys();
-        let whole = addresses.map(|address| BindKey {
-            address: *address,
-            port: 0,
-        });
-        let vips: Vec<BindKey> = binds.chain(whole).collect();
+        let addresses = addresses.map(|address| whole(*address));
+        let vips: Vec<BindKey> = binds.chain(addresses).collect();
         let refused = self.privileges.refused(&vips)?;
         for (vip, why) in &refused {
             if vip.port != 0 && self.refused.get(vip) != Some(why) {
@@ -49,13 +46,9 @@ impl Driver {
         }
         let mut admitted = self.snapshot.clone();
         admitted.binds.retain(|key, _| !refused.contains_key(key));
-        admitted.addresses.retain(|address, _| {
-            let whole = BindKey {
-                address: *address,
-                port: 0,
-            };
-            !refused.contains_key(&whole)
-        });
+        admitted
+            .addresses
+            .retain(|address, _| !refused.contains_key(&whole(*address)));
         self.refused = refused;
         self.planner.on_snapshot(&admitted, self.time(now));
         self.dirty = true;
@@ -77,5 +70,14 @@ impl Driver {
         self.dirty = true;
         self.next_refresh = now;
         Ok(true)
+    }
+}
+
+/// An address as a whole, as the privileged side is asked for it.
+fn whole(address: IpAddr) -> BindKey {
+    BindKey {
+        address,
+        port: 0,
+        transport: Transport::Tcp,
     }
 }
