@@ -9,7 +9,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMapHash, LpmTrie, SockMap};
 use gateway_common::abi::{
     self, Config, Counter, Live, LiveConfig, MAX_CPUS, MAX_NODES, MAX_SOURCES, NodeEntry, NodeIndex, Row,
-    SourceKey, TagSet, VIP_SLOTS, VipEntry, cpu_state, state,
+    SourceKey, TagSet, VIP_SLOTS, VipEntry, cpu_state, state, tag,
 };
 use gateway_common::steer::{Cookie, Headers, Local, Tables, Tuple, Way};
 
@@ -147,8 +147,14 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn session(&self, _hash: u64) -> bool {
-        false
+    fn session(&self, hash: u64) -> bool {
+        let Some(set) = TAGS.get_ptr(tag::set_of(hash)) else {
+            return false;
+        };
+        let first = set.cast::<u64>();
+        // SAFETY: the pointer comes from a lookup in a map of sets, each two words long and aligned to eight bytes.
+        let words: [u64; 2] = core::array::from_fn(|i| unsafe { first.add(i).read_volatile() });
+        tag::holds(bytemuck::cast(words), hash)
     }
 
     #[inline(always)]
