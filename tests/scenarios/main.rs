@@ -22,6 +22,7 @@ mod mistakes;
 mod reload;
 mod spread;
 mod topology;
+mod udp;
 mod xdp_agree;
 mod xdp_lookup;
 mod xdp_verdicts;

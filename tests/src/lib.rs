@@ -9,6 +9,7 @@ pub mod bench;
 pub mod client;
 pub mod daemon;
 pub mod demo;
+pub mod dns;
 pub mod eventually;
 pub mod fixture;
 pub mod leftovers;

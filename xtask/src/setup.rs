@@ -24,7 +24,7 @@ use crate::{
 pub(crate) const BPF_LINKER: &str = "0.13.0";
 
 /// What the linker is built against, and what the tests and the demo call.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 11] = [
     "llvm-22",
     "llvm-22-dev",
     "libpolly-22-dev",
@@ -33,6 +33,9 @@ const PACKAGES: [&str; 8] = [
     "iproute2",
     "ethtool",
     "curl",
+    "dnsmasq-base",
+    "bind9-dnsutils",
+    "dnsperf",
 ];
 
 /// Packages that hold a Rust compiler with the sources of `core`, where rustup has none.
