@@ -196,15 +196,15 @@ async fn the_command_line() {
         ),
         (
             &["explain", "shop.example.com"],
-            "\"shop.example.com\" is not a URL that this can explain; give one such as http://shop.example.com/cart",
+            "\"shop.example.com\" is not a URL that this can explain; give one such as http://shop.example.com/cart or udp://192.0.2.1:53",
         ),
         (
             &["explain", "https://shop.example.com/"],
-            "\"https://shop.example.com/\" is not a URL that this can explain; give one such as http://shop.example.com/cart",
+            "\"https://shop.example.com/\" is not a URL that this can explain; give one such as http://shop.example.com/cart or udp://192.0.2.1:53",
         ),
         (
             &["explain", "http://shop example/"],
-            "\"http://shop example/\" is not a URL that this can explain; give one such as http://shop.example.com/cart",
+            "\"http://shop example/\" is not a URL that this can explain; give one such as http://shop.example.com/cart or udp://192.0.2.1:53",
         ),
         (
             &["explain", "http://a/", "--method", "G ET"],
