@@ -32,6 +32,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use gateway_common::encap::{OVERHEAD_V4, OVERHEAD_V6};
+
 pub use agent::{Agent, AgentSettings};
 pub use attach::{AttachMode, Attachment, attach_pass};
 pub use driver::{Driver, DriverSettings};
@@ -141,18 +143,24 @@ pub trait NodePrivileges: Send {
     }
 }
 
-/// Bytes that the UDP form adds over IPv4: outer IPv4, UDP, Forebay's header.
-pub const TUNNEL_OVERHEAD_V4: u32 = 20 + 8 + 8;
-
-/// `TCP_MAXSEG` for the listening sockets of a node whose uplink has `mtu`: always leaves room for the tunnel
-/// header (1424 at MTU 1500). None while only one node is listed: nothing is forwarded then.
+/// `TCP_MAXSEG` for the listening sockets of a node whose uplink has `mtu`: always leaves room for the tunnel header, over
+/// IPv6 if a node is reached so (1424 at MTU 1500 over IPv4), and for the larger header of clients by IPv6 if there is a
+/// VIP for them. None while only one node is listed: nothing is forwarded then.
 #[must_use]
-pub fn listener_mss(mtu: u32, listed_nodes: usize) -> Option<u32> {
-    const IPV4_AND_TCP: u32 = 20 + 20;
-    (listed_nodes > 1).then(|| {
-        mtu.saturating_sub(IPV4_AND_TCP + TUNNEL_OVERHEAD_V4)
-            .max(536)
-    })
+pub fn listener_mss(mtu: u32, nodes: &[IpAddr], vips_v6: bool) -> Option<u32> {
+    const TCP: u32 = 20;
+    const IPV4: u32 = 20;
+    const IPV6: u32 = 40;
+    if nodes.len() < 2 {
+        return None;
+    }
+    let header = if vips_v6 { IPV6 } else { IPV4 };
+    let tunnel = if nodes.iter().any(IpAddr::is_ipv6) {
+        OVERHEAD_V6
+    } else {
+        OVERHEAD_V4
+    };
+    Some(mtu.saturating_sub(header + TCP + tunnel).max(536))
 }
 
 #[cfg(test)]
@@ -161,9 +169,13 @@ mod tests {
 
     #[test]
     fn mss_leaves_room_for_the_tunnel_when_there_is_somebody_to_forward_to() {
-        assert_eq!(listener_mss(1500, 1), None);
-        assert_eq!(listener_mss(1500, 2), Some(1424));
-        assert_eq!(listener_mss(9000, 3), Some(8924));
-        assert_eq!(listener_mss(500, 3), Some(536));
+        let v4 = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])];
+        let v6 = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse().unwrap());
+        assert_eq!(listener_mss(1500, &v4[..1], true), None);
+        assert_eq!(listener_mss(1500, &v4, false), Some(1424));
+        assert_eq!(listener_mss(1500, &v4, true), Some(1404));
+        assert_eq!(listener_mss(1500, &v6, true), Some(1384));
+        assert_eq!(listener_mss(9000, &v4, false), Some(8924));
+        assert_eq!(listener_mss(500, &v4, false), Some(536));
     }
 }

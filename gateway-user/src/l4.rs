@@ -7,6 +7,7 @@ pub mod diff;
 pub mod index;
 pub mod membership;
 pub mod ranks;
+pub mod sources;
 pub mod tables;
 pub mod vips;
 

@@ -15,12 +15,15 @@ use std::time::{Duration, Instant};
 use gateway_common::abi::Counter;
 use rustix::net::RecvFlags;
 
-use super::message::{self, Claim, Hello, Refusal, RefusalKind, Reply, Request, Welcome};
+use super::message::{
+    self, Claim, Hello, Refusal, RefusalKind, Reply, Request, SOURCES_AT_ONCE, Welcome,
+};
 use super::wire::{self, Frame, Progress, Reader, WireError};
 use crate::datapath::{
     Attachment, Error, ForwardMode, LocalAddresses, NodePrivileges, SharedTables,
 };
 use crate::l4::diff::{Image, MapOp};
+use crate::l4::sources::SourceTable;
 use crate::l4::tables::Reach;
 use crate::snapshot::BindKey;
 
@@ -183,6 +186,28 @@ fn exchange(
     }
 }
 
+impl Remote {
+    /// The prefixes of lists of sources as the agent has written them; what cannot be asked for is written again.
+    fn written_sources(&self) -> SourceTable {
+        let mut all = SourceTable::new();
+        while let Some(stream) = self.stream.as_ref() {
+            let from = Request::SourcesFrom(all.len() as u32);
+            let Ok((Reply::Sources(some), _)) = exchange(&self.socket, stream, &from, &[], &[])
+            else {
+                break;
+            };
+            let last = some.len() < SOURCES_AT_ONCE;
+            let before = all.len();
+            let some = some.into_iter();
+            all.extend(some.map(|(bits, key, says)| ((bits, bytemuck::cast(key)), says)));
+            if last || all.len() == before {
+                break;
+            }
+        }
+        all
+    }
+}
+
 impl NodePrivileges for Remote {
     fn attachments(&self) -> &[Attachment] {
         &self.state.welcome.attachments
@@ -191,6 +216,7 @@ impl NodePrivileges for Remote {
     fn image(&self) -> Image {
         let mut image = self.image.take().unwrap_or_default();
         image.rows = self.state.shared.rows();
+        image.sources = self.written_sources();
         image
     }
 
@@ -201,6 +227,12 @@ impl NodePrivileges for Remote {
             MapOp::UnlistNodes(nodes) => self.ask_done(&Request::Unlist(nodes.clone()), &[]),
             MapOp::Vips(half) => {
                 self.ask_done(&Request::Vips(half.seed), &message::vips_tail(half))
+            }
+            MapOp::Sources(prefixes) => {
+                let prefixes = prefixes.iter();
+                let prefixes =
+                    prefixes.map(|(bits, key, says)| (*bits, bytemuck::cast(*key), *says));
+                self.ask_done(&Request::Sources(prefixes.collect()), &[])
             }
             MapOp::Rows(rows) => {
                 self.state.shared.store_rows(rows);

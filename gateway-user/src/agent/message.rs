@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::wire::Frame;
 use crate::datapath::{Attachment, ForwardMode, LocalAddresses};
 use crate::l4::diff::{Image, without_halves};
+use crate::l4::sources::SourceTable;
 use crate::l4::tables::{Reach, VipHalf};
 use crate::l4::vips::MAX_VIPS;
 
@@ -35,6 +36,10 @@ pub enum Request {
     Unlist(Vec<NodeIndex>),
     /// A whole VIP table with the seed of its slots; the tail holds slots and entries.
     Vips(u32),
+    /// Prefixes of lists of sources: bits that count, the key's bytes, what they say or nothing if they go.
+    Sources(Vec<(u32, [u8; 20], Option<u32>)>),
+    /// The prefixes that are written, from this one on.
+    SourcesFrom(u32),
     /// The listening sockets of a group; they come as descriptors.
     Listeners(u16),
     /// The listening sockets that an earlier `run` left in a group.
@@ -52,6 +57,9 @@ pub enum Request {
     /// The counters. Their map is not handed over: the kernel maps none that may only be read.
     Counters,
 }
+
+/// Prefixes in one answer.
+pub const SOURCES_AT_ONCE: usize = 1_024;
 
 /// Address, port and IP protocol of a VIP.
 pub type Claim = (IpAddr, u16, u8);
@@ -101,6 +109,8 @@ pub enum Reply {
     Inherited,
     /// The socket comes as a descriptor.
     Opened,
+    /// At most [`SOURCES_AT_ONCE`] prefixes as they are written; fewer are the last.
+    Sources(Vec<(u32, [u8; 20], u32)>),
     /// It is not done.
     Refused(Refusal),
 }
@@ -274,6 +284,7 @@ pub fn image(tail: &[u8]) -> Option<Image> {
         nodes: nodes(second),
         vips: entries.map(|entry: VipEntry| (entry.key, entry)).collect(),
         rows: Box::default(),
+        sources: SourceTable::new(),
     })
 }
 
@@ -327,6 +338,7 @@ mod tests {
             ifindex: 9,
             on_link: true,
             resolved: true,
+            ..Reach::default()
         };
         for reply in [
             Reply::Done,
@@ -375,9 +387,16 @@ mod tests {
             mac: [255; 6],
             source_mac: [255; 6],
             ifindex: u32::MAX,
+            mtu: u32::MAX,
+            vlan: u16::MAX,
             on_link: false,
             resolved: false,
         };
+        let prefixes = vec![(u32::MAX, [255; 20], Some(u32::MAX)); SOURCES_AT_ONCE];
+        let head = serde_json::to_vec(&Request::Sources(prefixes))
+            .unwrap()
+            .len();
+        assert!(head <= MAX_HEAD, "{head}");
         let nodes = (0..MAX_NODES).map(|n| (address(n), reach)).collect();
         let head = serde_json::to_vec(&Reply::Reach(nodes)).unwrap().len();
         assert!(head <= MAX_HEAD, "{head}");

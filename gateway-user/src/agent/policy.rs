@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use gateway_common::abi::{
-    ABI_VERSION, Config, GROUPS, MAX_NODES, NodeEntry, NodeIndex, SLOTS_PER_GROUP, VIP_SLOTS,
-    VipEntry, node_flag, vip_flag,
+    ABI_VERSION, Config, GROUPS, MAX_NODES, NodeEntry, NodeIndex, SLOTS_PER_GROUP, SOURCE_DENIED,
+    SourceKey, VIP_SLOTS, VipEntry, node_flag, vip_flag,
 };
 
 use super::message::{Claim, Refusal, listed};
@@ -144,6 +144,24 @@ impl Policy {
         Err(Refusal::denied(format!(
             "{address} is not an address that the agent gives out: add it to --vips of `forebay agent`, or to an AddressPool or Gateway of its --config"
         )))
+    }
+
+    /// Whether prefixes are of the trie's layout.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn sources(&self, prefixes: &[(u32, [u8; 20], Option<u32>)]) -> Result<(), Refusal> {
+        let whole = 8 * size_of::<SourceKey>() as u32;
+        let fits = |(bits, _, says): &(u32, [u8; 20], Option<u32>)| {
+            (SourceKey::LIST_BITS..=whole).contains(bits)
+                && says.is_none_or(|says| says <= SOURCE_DENIED)
+        };
+        if !prefixes.iter().all(fits) {
+            return Err(Refusal::malformed(
+                "a source prefix is none of this forebay's layout: run the agent and `forebay run` from the same version",
+            ));
+        }
+        Ok(())
     }
 
     /// Whether a VIP may be served.

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use gateway_common::abi::vip_flag;
 
 use super::limit::Bucket;
-use super::message::{self, Claim, Hello, Refusal, RefusalKind, Reply, Request, Welcome};
+use super::message::{
+    self, Claim, Hello, Refusal, RefusalKind, Reply, Request, SOURCES_AT_ONCE, Welcome,
+};
 use super::policy::{Allowed, Facts, Policy};
 use super::wire::Frame;
 use crate::datapath::{Error, ForwardMode, NodePrivileges, listening};
@@ -134,6 +136,18 @@ impl Session {
                 self.apply(&MapOp::UnlistNodes(nodes))
             }
             Request::Vips(seed) => self.vips(seed, &frame.tail, now),
+            Request::Sources(prefixes) => {
+                self.policy.sources(&prefixes)?;
+                let prefixes = prefixes.into_iter();
+                let prefixes = prefixes.map(|(bits, key, says)| (bits, bytemuck::cast(key), says));
+                self.apply(&MapOp::Sources(prefixes.collect()))
+            }
+            Request::SourcesFrom(from) => {
+                let written = self.facts.image().sources.iter().skip(from as usize);
+                let some = written.take(SOURCES_AT_ONCE);
+                let some = some.map(|((bits, key), says)| (*bits, bytemuck::cast(*key), *says));
+                Ok(Reply::Sources(some.collect()).into())
+            }
             Request::Listeners(group) => self.listeners(group, frame.descriptors),
             Request::Inherit(group) => self.inherit(group),
             Request::OpenUdp(vip) => self.open_udp(vip, now),

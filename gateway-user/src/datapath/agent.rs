@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use aya::Ebpf;
-use aya::maps::{DevMapHash, Map, MapData, SockMap};
+use aya::maps::lpm_trie::{self, LpmTrie};
+use aya::maps::{DevMapHash, Map, MapData, MapError, SockMap};
 use gateway_common::abi::{
     self, COUNTERS_PER_CPU, Config, Counter, GROUPS, MAX_CPUS, MAX_NODES, NodeEntry, PORT_WORDS,
-    ROWS, SLOTS_PER_GROUP, TAG_SETS, TagSet, VIP_SLOTS, VipEntry,
+    ROWS, SLOTS_PER_GROUP, SourceKey, TAG_SETS, TagSet, VIP_SLOTS, VipEntry,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -24,7 +25,9 @@ use super::neighbours::{ForwardMode, Neighbours};
 use super::netlink::Netlink;
 use super::writer::Writer;
 use super::{Error, LocalAddresses, NodePrivileges, gratuitous, object, pins, routes, vip_socket};
+use crate::l4::address_of;
 use crate::l4::diff::{Image, MapOp};
+use crate::l4::sources::SourceTable;
 use crate::l4::tables::Reach;
 
 /// What the agent is told at its start.
@@ -49,6 +52,7 @@ pub struct Agent {
     ports: MappedArray,
     sockets: SockMap<MapData>,
     devices: DevMapHash<MapData>,
+    sources: LpmTrie<MapData, [u8; 20], u32>,
     known_devices: BTreeSet<u32>,
     group_ports: BTreeMap<u16, Vec<u16>>,
     netlink: Netlink,
@@ -145,6 +149,8 @@ impl Agent {
                 .map_err(unfit(abi::map::SOCKETS))?,
             devices: DevMapHash::try_from(take(programs, abi::map::DEVICES)?)
                 .map_err(unfit(abi::map::DEVICES))?,
+            sources: LpmTrie::try_from(take(programs, abi::map::SOURCES)?)
+                .map_err(unfit(abi::map::SOURCES))?,
             known_devices: BTreeSet::new(),
             group_ports: BTreeMap::new(),
             netlink,
@@ -169,6 +175,33 @@ impl Agent {
         {
             tracing::warn!(ifindex, %error, "packets cannot be forwarded through this interface");
         }
+    }
+
+    fn write_sources(&mut self, prefixes: &[(u32, SourceKey, Option<u32>)]) -> Result<(), Error> {
+        for (bits, key, says) in prefixes {
+            let trie_key = lpm_trie::Key::new(*bits, bytemuck::cast::<_, [u8; 20]>(*key));
+            let done = match says {
+                Some(says) => self.sources.insert(&trie_key, says, 0),
+                None => match self.sources.remove(&trie_key) {
+                    Err(MapError::KeyNotFound) => Ok(()),
+                    done => done,
+                },
+            };
+            done.map_err(|error| Error::Sources {
+                prefix: format!("{}/{bits}", address_of(key.address)),
+                reason: error.to_string(),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn read_sources(&self) -> SourceTable {
+        // An entry that cannot be read is as one that is not there: it is written again.
+        self.sources
+            .iter()
+            .flatten()
+            .map(|(key, says)| ((key.prefix_len(), bytemuck::cast(key.data())), says))
+            .collect()
     }
 
     /// Joins the solicited-node groups of the IPv6 addresses on every uplink, and leaves the others: a network card that
@@ -223,11 +256,17 @@ impl NodePrivileges for Agent {
     }
 
     fn image(&self) -> Image {
-        self.writer.image()
+        Image {
+            sources: self.read_sources(),
+            ..self.writer.image()
+        }
     }
 
     fn apply(&mut self, op: &MapOp) -> Result<(), Error> {
-        self.writer.apply(op)
+        match op {
+            MapOp::Sources(prefixes) => self.write_sources(prefixes),
+            other => self.writer.apply(other),
+        }
     }
 
     fn set_listeners(&mut self, group: u16, sockets: &[BorrowedFd<'_>]) -> Result<(), Error> {
@@ -339,7 +378,7 @@ fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
         .ok_or_else(|| Error::BadObject(format!("it has no map {name}")))
 }
 
-fn unfit(name: &'static str) -> impl FnOnce(aya::maps::MapError) -> Error {
+fn unfit(name: &'static str) -> impl FnOnce(MapError) -> Error {
     move |error| Error::BadObject(format!("map {name}: {error}"))
 }
 

@@ -214,7 +214,14 @@ impl Driver {
     #[must_use]
     pub fn listener_mss(&self) -> Option<u32> {
         let mtu = self.privileges.attachments().iter().map(|a| a.mtu).min()?;
-        listener_mss(mtu, self.planner.listed().len())
+        let nodes: Vec<IpAddr> = self
+            .planner
+            .listed()
+            .iter()
+            .map(|node| node.member.address)
+            .collect();
+        let vips_v6 = self.planner.vips().addresses().iter().any(IpAddr::is_ipv6);
+        listener_mss(mtu, &nodes, vips_v6)
     }
 
     /// When [`Self::tick`] has something to do at the latest.

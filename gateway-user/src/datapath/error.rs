@@ -162,6 +162,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The trie of source prefixes.
+    #[error("the source prefix {prefix} cannot be written: {reason}")]
+    Sources {
+        /// Address and bits that count.
+        prefix: String,
+        /// What the kernel said.
+        reason: String,
+    },
     /// Netlink.
     #[error("{what} failed: {source}")]
     Netlink {

@@ -37,7 +37,8 @@ pub fn describe(socket: BorrowedFd<'_>) -> Result<Socket, String> {
         .and_then(|own| sys::namespace_cookie(&own).map_err(|error| error.to_string()))?;
     let theirs = sys::namespace_cookie(socket).map_err(|error| error.to_string())?;
     Ok(Socket {
-        address,
+        // One that takes both families has IPv4 in IPv6 form.
+        address: SocketAddr::new(address.ip().to_canonical(), address.port()),
         own_namespace: own == theirs,
     })
 }

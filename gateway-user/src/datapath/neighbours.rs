@@ -97,6 +97,7 @@ impl Neighbours {
             }
             reach.ifindex = hop.ifindex;
             reach.on_link = hop.on_link;
+            reach.mtu = links.get(&hop.ifindex).map_or(0, |link| link.mtu);
             reach.source_mac = links
                 .get(&hop.ifindex)
                 .map_or([0; 6], |i: &Interface| i.mac);

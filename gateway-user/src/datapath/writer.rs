@@ -15,6 +15,7 @@ use gateway_common::abi::{
 use super::Error;
 use super::mmap::{MappedArray, SharedTables};
 use crate::l4::diff::{Image, MapOp, without_halves};
+use crate::l4::sources::SourceTable;
 use crate::l4::tables::VipHalf;
 
 /// How long a half rests after the other one went live.
@@ -93,6 +94,7 @@ impl Writer {
             nodes,
             vips,
             rows: self.shared.rows(),
+            sources: SourceTable::new(),
         }
     }
 
@@ -107,6 +109,8 @@ impl Writer {
             MapOp::UnlistNodes(indices) => self.unlist(indices),
             MapOp::Vips(half) => self.write_vips(half),
             MapOp::Rows(rows) => self.shared.store_rows(rows),
+            // A trie, not a table in shared memory: not this writer's.
+            MapOp::Sources(_) => {}
         }
         Ok(())
     }

@@ -7,9 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use gateway_common::abi::{Config, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, VipEntry, VipKey};
+use gateway_common::abi::{
+    Config, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SourceKey, VipEntry, VipKey,
+};
 use gateway_common::abi::{config, node_flag};
 
+use super::sources::SourceTable;
 use super::tables::{Desired, VipHalf};
 
 /// One change of the maps.
@@ -25,6 +28,8 @@ pub enum MapOp {
     Vips(VipHalf),
     /// Rows, one aligned store each.
     Rows(Vec<(u32, Row)>),
+    /// Prefixes of lists of sources: bits that count, key, and what they say; none if they go.
+    Sources(Vec<(u32, SourceKey, Option<u32>)>),
 }
 
 /// What the maps say: the live halves.
@@ -38,6 +43,8 @@ pub struct Image {
     pub vips: BTreeMap<VipKey, VipEntry>,
     /// Rows.
     pub rows: Box<[Row]>,
+    /// Prefixes of the lists of sources.
+    pub sources: SourceTable,
 }
 
 impl Default for Image {
@@ -47,6 +54,7 @@ impl Default for Image {
             nodes: vec![NodeEntry::default(); MAX_NODES as usize].into_boxed_slice(),
             vips: BTreeMap::new(),
             rows: vec![Row::default(); ROWS as usize].into_boxed_slice(),
+            sources: SourceTable::new(),
         }
     }
 }
@@ -70,6 +78,14 @@ impl Image {
                     .iter()
                     .map(|(_, entry)| (entry.key, *entry))
                     .collect();
+            }
+            MapOp::Sources(prefixes) => {
+                for (bits, key, says) in prefixes {
+                    match says {
+                        Some(says) => self.sources.insert((*bits, *key), *says),
+                        None => self.sources.remove(&(*bits, *key)),
+                    };
+                }
             }
             MapOp::Rows(rows) => {
                 for (index, row) in rows {
@@ -138,10 +154,32 @@ pub fn diff(applied: &Image, desired: &Desired) -> Vec<MapOp> {
         .iter()
         .map(|(_, entry)| (entry.key, *entry))
         .collect();
+    // Lists are whole before a VIP names them, and go after the last one that did.
+    let new: Vec<_> = desired
+        .sources
+        .iter()
+        .filter(|(prefix, says)| applied.sources.get(prefix) != Some(says))
+        .map(|((bits, key), says)| (*bits, *key, Some(*says)))
+        .collect();
+    let old: Vec<_> = applied
+        .sources
+        .keys()
+        .filter(|prefix| !desired.sources.contains_key(prefix))
+        .map(|(bits, key)| (*bits, *key, None))
+        .collect();
+    ops.extend(chunks(new));
     if vips != applied.vips {
         ops.push(MapOp::Vips(desired.vips.clone()));
     }
+    ops.extend(chunks(old));
     ops
+}
+
+/// Prefixes in operations that fit one message to another process.
+fn chunks(prefixes: Vec<(u32, SourceKey, Option<u32>)>) -> impl Iterator<Item = MapOp> {
+    const MOST: usize = 1_024;
+    let chunks: Vec<_> = prefixes.chunks(MOST).map(<[_]>::to_vec).collect();
+    chunks.into_iter().map(MapOp::Sources)
 }
 
 /// Listed nodes that are to leave.
@@ -252,6 +290,7 @@ mod tests {
                 MapOp::UnlistNodes(_) => "unlist",
                 MapOp::Vips(_) => "vips",
                 MapOp::Rows(_) => "rows",
+                MapOp::Sources(_) => "sources",
             })
             .collect();
         assert_eq!(names, ["nodes", "rows", "config", "vips"]);

@@ -20,6 +20,7 @@ use super::diff::Image;
 use super::index::Indices;
 use super::membership::{Member, Membership};
 use super::ranks::{Ranked, Ranks, Standing, highest};
+use super::sources::SourceTable;
 use super::vips::{Vip, Vips};
 use super::{Time, abi_address, address_of};
 use crate::snapshot::{BindKey, ObjectKey, ReplicaState, Snapshot};
@@ -50,6 +51,12 @@ pub const WINDOW: Duration = Duration::from_millis(100);
 /// Second-chance hops of one node in one window.
 pub const HOP_LIMIT: u32 = 10_000;
 
+/// SYNs that one CPU passes to listeners in one window; the kernel's own queue answers by cookies long before that, so this
+/// is for floods of a size at which its way through the stack costs too much.
+pub const SYN_LIMIT: u32 = 2_000;
+/// "Too big" messages that one CPU sends in one window: as many as the kernel sends in all by default.
+pub const TOO_BIG_LIMIT: u32 = 100;
+
 /// How a node is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reach {
@@ -59,6 +66,10 @@ pub struct Reach {
     pub source_mac: [u8; 6],
     /// Our interface toward it.
     pub ifindex: u32,
+    /// MTU of that interface, 0 if not known.
+    pub mtu: u32,
+    /// VLAN in which the node is, if that interface carries several; 0: untagged.
+    pub vlan: u16,
     /// Forward by MAC rewrite (the node itself is on our link and the forward mode allows it).
     pub on_link: bool,
     /// MACs and interface are known.
@@ -85,6 +96,8 @@ pub struct Desired {
     pub nodes: Box<[NodeEntry]>,
     /// Rows.
     pub rows: Box<[Row]>,
+    /// Prefixes of the lists of sources.
+    pub sources: SourceTable,
 }
 
 /// A listed node for status pages.
@@ -138,6 +151,7 @@ impl Planner {
                 self.indices.adopt(index, address_of(entry.address), now);
             }
         }
+        self.vips.adopt_sources(&image.sources);
     }
 
     /// Socket group of each Gateway; see [`Vips::groups`].
@@ -266,6 +280,7 @@ impl Planner {
         Desired {
             config: self.config(),
             vips: vip_half(&entries),
+            sources: self.vips.sources().clone(),
             nodes: self.node_table(),
             rows: self
                 .ranks
@@ -337,6 +352,8 @@ impl Planner {
             probe_port: settings.probe_port.to_be_bytes(),
             beat_limit_jiffies: ticks(BEAT_LIMIT),
             hop_limit: HOP_LIMIT,
+            syn_limit: SYN_LIMIT,
+            too_big_limit: TOO_BIG_LIMIT,
             window_jiffies: ticks(WINDOW),
             hash_key: settings.hash_key,
             tunnel_source: own.map_or([0; 16], |node| abi_address(node.member.address)),
@@ -391,6 +408,8 @@ impl Planner {
                 mac: reach.mac,
                 source_mac: reach.source_mac,
                 ifindex: reach.ifindex,
+                mtu: u16::try_from(reach.mtu).unwrap_or(0),
+                vlan: reach.vlan,
                 flags: node_flag::LISTED
                     | flag(state == ReplicaState::Ready, node_flag::READY)
                     | flag(state == ReplicaState::Draining, node_flag::DRAINING)
@@ -425,7 +444,7 @@ pub fn vip_half(entries: &BTreeMap<VipKey, Vip>) -> VipHalf {
             flags: vip.flags,
             group: vip.group,
             number: vip.number,
-            sources: 0,
+            sources: vip.sources,
             reserved: 0,
         })
         .collect();
@@ -532,6 +551,7 @@ mod tests {
             flags: vip_flag::USED,
             group: 0,
             number: 0,
+            sources: 0,
         };
         (0..count)
             .map(|i| {

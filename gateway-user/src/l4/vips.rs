@@ -2,16 +2,17 @@
 //!
 //! A VIP that leaves the snapshot stays listed as draining until its sockets are gone or the deadline passes, so
 //! that open connections keep their way. Groups and numbers are stable while their Gateway or VIP is listed.
-//! IPv6 VIPs are left out: the kernel programs read IPv4 only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_common::abi::{GROUPS, VIP_SLOTS, VipKey, vip_flag};
 
+use super::sources::{SourceLists, SourceTable};
 use super::{Time, abi_address};
-use crate::snapshot::{BindKey, ObjectKey, Snapshot};
+use crate::snapshot::{BindKey, L4Policy, ObjectKey, ReturnPath, Snapshot, Transport, UdpHash};
 
 /// At most this many entries fit one half of the VIP table (half full, so that every key finds a near slot).
 pub const MAX_VIPS: usize = VIP_SLOTS as usize / 2;
@@ -25,12 +26,15 @@ pub struct Vip {
     pub group: u16,
     /// Number for counters.
     pub number: u16,
+    /// Number of its list of sources, 0 without one.
+    pub sources: u16,
 }
 
 #[derive(Clone, Debug)]
 struct Port {
     gateway: ObjectKey,
     group: u16,
+    policy: Arc<L4Policy>,
     /// Set while the VIP is draining.
     until: Option<Time>,
 }
@@ -43,6 +47,7 @@ pub struct Vips {
     ports: BTreeMap<BindKey, Port>,
     numbers: BTreeMap<VipKey, u16>,
     addresses: BTreeSet<IpAddr>,
+    lists: SourceLists,
     left_out: Vec<String>,
 }
 
@@ -56,6 +61,7 @@ impl Vips {
             ports: BTreeMap::new(),
             numbers: BTreeMap::new(),
             addresses: BTreeSet::new(),
+            lists: SourceLists::default(),
             left_out: Vec::new(),
         }
     }
@@ -90,13 +96,10 @@ impl Vips {
             }
         }
         for (key, bind) in &snapshot.binds {
-            if key.address.is_ipv6() {
-                self.left_out.push(format!("VIP {key} is IPv6"));
-                continue;
-            }
             let port = Port {
                 gateway: bind.gateway.clone(),
                 group: groups[&bind.gateway],
+                policy: Arc::clone(&bind.policy),
                 until: None,
             };
             self.ports.insert(*key, port);
@@ -105,9 +108,10 @@ impl Vips {
             .addresses
             .keys()
             .chain(snapshot.binds.keys().map(|key| &key.address))
-            .filter(|a| a.is_ipv4())
             .copied()
             .collect();
+        self.lists
+            .update(self.ports.values().map(|port| &port.policy.sources));
         self.renumber();
     }
 
@@ -149,12 +153,13 @@ impl Vips {
         shared: &BTreeSet<IpAddr>,
     ) -> BTreeMap<VipKey, Vip> {
         let mut entries = BTreeMap::new();
-        let mut add = |key: VipKey, flags: u32, group: u16| {
+        let mut add = |key: VipKey, flags: u32, group: u16, sources: u16| {
             if let Some(number) = self.numbers.get(&key) {
                 let vip = Vip {
                     flags: flags | vip_flag::USED,
                     group,
                     number: *number,
+                    sources,
                 };
                 entries.insert(key, vip);
             }
@@ -169,7 +174,17 @@ impl Vips {
         for address in &self.addresses() {
             let announce = announced.contains(address) && !shared.contains(address);
             let flag = if announce { vip_flag::ANNOUNCE } else { 0 };
-            add(address_key(*address), flag | shared_flag(address), 0);
+            // Fragments have no port: the address says for them what the first port that takes them says.
+            let fragments = self.ports.iter().find(|(key, port)| {
+                key.address == *address && policy_flags(**key, port) & vip_flag::BY_ADDRESSES != 0
+            });
+            let (policy, sources) = fragments.map_or((0, 0), |(key, port)| {
+                let taken = vip_flag::BY_ADDRESSES | vip_flag::ALLOW_LIST;
+                let sources = self.lists.number(&port.policy.sources);
+                (policy_flags(*key, port) & taken, sources)
+            });
+            let flags = flag | policy | shared_flag(address);
+            add(address_key(*address), flags, 0, sources);
         }
         for (key, port) in &self.ports {
             let draining = if port.until.is_some() {
@@ -179,11 +194,23 @@ impl Vips {
             };
             add(
                 port_key(*key),
-                draining | shared_flag(&key.address),
+                draining | shared_flag(&key.address) | policy_flags(*key, port),
                 port.group,
+                self.lists.number(&port.policy.sources),
             );
         }
         entries
+    }
+
+    /// The prefixes of all lists of sources.
+    #[must_use]
+    pub fn sources(&self) -> &SourceTable {
+        self.lists.table()
+    }
+
+    /// Takes over the numbers of lists that pinned tables use.
+    pub fn adopt_sources(&mut self, table: &SourceTable) {
+        self.lists.adopt(table);
     }
 
     /// When [`Self::handle_timeout`] will change something.
@@ -247,6 +274,18 @@ pub fn port_key(key: BindKey) -> VipKey {
     }
 }
 
+/// What the policy of a VIP says in bits of [`vip_flag`].
+fn policy_flags(key: BindKey, port: &Port) -> u32 {
+    let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+    let policy = &port.policy;
+    let by_addresses = policy.udp_hash == UdpHash::Addresses && key.transport == Transport::Udp;
+    flag(
+        policy.return_path == ReturnPath::LocalOnly,
+        vip_flag::LOCAL_ONLY,
+    ) | flag(by_addresses, vip_flag::BY_ADDRESSES)
+        | flag(policy.sources.allow.is_some(), vip_flag::ALLOW_LIST)
+}
+
 fn free_group(groups: &BTreeMap<ObjectKey, u16>) -> Option<u16> {
     let used: BTreeSet<u16> = groups.values().copied().collect();
     (0..GROUPS as u16).find(|group| !used.contains(group))
@@ -267,10 +306,8 @@ fn hashed_group(gateway: &ObjectKey) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::snapshot::{Bind, Protocol, Transport};
+    use crate::snapshot::{Bind, Protocol, Sources, Transport};
 
     const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -417,10 +454,47 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_is_left_out_by_name() {
+    fn policies_and_both_families_show_in_the_entries() {
         let mut vips = Vips::new(TIMEOUT);
-        vips.update(&snapshot(&[(bind("2001:db8::1", 80), "g")]), at(0));
-        assert_eq!(vips.left_out(), ["VIP [2001:db8::1]:80 is IPv6"]);
-        assert!(vips.entries(&BTreeSet::new(), &BTreeSet::new()).is_empty());
+        let (web, dns) = (
+            bind("2001:db8::1", 80),
+            BindKey::new("10.9.0.1:53".parse().unwrap(), Transport::Udp),
+        );
+        let mut snapshot = snapshot(&[(web, "g"), (dns, "g")]);
+        let mut set = |key: BindKey, policy: L4Policy| {
+            let bind = Arc::make_mut(snapshot.binds.get_mut(&key).unwrap());
+            bind.policy = Arc::new(policy);
+        };
+        set(
+            web,
+            L4Policy {
+                return_path: ReturnPath::LocalOnly,
+                sources: Sources {
+                    allow: Some(vec!["2001:db8:1::/48".parse().unwrap()]),
+                    deny: Vec::new(),
+                },
+                udp_hash: UdpHash::Addresses,
+            },
+        );
+        set(
+            dns,
+            L4Policy {
+                udp_hash: UdpHash::Addresses,
+                ..L4Policy::default()
+            },
+        );
+        vips.update(&snapshot, at(0));
+        let entries = vips.entries(&BTreeSet::new(), &BTreeSet::new());
+        let web = entries[&port_key(web)];
+        let only = vip_flag::USED | vip_flag::LOCAL_ONLY | vip_flag::ALLOW_LIST;
+        assert_eq!(
+            (web.flags, web.sources),
+            (only, 1),
+            "TCP has no hash of its own"
+        );
+        let by_addresses = vip_flag::USED | vip_flag::BY_ADDRESSES;
+        assert_eq!(entries[&port_key(dns)].flags, by_addresses);
+        assert_eq!(entries[&address_key(dns.address)].flags, by_addresses);
+        assert_eq!(vips.sources().len(), 1);
     }
 }

@@ -46,10 +46,18 @@ pub(super) fn listen_on_loopback(
     workers: usize,
     max_segment: Option<u32>,
 ) -> Result<Vec<TcpListener>, String> {
-    let mut address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    // IPv4 in IPv6 form: the kernel program hands such a socket connections of both families, and it needs no IPv6 address.
+    let mut address = SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 0));
     (0..workers)
         .map(|_| {
-            let socket = open(address, max_segment)?;
+            let socket = open(address, max_segment).or_else(|error| {
+                if error.raw_os_error() != Some(libc::EAFNOSUPPORT) {
+                    return Err(error);
+                }
+                // A kernel without IPv6.
+                let v4 = SocketAddr::new(address.ip().to_canonical(), address.port());
+                open(v4, max_segment)
+            })?;
             address = socket.local_addr()?;
             Ok(socket)
         })
@@ -91,11 +99,12 @@ fn open(address: SocketAddr, max_segment: Option<u32>) -> io::Result<TcpListener
     )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    if address.is_ipv4() {
-        socket.set_freebind_v4(true)?;
-    } else {
-        socket.set_only_v6(true)?;
-        socket.set_freebind_v6(true)?;
+    match address {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(v6) => {
+            socket.set_only_v6(v6.ip().to_ipv4_mapped().is_none())?;
+            socket.set_freebind_v6(true)?;
+        }
     }
     // Accepted sockets inherit it: no system call for each connection.
     socket.set_tcp_nodelay(true)?;

@@ -30,6 +30,8 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, bind: BindKey) 
     let Ok(peer) = stream.peer_addr() else {
         return;
     };
+    // A socket for both families has IPv4 in IPv6 form.
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let downstream = Rc::new(note(&worker, peer, bind));
     let open = Open {
         number: worker.opened(&downstream),

@@ -38,7 +38,7 @@ pub enum UdpHash {
 }
 
 /// `spec.sources`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Sources {
     /// If given, only these are taken; an empty list takes nobody. Sorted, without doubles.
     pub allow: Option<Vec<Prefix>>,

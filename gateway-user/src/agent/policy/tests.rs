@@ -76,6 +76,7 @@ fn reach() -> Reach {
         ifindex: 4,
         on_link: true,
         resolved: true,
+        ..Reach::default()
     }
 }
 
