@@ -134,17 +134,8 @@ impl App {
         let mut driver = open_kernel(&settings, &files.merged().inputs)?;
         let readiness = Readiness::default();
         raise_open_files();
-        let stats = Arc::new(Stats::new(settings.workers));
         let late = Arc::<OnceLock<Kernel>>::default();
-        let mut for_proxy = proxy_settings(&settings, &readiness);
-        if let Some(driver) = &driver {
-            for_proxy.tags = Some(Arc::new(driver.session_tags()));
-            for_proxy.open_udp = udp_by_kernel(Arc::clone(&late));
-        }
-        let proxy = Proxy::start(for_proxy, stats)?;
-        if let Some(driver) = &mut driver {
-            proxy.inherit(driver.inherit()?.into_values());
-        }
+        let proxy = start_proxy(&settings, &readiness, driver.as_mut(), &late)?;
         let shared = Arc::new(Shared::new(settings.node_name.clone(), proxy));
         if let Some(driver) = driver {
             let kernel = Kernel::start(driver, Arc::clone(&shared))?;
@@ -343,6 +334,25 @@ impl App {
         }
         phase
     }
+}
+
+/// Starts the proxy with what the datapath gives it; `late` gets the datapath's thread once it runs.
+fn start_proxy(
+    settings: &Settings,
+    readiness: &Readiness,
+    driver: Option<&mut Driver>,
+    late: &Arc<OnceLock<Kernel>>,
+) -> Result<Proxy, RunError> {
+    let stats = Arc::new(Stats::new(settings.workers));
+    let mut for_proxy = proxy_settings(settings, readiness);
+    let Some(driver) = driver else {
+        return Ok(Proxy::start(for_proxy, stats)?);
+    };
+    for_proxy.tags = Some(Arc::new(driver.session_tags()));
+    for_proxy.open_udp = udp_by_kernel(Arc::clone(late));
+    let proxy = Proxy::start(for_proxy, stats)?;
+    proxy.inherit(driver.inherit()?.into_values());
+    Ok(proxy)
 }
 
 fn proxy_settings(settings: &Settings, readiness: &Readiness) -> ProxySettings {
