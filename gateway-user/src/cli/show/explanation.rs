@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::{any, items, join, matching, text};
+use super::{any, cluster_name, items, join, matching, text};
 
 /// `forebay explain`.
 #[must_use]
@@ -52,8 +52,9 @@ fn explained_bind(bind: &Value) -> String {
     for backend in items(&bind["winner"]["backends"]) {
         let key = &backend["cluster"];
         let target = match backend["invalid"].as_str() {
+            Some(why) if text(&bind["bind"]).ends_with("/udp") => format!("dropped: {why}"),
             Some(why) => format!("answers 500: {why}"),
-            None => format!("{}:{}", text(&key["service"]), text(&key["port"])),
+            None => cluster_name(key),
         };
         let policy = key["destination_rule"].as_str();
         let policy =
