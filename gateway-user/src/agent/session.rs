@@ -320,11 +320,20 @@ impl Session {
         })
     }
 
+    /// A UDP socket, only where this node may serve a UDP VIP.
     fn open_udp(&mut self, vip: SocketAddr, now: Instant) -> Result<Answer, Refusal> {
         self.look(now, FRESH)?;
-        let claim = (vip.ip(), vip.port(), Transport::Udp.number());
+        let address = vip.ip().to_canonical();
+        self.read_again(std::iter::once(address), now);
+        if vip.port() == 0 {
+            return Err(Refusal::malformed("a VIP has a port"));
+        }
+        let claim = (address, vip.port(), Transport::Udp.number());
         self.policy.claim(claim, &self.facts)?;
-        let socket = self.privileges.open_udp(vip).map_err(failed)?;
+        let socket = self
+            .privileges
+            .open_udp(SocketAddr::new(address, vip.port()))
+            .map_err(failed)?;
         Ok(Answer {
             descriptors: vec![socket],
             ..Reply::Opened.into()

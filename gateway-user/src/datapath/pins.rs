@@ -127,7 +127,7 @@ pub fn detach(bpffs: &Path) -> Result<(), Error> {
     routes::set_own_routes(&mut netlink, &std::collections::BTreeSet::new())
 }
 
-/// Opens what an unprivileged process maps and writes: rows, alive words and heartbeat.
+/// Opens what an unprivileged process maps and writes: rows, alive words, heartbeat and tags of UDP sessions.
 ///
 /// # Errors
 /// A pin that is not there, or not ours.

@@ -288,12 +288,19 @@ fn a_udp_socket_is_opened_on_a_vip_and_nowhere_else() {
     let vip = SocketAddr::from(([192, 0, 2, 100], 5353));
     let answer = session.handle(frame(&Request::OpenUdp(vip)), now).unwrap();
     assert_eq!((answer.reply, answer.descriptors.len()), (Reply::Opened, 1));
-    for refused in ["192.0.2.11:5353", "127.0.0.1:5353", "192.0.2.100:17410"] {
+    let mapped = Request::OpenUdp("[::ffff:192.0.2.100]:5353".parse().unwrap());
+    session.handle(frame(&mapped), now).unwrap();
+    for (refused, kind) in [
+        ("192.0.2.11:5353", RefusalKind::Denied),
+        ("127.0.0.1:5353", RefusalKind::Denied),
+        ("192.0.2.100:17410", RefusalKind::Denied),
+        ("192.0.2.100:0", RefusalKind::Malformed),
+    ] {
         let request = Request::OpenUdp(refused.parse().unwrap());
         let refusal = session.handle(frame(&request), now).unwrap_err();
-        assert_eq!(refusal.kind, RefusalKind::Denied, "{refused}");
+        assert_eq!(refusal.kind, kind, "{refused}");
     }
-    assert_eq!(done.lock().unwrap().opened, [vip]);
+    assert_eq!(done.lock().unwrap().opened, [vip, vip]);
 }
 
 #[test]
@@ -426,6 +433,16 @@ fn the_other_end_of_the_border_does_the_same() {
 }
 
 #[test]
+fn udp_sockets_come_over_the_border() {
+    let served = Served::start(Duration::from_secs(60));
+    let mut remote = Remote::connect(&served.socket()).unwrap();
+    let mut open = |vip: &str| remote.open_udp(vip.parse().unwrap());
+    drop(open("192.0.2.100:53").unwrap());
+    let error = open("192.0.2.1:53").unwrap_err().to_string();
+    assert!(error.starts_with("192.0.2.1 is not"), "{error}");
+}
+
+#[test]
 fn nothing_is_kept_for_ever() {
     let served = Served::start(Duration::from_millis(50));
     let mut remote = Remote::connect(&served.socket()).unwrap();
@@ -470,6 +487,10 @@ fn valid() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
             .clone()
             .prop_map(move |set| tail(Request::Routes(set), Vec::new())),
         addresses.prop_map(move |set| tail(Request::Reach(set), Vec::new())),
+        (address.clone(), any::<u16>()).prop_map(move |(address, port)| {
+            let vip = SocketAddr::new(address, port);
+            tail(Request::OpenUdp(vip), Vec::new())
+        }),
         address.prop_map(move |address| tail(Request::Announce(address), Vec::new())),
         any::<u16>().prop_map(move |group| tail(Request::Listeners(group), Vec::new())),
         prop::collection::vec(any::<u16>(), 0..9)

@@ -2,7 +2,7 @@
 //! an earlier process, and refuse some of the VIPs.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -41,7 +41,7 @@ impl Driver {
         let refused = self.privileges.refused(&vips)?;
         for (vip, why) in &refused {
             if vip.port != 0 && self.refused.get(vip) != Some(why) {
-                tracing::error!(listener = %SocketAddr::from(*vip), "{why}");
+                tracing::error!(listener = %vip, "{why}");
             }
         }
         let mut admitted = self.snapshot.clone();
