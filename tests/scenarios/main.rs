@@ -25,4 +25,5 @@ mod topology;
 mod udp;
 mod xdp_agree;
 mod xdp_lookup;
+mod xdp_neutral;
 mod xdp_verdicts;

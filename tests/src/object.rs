@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, DevMapHash, SockMap};
-use aya::programs::{Program, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{Program, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{
     COUNTERS_PER_CPU, Counter, MAX_CPUS, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map,
@@ -223,6 +223,23 @@ impl Object {
         lookup
             .attach(File::open("/proc/thread-self/ns/net")?)
             .context("attach forebay_lookup")?;
+        Ok(())
+    }
+
+    /// Attaches the decision to an interface of this thread's namespace, natively or in generic mode, as long as this lives.
+    pub fn attach(&mut self, interface: &str, generic: bool) -> Result<()> {
+        let program = self
+            .ebpf
+            .program_mut("forebay_xdp")
+            .context("no program forebay_xdp")?;
+        let xdp: &mut Xdp = program.try_into()?;
+        let mode = if generic {
+            XdpMode::Skb
+        } else {
+            XdpMode::Driver
+        };
+        xdp.attach(interface, mode)
+            .with_context(|| format!("attach forebay_xdp to {interface}"))?;
         Ok(())
     }
 

@@ -67,10 +67,23 @@ fn checksum(bytes: &[u8]) -> u16 {
 /// # Errors
 /// What the kernel said (EPERM without CAP_NET_RAW).
 pub fn send(ifindex: u32, mac: [u8; 6], address: IpAddr) -> io::Result<()> {
-    let bytes = match address {
-        IpAddr::V4(v4) => arp(mac, v4),
-        IpAddr::V6(v6) => advertisement(mac, v6),
-    };
+    transmit(
+        ifindex,
+        &match address {
+            IpAddr::V4(v4) => arp(mac, v4),
+            IpAddr::V6(v6) => advertisement(mac, v6),
+        },
+    )
+}
+
+/// Sends a frame of at least 6 bytes, as it is, out of interface `ifindex`.
+///
+/// # Errors
+/// What the kernel said (EPERM without CAP_NET_RAW).
+pub fn transmit(ifindex: u32, bytes: &[u8]) -> io::Result<()> {
+    let to_mac = bytes
+        .first_chunk::<6>()
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let socket = socket_with(
         AddressFamily::PACKET,
         SocketType::RAW,
@@ -82,7 +95,7 @@ pub fn send(ifindex: u32, mac: [u8; 6], address: IpAddr) -> io::Result<()> {
     to.sll_family = libc::AF_PACKET as u16;
     to.sll_ifindex = ifindex.cast_signed();
     to.sll_halen = 6;
-    to.sll_addr[..6].copy_from_slice(&bytes[..6]);
+    to.sll_addr[..6].copy_from_slice(to_mac);
     // SAFETY: `bytes` and `to` live across the call and have the lengths that are given.
     let sent = unsafe {
         libc::sendto(
