@@ -24,6 +24,7 @@ mod spread;
 mod topology;
 mod udp;
 mod xdp_agree;
+mod xdp_cookies;
 mod xdp_lookup;
 mod xdp_neutral;
 mod xdp_verdicts;

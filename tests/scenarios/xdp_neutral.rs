@@ -20,7 +20,7 @@ use gateway_user::datapath::gratuitous::transmit;
 use rustix::thread::gettid;
 use socket2::{Domain, Protocol, Socket, Type};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 #[test]
 fn xdp_neutral_in_test_runs() {
@@ -59,12 +59,12 @@ fn xdp_neutral_in_test_runs() {
 }
 
 /// A host at the far end of this thread's interface `up0`, its own being `far0`: a thread in a namespace of its own.
-struct Far {
+pub(crate) struct Far {
     jobs: Sender<Box<dyn FnOnce() + Send>>,
 }
 
 impl Far {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (jobs, todo) = channel::<Box<dyn FnOnce() + Send>>();
         let (tell, told) = channel();
         thread::spawn(move || {
@@ -83,7 +83,7 @@ impl Far {
     }
 
     /// Starts work there; its end is told.
-    fn start<T: Send + 'static>(
+    pub(crate) fn start<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> std::sync::mpsc::Receiver<T> {
@@ -96,11 +96,11 @@ impl Far {
         told
     }
 
-    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         self.start(work).recv_timeout(6 * PATIENCE).unwrap()
     }
 
-    fn ip(&self, words: &'static str) {
+    pub(crate) fn ip(&self, words: &'static str) {
         self.run(move || ip(words).unwrap());
     }
 }
@@ -155,7 +155,7 @@ fn live(generic: bool) {
 }
 
 /// The index of an interface of this thread's namespace.
-fn index(name: &str) -> u32 {
+pub(crate) fn index(name: &str) -> u32 {
     let said = ip(&format!("-o link show dev {name}")).unwrap();
     said.split(':').next().unwrap().parse().unwrap()
 }

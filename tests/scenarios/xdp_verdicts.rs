@@ -94,7 +94,7 @@ fn xdp_verdicts_are_as_the_table_says() {
 }
 
 /// The kernel's tick counter, as a second chance writes it down.
-fn jiffies(object: &mut Object, base: &HostTables) -> u64 {
+pub(crate) fn jiffies(object: &mut Object, base: &HostTables) -> u64 {
     let packet = TcpPacket::default();
     let mut tables = base.clone();
     tables.config.hop_limit = 1;

@@ -81,19 +81,14 @@ impl Object {
     pub fn write(&mut self, tables: &HostTables) -> Result<()> {
         let old = std::mem::replace(&mut self.written, tables.clone());
         self.set::<176>(map::CONFIG, 0, bytemuck::cast(tables.config))?;
-        for (i, row) in changed(&old.rows, &tables.rows) {
-            let Row(bits) = *row;
-            self.set::<8>(map::ROWS, i, bits.to_ne_bytes())?;
+        for (i, row) in changed::<Row>(&old.rows, &tables.rows) {
+            self.set::<8>(map::ROWS, i, bytemuck::cast(*row))?;
         }
-        if bytes(&old.vips) != bytes(&tables.vips) {
-            for (i, vip) in changed::<VipEntry>(&old.vips, &tables.vips) {
-                self.set::<32>(map::VIPS, i, bytemuck::cast(*vip))?;
-            }
+        for (i, vip) in changed::<VipEntry>(&old.vips, &tables.vips) {
+            self.set::<32>(map::VIPS, i, bytemuck::cast(*vip))?;
         }
-        if bytes(&old.nodes) != bytes(&tables.nodes) {
-            for (i, node) in changed::<NodeEntry>(&old.nodes, &tables.nodes) {
-                self.set::<48>(map::NODES, i, bytemuck::cast(*node))?;
-            }
+        for (i, node) in changed::<NodeEntry>(&old.nodes, &tables.nodes) {
+            self.set::<48>(map::NODES, i, bytemuck::cast(*node))?;
         }
         for (list, suspect) in [(&old.suspects, 0u64), (&tables.suspects, 1)] {
             for node in list {
@@ -347,16 +342,21 @@ fn grown(before: &[u64], after: &[u64]) -> Vec<Counter> {
         .collect()
 }
 
-/// The bytes of a table: compared in one go.
-fn bytes<T: bytemuck::Pod>(table: &[T]) -> &[u8] {
-    bytemuck::cast_slice(table)
-}
-
-fn changed<'a, T: PartialEq>(old: &'a [T], new: &'a [T]) -> impl Iterator<Item = (u32, &'a T)> {
-    let pairs = old.iter().zip(new).enumerate();
-    pairs
-        .filter(|(_, (old, new))| old != new)
-        .map(|(i, (_, new))| (i as u32, new))
+/// Entries that differ, with their indices; pieces without any are passed over in one go.
+fn changed<'a, T: bytemuck::Pod>(old: &'a [T], new: &'a [T]) -> impl Iterator<Item = (u32, &'a T)> {
+    const PIECE: usize = 256;
+    let same = |old: &[T], new: &[T]| {
+        bytemuck::cast_slice::<T, u8>(old) == bytemuck::cast_slice::<T, u8>(new)
+    };
+    let pieces = old.chunks(PIECE).zip(new.chunks(PIECE)).enumerate();
+    pieces
+        .filter(move |(_, (old, new))| !same(old, new))
+        .flat_map(move |(piece, (old, new))| {
+            let pairs = old.iter().zip(new).enumerate();
+            pairs
+                .filter(move |(_, (old, new))| bytemuck::bytes_of(*old) != bytemuck::bytes_of(*new))
+                .map(move |(i, (_, new))| ((piece * PIECE + i) as u32, new))
+        })
 }
 
 /// The action of a return code; a redirect goes where the one node off the ingress interface lies.

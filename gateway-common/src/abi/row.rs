@@ -1,5 +1,7 @@
 //! One entry of the steering table.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::NodeIndex;
 
 /// The four highest-ranked nodes of a hash bucket, in one u64 that is written by one aligned store.
@@ -7,7 +9,8 @@ use super::NodeIndex;
 /// Bits 0–14 hold the owner, bit 15 says "in transition"; the next three 16-bit fields hold the other nodes in
 /// the order of their ranks, highest first. The top bit of each of these says that the node outranks the
 /// owner (it is draining or joining, else it would be the owner). Index 0 ends the list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Row(pub u64);
 
 /// Nodes in a row.
