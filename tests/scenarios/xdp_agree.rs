@@ -115,7 +115,7 @@ impl Random {
                     self.pick(&[0, VLAN, 4_095]),
                 );
                 change_node(&mut tables, node, |entry| {
-                    (entry.mtu, entry.vlan) = (mtu, vlan)
+                    (entry.mtu, entry.vlan) = (mtu, vlan);
                 });
             }
             if self.rarely(8) {

@@ -41,7 +41,7 @@ fn xdp_cookies_end_in_connections() {
     for vip in [IpAddr::from(VIP), IpAddr::from(VIP6)] {
         let listener = listen(vip);
         // What its SYN was counted as.
-        let mut opened = |listener: &Socket| {
+        let opened = |listener: &Socket| {
             let before = object.counters().unwrap();
             connect(&far, vip, listener);
             let mut counted = object.counted_since(&before).unwrap();

@@ -272,7 +272,9 @@ fn stream(far: &Far, to: IpAddr) {
             let mut stream =
                 TcpStream::connect_timeout(&SocketAddr::new(to, 22), PATIENCE).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            let sent: Vec<u8> = (0..4u32 << 20).map(|byte| (byte * 7 >> 3) as u8).collect();
+            let sent: Vec<u8> = (0..4u32 << 20)
+                .map(|byte| ((byte * 7) >> 3) as u8)
+                .collect();
             let (mut writer, bytes) = (stream.try_clone().unwrap(), sent.clone());
             let writes = thread::spawn(move || {
                 writer.write_all(&bytes).unwrap();
@@ -298,7 +300,7 @@ fn datagrams(far: &Far, to: IpAddr) {
             let socket = UdpSocket::bind(any).unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
             let sent: Vec<u8> = (0..length as u32)
-                .map(|byte| (byte * 13 >> 2) as u8)
+                .map(|byte| ((byte * 13) >> 2) as u8)
                 .collect();
             socket.send_to(&sent, (to, 9_999)).unwrap();
             let mut back = vec![0; 20_000];

@@ -88,8 +88,11 @@ const TAGS: [(&str, &[[u16; 2]]); 4] = [
     ),
 ];
 
+/// Extension headers: number, and what follows the first byte.
+type Chain = Vec<(u8, Vec<u8>)>;
+
 /// Chains of extension headers that are walked.
-fn chains() -> Vec<(String, Vec<(u8, Vec<u8>)>)> {
+fn chains() -> Vec<(String, Chain)> {
     let mut chains: Vec<_> = (1..=8)
         .map(|count| {
             let first = (number::HOP_BY_HOP, padding(0, 0).1);

@@ -211,8 +211,13 @@ fn put_vips(tables: &mut HostTables) {
             }
         }
     }
+    tables.sources = sources();
+}
+
+/// The two lists: prefixes of both versions within each other.
+fn sources() -> Vec<(u32, SourceKey, u32)> {
     let four = |a, b, c, d| mapped([a, b, c, d]);
-    tables.sources = [
+    [
         (REFUSED, 96 + 24, four(198, 51, 100, 0), SOURCE_DENIED),
         (REFUSED, 96 + 32, four(198, 51, 100, 7), SOURCE_ALLOWED),
         (REFUSED, 48, six(0), SOURCE_DENIED),
@@ -232,7 +237,7 @@ fn put_vips(tables: &mut HostTables) {
             value,
         )
     })
-    .to_vec();
+    .to_vec()
 }
 
 /// Changes a node of the live half.
