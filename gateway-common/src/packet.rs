@@ -5,6 +5,8 @@
 //! kernel's target would copy byte by byte at alignment 1. Every access is checked against the packet's end;
 //! nothing here interprets a header.
 
+pub mod ethertype;
+
 use bytemuck::{Pod, Zeroable};
 
 /// Marks a plain header of alignment 2: any bytes are a valid value.
@@ -53,20 +55,6 @@ pub const MACS: u32 = 12;
 
 /// Bytes of one VLAN tag.
 pub const TAG: u32 = size_of::<Vlan>() as u32;
-
-/// EtherTypes in network order.
-pub mod ethertype {
-    /// IPv4.
-    pub const IPV4: [u8; 2] = [0x08, 0x00];
-    /// ARP.
-    pub const ARP: [u8; 2] = [0x08, 0x06];
-    /// IPv6.
-    pub const IPV6: [u8; 2] = [0x86, 0xdd];
-    /// VLAN tag (IEEE 802.1Q).
-    pub const VLAN: [u8; 2] = [0x81, 0x00];
-    /// Outer VLAN tag (IEEE 802.1ad).
-    pub const OUTER_VLAN: [u8; 2] = [0x88, 0xa8];
-}
 
 /// IP protocol numbers.
 pub mod protocol {

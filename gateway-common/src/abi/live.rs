@@ -59,7 +59,7 @@ impl<'a, T> Live<'a, T> {
     /// `N` words of 32 bits, from the byte `offset` on, as they lie in memory.
     #[inline(always)]
     fn words<const N: usize, const OFFSET: usize>(self) -> [u32; N] {
-        const { assert!(OFFSET % 4 == 0 && OFFSET + 4 * N <= size_of::<T>()) };
+        const { assert!(OFFSET.is_multiple_of(4) && OFFSET + 4 * N <= size_of::<T>()) };
         // SAFETY: readable and aligned, by the constructors; the words lie within the value.
         core::array::from_fn(|i| unsafe {
             self.value.cast::<u32>().add(OFFSET / 4 + i).read_volatile()

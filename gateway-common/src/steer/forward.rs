@@ -112,14 +112,8 @@ fn try_send<T: Tables>(
         None if is_from_peer(packet, tables, config) => (MAX_HOPS - 1, true),
         None => (MAX_HOPS, false),
     };
-    if hops == 0 {
-        return Some(Verdict::drop(Counter::HopsSpent));
-    }
-    if carried.ttl <= 1 {
-        return Some(Verdict::drop(Counter::TtlSpent));
-    }
-    if errand.purpose == Purpose::Search && !heartbeat::take_hop(tables, config) {
-        return Some(Verdict::drop(Counter::HopBudget));
+    if let Some(counter) = spent(tables, config, hops, carried.ttl, errand.purpose) {
+        return Some(Verdict::drop(counter));
     }
     let on_link =
         entry.flags() & node_flag::ON_LINK != 0 && config.flags() & flag::ENCAP_ALWAYS == 0;
@@ -150,16 +144,7 @@ fn try_send<T: Tables>(
             Counter::ForwardL2,
         ));
     }
-    let (phase, counter) = match errand.purpose {
-        Purpose::Deliver => (Phase::Delivery, Counter::ForwardUdp),
-        Purpose::Inherit => (Phase::SecondChance, Counter::SynHeir),
-        Purpose::Search => (Phase::SecondChance, Counter::SecondChance),
-    };
-    let tunnel = Tunnel {
-        hops: hops - 1,
-        phase,
-        fingerprint: errand.fingerprint,
-    };
+    let (tunnel, counter) = header(errand, hops - 1);
     let inner = Inner {
         length: carried.length,
         class: carried.class,
@@ -171,6 +156,43 @@ fn try_send<T: Tables>(
             None => Verdict::drop(Counter::AdjustFailed),
         },
     )
+}
+
+/// The tunnel header of an errand, and what it is counted as.
+#[inline(always)]
+const fn header(errand: Errand, hops: u8) -> (Tunnel, Counter) {
+    let (phase, counter) = match errand.purpose {
+        Purpose::Deliver => (Phase::Delivery, Counter::ForwardUdp),
+        Purpose::Inherit => (Phase::SecondChance, Counter::SynHeir),
+        Purpose::Search => (Phase::SecondChance, Counter::SecondChance),
+    };
+    let fingerprint = errand.fingerprint;
+    let tunnel = Tunnel {
+        hops,
+        phase,
+        fingerprint,
+    };
+    (tunnel, counter)
+}
+
+/// Why the packet may go no further, if so.
+#[inline(always)]
+fn spent<T: Tables>(
+    tables: &T,
+    config: LiveConfig<'_>,
+    hops: u8,
+    ttl: u8,
+    purpose: Purpose,
+) -> Option<Counter> {
+    if hops == 0 {
+        Some(Counter::HopsSpent)
+    } else if ttl <= 1 {
+        Some(Counter::TtlSpent)
+    } else if purpose == Purpose::Search && !heartbeat::take_hop(tables, config) {
+        Some(Counter::HopBudget)
+    } else {
+        None
+    }
 }
 
 #[inline(always)]

@@ -83,11 +83,7 @@ pub(super) fn solicited<T: Tables>(
     // The sender's MAC comes with a multicast question: then ours goes with the answer.
     let with_option =
         packet.read::<LinkAddress>(place.l4 + HEADERS).is_some() && ip.length() >= least + OPTION;
-    let payload = if with_option {
-        HEADERS + OPTION
-    } else {
-        HEADERS
-    };
+    let payload = HEADERS + if with_option { OPTION } else { 0 };
     packet.set_len(place.l4 + payload)?;
     packet.write(
         0,

@@ -9,6 +9,7 @@ use super::{Tables, cookie, decide, forward, icmp, neighbour, tables, too_big, t
 use crate::abi::Row;
 use crate::hash::flow_v6_of;
 use crate::packet::Packet;
+use crate::verdict::Verdict;
 
 /// Packed [`Place`] of a packet, found header by header; 0 if it is no IP packet.
 #[inline(always)]
@@ -19,7 +20,7 @@ pub fn walk<P: Packet>(packet: &P) -> u64 {
 /// What becomes of an ARP packet: a packed verdict, 0 if nothing.
 #[inline(always)]
 pub fn arp<T: Tables>(packet: &mut T::Packet, tables: &T) -> u64 {
-    neighbour::arp(packet, tables).map_or(0, |verdict| verdict.pack())
+    neighbour::arp(packet, tables).map_or(0, Verdict::pack)
 }
 
 /// An ICMP packet: the packed place of the flow that it is about, a packed verdict, or 0.

@@ -414,6 +414,10 @@ pub(super) fn node<'a, T: Tables>(
 }
 
 /// Whether a listed node has this address (IPv4-mapped for IPv4).
+#[allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method by its name is for one lifetime, the closure for all"
+)]
 #[inline(always)]
 pub(super) fn has_peer_address<T: Tables>(tables: &T, address: [u64; 2]) -> bool {
     is_peer(
@@ -428,6 +432,10 @@ pub(super) fn has_peer_address<T: Tables>(tables: &T, address: [u64; 2]) -> bool
 }
 
 /// Whether a listed node on our link has this MAC.
+#[allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method by its name is for one lifetime, the closure for all"
+)]
 #[inline(always)]
 pub(super) fn has_peer_mac<T: Tables>(tables: &T, word: u64) -> bool {
     let [a, b, c, d, e, f, ..] = word.to_le_bytes();
