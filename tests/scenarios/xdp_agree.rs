@@ -6,8 +6,8 @@ use gateway_common::abi::{Row, config::flag};
 use gateway_common::host::HostTables;
 use gateway_tests::object::fixture::{
     DELETED, DNS, DRAINING, FAR_INTERFACE, FINGERPRINT, FLAT, FLAT6, HERE, LISTED, LISTED6,
-    LISTENING, ME, NARROW, ON_LINK, ROUTED, SHARED, SHARED6, Sockets, TAGGED, TUNNEL, VIP, VIP6,
-    VLAN, address, address6, change_node, mac, over_v6, six, tables,
+    LISTENING, ME, NARROW, ON_LINK, ROUTED, SHARED, SHARED6, Sockets, Steered, TAGGED, TUNNEL, VIP,
+    VIP6, VLAN, address, address6, change_node, mac, over_v6, six, tables,
 };
 use gateway_tests::object::{Object, fresh_namespace, on_one_processor};
 use gateway_tests::packet::frame::{fragment, number, padding};
@@ -107,6 +107,17 @@ impl Random {
         config.syn_limit = self.pick(&[0, 5]);
         if self.rarely(2) {
             over_v6(&mut tables);
+        }
+        // Where ports do not count, some packets are of these.
+        for last in [7, 8, 150] {
+            for ends in [
+                Ends::V4([198, 51, 100, last], FLAT),
+                Ends::V6(six(last), FLAT6),
+            ] {
+                let load = Load::Raw(number::UDP, vec![0; 8]);
+                let frame = Frame::new(mac(ME), mac(99), ends, load);
+                tables.sessions.push(Steered::hash(&frame));
+            }
         }
         for node in [ON_LINK, ROUTED, DRAINING, TAGGED, NARROW] {
             if self.rarely(4) {

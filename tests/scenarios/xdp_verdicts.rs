@@ -78,9 +78,8 @@ fn xdp_verdicts_are_as_the_table_says() {
         .iter()
         .filter(|counter| !hit.contains(&counter.slot()))
         .collect();
-    // Sessions come with their table, and socket lookups count for themselves.
+    // Socket lookups count for themselves.
     let beyond = [
-        Counter::OwnSession,
         Counter::LookupRedirected,
         Counter::LookupRefused,
         Counter::LookupLoopback,

@@ -15,7 +15,7 @@ use aya::maps::{Array, DevMapHash, SockMap};
 use aya::programs::{Program, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{
-    COUNTERS_PER_CPU, Counter, MAX_CPUS, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map,
+    COUNTERS_PER_CPU, Counter, MAX_CPUS, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map, tag,
 };
 use gateway_common::host::HostTables;
 use gateway_common::verdict::Action;
@@ -89,6 +89,17 @@ impl Object {
         }
         for (i, node) in changed::<NodeEntry>(&old.nodes, &tables.nodes) {
             self.set::<48>(map::NODES, i, bytemuck::cast(*node))?;
+        }
+        for (sessions, held) in [(&old.sessions, false), (&tables.sessions, true)] {
+            for hash in sessions {
+                let tag = if held { tag::tag_of(*hash) } else { 0 };
+                // The last way: all four are looked at.
+                self.set::<16>(
+                    map::TAGS,
+                    tag::set_of(*hash),
+                    bytemuck::cast([0, 0, 0, tag]),
+                )?;
+            }
         }
         for (list, suspect) in [(&old.suspects, 0u64), (&tables.suspects, 1)] {
             for node in list {

@@ -47,6 +47,8 @@ pub(super) struct Case {
     pub(super) action: Action,
     pub(super) counted: Vec<Counter>,
     pub(super) bytes: Vec<u8>,
+    /// UDP sessions of this node.
+    pub(super) sessions: Vec<u64>,
     /// Bytes of headroom that the packet has.
     pub(super) headroom: u32,
 }
@@ -60,6 +62,7 @@ impl Case {
             packet,
             rows: Vec::new(),
             setups: Vec::new(),
+            sessions: Vec::new(),
             action: Action::Pass,
             counted: vec![counter],
             bytes,
@@ -98,6 +101,12 @@ impl Case {
     /// With this row for flows of this hash.
     pub(super) fn hashed(mut self, hash: u64, row: Row) -> Self {
         self.rows.push((hash, row));
+        self
+    }
+
+    /// With a UDP session here.
+    pub(super) fn session(mut self, hash: u64) -> Self {
+        self.sessions.push(hash);
         self
     }
 
@@ -163,6 +172,7 @@ impl Case {
         for (hash, row) in &self.rows {
             tables.rows[row_of(*hash) as usize] = *row;
         }
+        tables.sessions.clone_from(&self.sessions);
         for setup in &self.setups {
             setup(&mut tables);
         }

@@ -193,6 +193,22 @@ fn datagrams() -> Vec<Case> {
             .also(Counter::Decapsulated)
             .leaves(opened.clone())
             .hashed(hash, below),
+            Case::pass(
+                name("datagram of a session here"),
+                frame.build(),
+                Counter::OwnSession,
+            )
+            .session(hash)
+            .hashed(hash, MOVING),
+            Case::pass(
+                name("datagram of a session here, second chance"),
+                from_peer([0x12, 1]),
+                Counter::OwnSession,
+            )
+            .also(Counter::Decapsulated)
+            .leaves(opened.clone())
+            .session(hash)
+            .hashed(hash, below),
             taken("datagram, no owner", [0x12, 1]).hashed(
                 hash,
                 Row::new(0, true, [(ME, true), (0, false), (0, false)]),
