@@ -15,6 +15,7 @@ mod datapath;
 mod death;
 mod drain;
 mod ejection;
+mod ipv6;
 mod leftovers;
 mod limits;
 mod metrics;

@@ -1,0 +1,115 @@
+//! Clients by IPv6: the announcing node answers neighbour discovery, any node takes the packets, the owner serves them.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use gateway_common::abi::Counter;
+use gateway_tests::eventually::eventually;
+use gateway_tests::fixture::HOST;
+use gateway_tests::leftovers::Ledger;
+use gateway_tests::maps::counter;
+use gateway_tests::rig::{Options, Rig};
+use gateway_tests::topology::UPLINK;
+
+const VIP: &str = "2001:db8::100";
+const REQUESTS: usize = 40;
+
+#[test]
+fn clients_by_ipv6_are_served_on_link_and_by_the_tunnel() {
+    let mut rig = Rig::start(Ledger::open().unwrap(), &Options::default()).unwrap();
+    with_ipv6(&rig).unwrap();
+    rig.fixture.write("gateway-v6.yaml", &gateway()).unwrap();
+    for forward in ["auto", "udp"] {
+        if forward == "udp" {
+            rig.restart_with_forward(forward).unwrap();
+        }
+        eventually("an answer by IPv6", Duration::from_secs(15), || curl(&rig)).unwrap();
+        let before = forwarded(&rig);
+        for _ in 0..REQUESTS {
+            // The announcement alone may have told the client; now it has to ask.
+            rig.topology
+                .client
+                .ip(&format!("-6 neigh flush dev {UPLINK}"))
+                .unwrap();
+            curl(&rig).unwrap();
+        }
+        let after = forwarded(&rig);
+        let [l2, udp] = [after[0] - before[0], after[1] - before[1]];
+        println!("--forward {forward}: {l2} packets by MAC rewrite, {udp} by the tunnel");
+        let (some, none) = if forward == "auto" {
+            (l2, udp)
+        } else {
+            (udp, l2)
+        };
+        assert!(some > 0, "no packet went to another node");
+        assert_eq!(none, 0, "packets went the other way");
+    }
+    let answers = sums(&rig, Counter::NeighbourReply);
+    let speakers = answers.iter().filter(|n| **n > 0).count();
+    assert_eq!(speakers, 1, "one node speaks for the VIP: {answers:?}");
+}
+
+/// Gives client and nodes addresses of IPv6, without a search for duplicates.
+fn with_ipv6(rig: &Rig) -> Result<()> {
+    let nodes = rig.topology.nodes.iter().map(|site| &site.netns);
+    for (number, netns) in std::iter::once(&rig.topology.client)
+        .chain(nodes)
+        .enumerate()
+    {
+        netns.sysctl("net/ipv6/conf/all/disable_ipv6", "0")?;
+        netns.sysctl(&format!("net/ipv6/conf/{UPLINK}/accept_dad"), "0")?;
+        netns.sysctl(&format!("net/ipv6/conf/{UPLINK}/disable_ipv6"), "0")?;
+        let address = format!("2001:db8::{}/64", number + 1);
+        netns.ip(&format!("address add {address} dev {UPLINK} nodad"))?;
+    }
+    Ok(())
+}
+
+fn gateway() -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: six, namespace: istio-test}}
+spec:
+  gatewayClassName: istio
+  addresses: [{{type: IPAddress, value: '{VIP}'}}]
+  listeners: [{{name: http, protocol: HTTP, port: 80}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: six, namespace: istio-test}}
+spec:
+  parentRefs: [{{name: six}}]
+  hostnames: [{HOST}]
+  rules: [{{backendRefs: [{{name: backend-v1, port: 80}}]}}]
+"
+    )
+}
+
+fn curl(rig: &Rig) -> Result<()> {
+    let mut command = Command::new("curl");
+    command.args(["-gsS", "--max-time", "5", "-H"]);
+    command.arg(format!("Host: {HOST}"));
+    command.arg(format!("http://[{VIP}]/"));
+    let done = rig.topology.client.output(&mut command)?;
+    let body = String::from_utf8(done.stdout).context("no text")?;
+    ensure!(
+        body.starts_with("hello from backend v1"),
+        "{body}{}",
+        String::from_utf8_lossy(&done.stderr).trim()
+    );
+    Ok(())
+}
+
+/// Packets that nodes sent on, by MAC rewrite and by the tunnel.
+fn forwarded(rig: &Rig) -> [u64; 2] {
+    [Counter::ForwardL2, Counter::ForwardUdp].map(|kind| sums(rig, kind).iter().sum())
+}
+
+fn sums(rig: &Rig, kind: Counter) -> Vec<u64> {
+    let daemons = rig.daemons.iter();
+    daemons
+        .map(|daemon| counter(daemon.bpffs(), kind).unwrap())
+        .collect()
+}
