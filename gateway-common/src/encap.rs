@@ -157,6 +157,9 @@ const _: () = assert!(OVERHEAD_V4 == 36 && OVERHEAD_V6 == 56 && align_of::<Outer
 pub struct Inner {
     /// Bytes from its IP header on.
     pub length: u32,
+    /// Whether that is too long for a header's field, with ours: the field is 0 then, and whoever cuts the packet into
+    /// pieces writes the true ones.
+    pub long: bool,
     /// DSCP and ECN (RFC 6040).
     pub class: u8,
     /// Flow hash: source port and flow label come from it.
@@ -183,7 +186,7 @@ pub fn outer_v4(
     let mut ip = Ipv4 {
         version_ihl: 0x45,
         tos: inner.class,
-        total_length: (length as u16).to_be_bytes(),
+        total_length: inner.field(length),
         identification: [0; 2],
         fragment: [0x40, 0],
         ttl: TTL,
@@ -214,8 +217,7 @@ pub fn outer_v6(
     let [_, label @ ..] = (inner.flow as u32).to_be_bytes();
     let ip = Ipv6 {
         version_class_label: [0x60, label[0] & 0x0f, label[1], label[2]],
-        payload_length: ((inner.length + OVERHEAD_V6 - size_of::<Ipv6>() as u32) as u16)
-            .to_be_bytes(),
+        payload_length: inner.field(inner.length + OVERHEAD_V6 - size_of::<Ipv6>() as u32),
         next_header: protocol::UDP,
         hop_limit: TTL,
         source,
@@ -228,13 +230,22 @@ pub fn outer_v6(
     }
 }
 
+impl Inner {
+    /// A length as it stands in an outer header.
+    #[inline(always)]
+    const fn field(&self, length: u32) -> [u8; 2] {
+        let length = if self.long { 0 } else { length };
+        (length as u16).to_be_bytes()
+    }
+}
+
 #[inline(always)]
 fn udp(port: [u8; 2], inner: &Inner) -> Udp {
     let length = inner.length + (size_of::<Udp>() + size_of::<TunnelHeader>()) as u32;
     Udp {
         source: (0xc000 | (inner.flow >> 16) as u16 & 0x3fff).to_be_bytes(),
         destination: port,
-        length: (length as u16).to_be_bytes(),
+        length: inner.field(length),
         checksum: [0; 2],
     }
 }

@@ -83,7 +83,7 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
         Next::Send(errand) => {
             let (place, arrival) = (flow.place.pack(), arrival.map_or(0, Tunnel::pack));
             let word = tables.call_send(packet, place, flow.hash, errand.pack(), arrival);
-            Ok(Verdict::unpack(word).unwrap_or(foreign))
+            Ok(Verdict::unpack(word).unwrap_or_else(|| too_big::tell(packet, tables, word)))
         }
         Next::Cookie => {
             let word = tables.call_cookie(packet, flow.place.pack(), arrival.is_none());

@@ -116,15 +116,27 @@ fn addresses<P: Packet>(packet: &P, place: Place) -> Option<([u64; 2], [u64; 2],
         let [a, b, c, d] = packet.longs(place.flow + Ipv6::ADDRESSES)?;
         let [_, second] = packet.words(place.flow)?;
         let [high, low, ..] = second.to_ne_bytes();
-        let length = u16::from_be_bytes([high, low]) as u32 + size_of::<Ipv6>() as u32;
+        let length = length(packet, place.flow, [high, low], size_of::<Ipv6>());
         let address = |first, second| [u64::from_le(first), u64::from_le(second)];
         Some((address(a, b), address(c, d), length))
     } else {
         let [first, _, _, source, destination] = packet.words(place.flow)?;
         let [_, _, high, low] = first.to_ne_bytes();
-        let length = u16::from_be_bytes([high, low]) as u32;
+        let length = length(packet, place.flow, [high, low], 0);
         let address = |word| [0, MAPPED | (u32::from_le(word) as u64) << 32];
         Some((address(source), address(destination), length))
+    }
+}
+
+/// Bytes from the IP header at `at` on: what its field says and `more`. Packets that the stack put together may be too long
+/// for the field, which is zero then.
+#[inline(always)]
+pub(super) fn length<P: Packet>(packet: &P, at: u32, field: [u8; 2], more: usize) -> u32 {
+    let says = u16::from_be_bytes(field) as u32;
+    if says == 0 && packet.segment() != 0 {
+        packet.len().saturating_sub(at)
+    } else {
+        says + more as u32
     }
 }
 

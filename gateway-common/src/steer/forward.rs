@@ -1,6 +1,6 @@
 //! Sending a packet to another node: by MAC rewrite where that is enough, else in the UDP form.
 
-use super::flow::is_mapped;
+use super::flow::{is_mapped, length};
 use super::place::{Place, kind};
 use super::tables::{is_from_peer, node};
 use super::{Tables, heartbeat, too_big};
@@ -8,9 +8,7 @@ use crate::abi::{Counter, Live, LiveConfig, NodeEntry, NodeIndex, config::flag, 
 use crate::checksum;
 use crate::encap::{Inner, MAX_HOPS, OVERHEAD_V4, OVERHEAD_V6, Phase, Tunnel, outer_v4, outer_v6};
 use crate::hash::of_words;
-use crate::packet::{
-    EtherType, HopLimit, IP, Ipv6, MACS, Packet, TAG, TimeToLive, Vlan, ethertype,
-};
+use crate::packet::{HopLimit, IP, Ipv6, Outer, Packet, TAG, Tcp, TimeToLive, Udp, Vlan, protocol};
 use crate::verdict::Verdict;
 
 /// What a packet goes to another node for.
@@ -73,7 +71,8 @@ struct Carried {
     ttl: u8,
 }
 
-/// Sends the packet to another node; arguments as the modules pack them.
+/// Sends the packet to another node; arguments as the modules pack them. A packed verdict, or what [`too_big::tell`] is to
+/// be told.
 #[inline(always)]
 pub(super) fn send<T: Tables>(
     packet: &mut T::Packet,
@@ -82,13 +81,25 @@ pub(super) fn send<T: Tables>(
     hash: u64,
     errand: u64,
     arrival: u64,
-) -> Verdict {
+) -> u64 {
     let (arrival, errand) = (Tunnel::unpack(arrival), Errand::unpack(errand));
+    let truncated = Verdict::drop(Counter::Truncated);
     let Some(place) = Place::unpack(place) else {
-        return Verdict::drop(Counter::Truncated);
+        return truncated.pack();
     };
-    try_send(packet, tables, place, hash, arrival, errand)
-        .unwrap_or(Verdict::drop(Counter::Truncated))
+    match try_send(packet, tables, place, hash, arrival, errand) {
+        Some(Sent::Verdict(verdict)) => verdict.pack(),
+        Some(Sent::TooBig(word)) => word,
+        None => truncated.pack(),
+    }
+}
+
+/// What became of a packet that was to be sent.
+enum Sent {
+    /// This.
+    Verdict(Verdict),
+    /// Its sender is to be told, see [`too_big::tell`].
+    TooBig(u64),
 }
 
 #[inline(always)]
@@ -99,12 +110,13 @@ fn try_send<T: Tables>(
     hash: u64,
     arrival: Option<Tunnel>,
     errand: Errand,
-) -> Option<Verdict> {
+) -> Option<Sent> {
+    let silently = |counter| Some(Sent::Verdict(Verdict::drop(counter)));
     let config = tables.config()?;
     let Some(entry) =
         node(tables, config, errand.to).filter(|entry| entry.flags() & node_flag::RESOLVED != 0)
     else {
-        return Some(Verdict::drop(Counter::NeighbourUnresolved));
+        return silently(Counter::NeighbourUnresolved);
     };
     let carried = carried(packet, place)?;
     let (hops, from_peer) = match arrival {
@@ -113,7 +125,7 @@ fn try_send<T: Tables>(
         None => (MAX_HOPS, false),
     };
     if let Some(counter) = spent(tables, config, hops, carried.ttl, errand.purpose) {
-        return Some(Verdict::drop(counter));
+        return silently(counter);
     }
     let on_link =
         entry.flags() & node_flag::ON_LINK != 0 && config.flags() & flag::ENCAP_ALWAYS == 0;
@@ -129,33 +141,32 @@ fn try_send<T: Tables>(
         (false, false) => OVERHEAD_V6,
     };
     let mtu = u32::from(entry.mtu());
-    if mtu != 0 && carried.length + overhead > mtu {
+    if mtu != 0 && longest(packet, place, carried.length)? + overhead > mtu {
         let fits = mtu.saturating_sub(overhead);
-        return Some(too_big::answer(
-            packet, tables, config, place, from_peer, fits,
-        ));
+        if too_big::may_tell(tables, config, place, from_peer) {
+            return Some(Sent::TooBig(too_big::pack(place, fits)));
+        }
+        return silently(Counter::TooBig);
     }
     age(packet, place)?;
     if rewrites {
         packet.write_words(0, entry.macs())?;
-        return Some(Verdict::out_of(
-            entry.ifindex(),
-            packet.ingress(),
-            Counter::ForwardL2,
-        ));
+        let ifindex = entry.ifindex();
+        let verdict = Verdict::out_of(ifindex, packet.ingress(), Counter::ForwardL2);
+        return Some(Sent::Verdict(verdict));
     }
     let (tunnel, counter) = header(errand, hops - 1);
     let inner = Inner {
         length: carried.length,
+        long: packet.segment() != 0 && carried.length + OVERHEAD_V6 > u32::from(u16::MAX),
         class: carried.class,
         flow: hash,
     };
-    Some(
-        match encapsulate(packet, config, place, entry, address, &inner, tunnel) {
-            Some(()) => Verdict::out_of(entry.ifindex(), packet.ingress(), counter),
-            None => Verdict::drop(Counter::AdjustFailed),
-        },
-    )
+    if encapsulate(packet, config, place, entry, address, &inner, tunnel).is_none() {
+        return silently(Counter::AdjustFailed);
+    }
+    let verdict = Verdict::out_of(entry.ifindex(), packet.ingress(), counter);
+    Some(Sent::Verdict(verdict))
 }
 
 /// The tunnel header of an errand, and what it is counted as.
@@ -202,7 +213,7 @@ fn carried<P: Packet>(packet: &P, place: Place) -> Option<Carried> {
         let [a, b, ..] = first.to_ne_bytes();
         let [high, low, _, hop_limit] = second.to_ne_bytes();
         return Some(Carried {
-            length: u16::from_be_bytes([high, low]) as u32 + size_of::<Ipv6>() as u32,
+            length: length(packet, place.l3, [high, low], size_of::<Ipv6>()),
             class: a << 4 | b >> 4,
             ttl: hop_limit,
         });
@@ -211,10 +222,38 @@ fn carried<P: Packet>(packet: &P, place: Place) -> Option<Carried> {
     let [_, tos, high, low] = first.to_ne_bytes();
     let [ttl, ..] = third.to_ne_bytes();
     Some(Carried {
-        length: u16::from_be_bytes([high, low]) as u32,
+        length: length(packet, place.l3, [high, low], 0),
         class: tos,
         ttl,
     })
+}
+
+/// Bytes of the longest packet that goes out, from its IP header on: `length`, or less if the packet is one that is cut
+/// into pieces then.
+#[inline(always)]
+fn longest<P: Packet>(packet: &P, place: Place, length: u32) -> Option<u32> {
+    if packet.segment() == 0 {
+        return Some(length);
+    }
+    let headers = match headers(packet, place.pack()) {
+        0 => return None,
+        bytes => bytes as u32,
+    };
+    Some(length.min(headers + packet.segment()))
+}
+
+/// Bytes of a packet's IP and TCP or UDP headers; 0 if they cannot be read. Not inlined for the sake of the caller's stack.
+#[inline(never)]
+fn headers<P: Packet>(packet: &P, place: u64) -> u64 {
+    let Some(place) = Place::unpack(place) else {
+        return 0;
+    };
+    let last = if place.protocol == protocol::TCP {
+        packet.read::<Tcp>(place.l4).map(|tcp| tcp.header_length())
+    } else {
+        Some(size_of::<Udp>() as u32)
+    };
+    last.map_or(0, |last| u64::from(place.l4 - place.l3 + last))
 }
 
 /// Takes the packet's TTL or hop limit down by one.
@@ -271,31 +310,15 @@ fn encapsulate<P: Packet>(
     inner: &Inner,
     tunnel: Tunnel,
 ) -> Option<()> {
-    let (vlan, over_v4) = (to.vlan(), is_mapped(address));
-    let link = if vlan == 0 { IP } else { IP + TAG };
-    let (overhead, kind) = if over_v4 {
-        (OVERHEAD_V4, ethertype::IPV4)
-    } else {
-        (OVERHEAD_V6, ethertype::IPV6)
+    let over_v4 = is_mapped(address);
+    let outer = Outer {
+        bytes: if over_v4 { OVERHEAD_V4 } else { OVERHEAD_V6 },
+        v6: !over_v4,
+        inner_v6: place.is(kind::V6),
+        vlan: to.vlan(),
     };
-    packet.push(link + overhead - place.l3)?;
+    let link = packet.wrap(place.l3, outer)?;
     packet.write_words(0, to.macs())?;
-    let last = EtherType { kind };
-    if vlan == 0 {
-        packet.write(MACS, last)?;
-    } else {
-        let kind = ethertype::VLAN;
-        packet.write(MACS, EtherType { kind })?;
-        let control = vlan.to_be_bytes();
-        packet.write(
-            IP,
-            Vlan {
-                control,
-                ..Vlan::default()
-            },
-        )?;
-        packet.write(IP + TAG - 2, last)?;
-    }
     let port = config.tunnel_port();
     if over_v4 {
         let from = config.tunnel_source_v4();

@@ -49,7 +49,7 @@ pub fn decide<T: Tables>(
     })
 }
 
-/// Sends a packet to another node, as a packed errand says; its packed verdict.
+/// Sends a packet to another node, as a packed errand says; its packed verdict, or what `too_big` is to be told.
 #[inline(always)]
 pub fn send<T: Tables>(
     packet: &mut T::Packet,
@@ -59,7 +59,7 @@ pub fn send<T: Tables>(
     errand: u64,
     arrival: u64,
 ) -> u64 {
-    forward::send(packet, tables, place, hash, errand, arrival).pack()
+    forward::send(packet, tables, place, hash, errand, arrival)
 }
 
 /// What this node's sockets say about a TCP packet; see [`decide::held`].

@@ -10,30 +10,35 @@ use crate::verdict::Verdict;
 /// Length of an ICMP header.
 const ICMP: u32 = size_of::<Icmp>() as u32;
 
-/// Answers a packet that does not go through by what does: `fits` bytes from the IP header on. The packet is gone in any
-/// case. Nobody is told beyond the budget, nobody whose frame came from a peer (the answer's way back is not known), and
-/// nobody for an ICMP error, a fragment, a packet that may be fragmented, or one with options.
+/// Whether the sender of a packet that does not go through may be told; the packet is gone in any case. Nobody is told
+/// beyond the budget, nobody whose frame came from a peer (the answer's way back is not known), and nobody for an ICMP
+/// error, a fragment, a packet that may be fragmented, or one with options.
 #[inline(always)]
-pub(super) fn answer<T: Tables>(
-    packet: &mut T::Packet,
+pub(super) fn may_tell<T: Tables>(
     tables: &T,
     config: LiveConfig<'_>,
     place: Place,
     from_peer: bool,
-    fits: u32,
-) -> Verdict {
-    let silent = Verdict::drop(Counter::TooBig);
-    if from_peer || place.l3 != IP || place.flow != IP || place.unfit() {
-        return silent;
-    }
-    let limit = config.too_big_limit();
-    if !heartbeat::take(tables, config, cpu_state::TOO_BIG, limit) {
-        return silent;
-    }
-    if tables.call_too_big(packet, place.is(kind::V6), fits) != 0 {
+) -> bool {
+    let plain = place.l3 == IP && place.flow == IP && !place.unfit();
+    !from_peer
+        && plain
+        && heartbeat::take(tables, config, cpu_state::TOO_BIG, config.too_big_limit())
+}
+
+/// What [`tell`] needs, in one word whose top bit is clear: `fits` bytes from the IP header on go through.
+#[inline(always)]
+pub(super) const fn pack(place: Place, fits: u32) -> u64 {
+    (place.is(kind::V6) as u64) << 32 | fits as u64
+}
+
+/// Answers the packet. Done by the main program, where no other frame lies on the stack.
+#[inline(always)]
+pub(super) fn tell<T: Tables>(packet: &mut T::Packet, tables: &T, word: u64) -> Verdict {
+    if tables.call_too_big(packet, word >> 32 != 0, word as u32) != 0 {
         Verdict::transmit(Counter::TooBigReply)
     } else {
-        silent
+        Verdict::drop(Counter::TooBig)
     }
 }
 

@@ -1,13 +1,13 @@
 //! Packets out of the tunnel: only from peers, only to our own address, only for VIPs.
 
 use super::Tables;
-use super::flow::is_mapped;
+use super::flow::{is_mapped, length as length_of};
 use super::place::{Place, kind};
 use crate::abi::{Counter, LiveConfig};
 use crate::checksum;
 use crate::encap::{OVERHEAD_V4, OVERHEAD_V6, Tunnel, TunnelHeader};
 use crate::hash::words;
-use crate::packet::{Ethernet, IP, Ipv4, Ipv6, Packet, TAG, Udp, Vlan, ethertype, mapped};
+use crate::packet::{Ethernet, IP, Ipv4, Ipv6, Outer, Packet, TAG, Udp, Vlan, ethertype, mapped};
 use crate::verdict::Verdict;
 
 /// Opens a packet of our tunnel: takes its outer headers off, all but the link layer. What they said, packed, or a packed
@@ -67,10 +67,12 @@ pub(super) fn is_ours<P: Packet>(packet: &P, config: LiveConfig<'_>, place: Plac
 fn decapsulate<P: Packet>(packet: &mut P, place: Place) -> Option<Tunnel> {
     let (overhead, length, class) = if place.is(kind::V6) {
         let ip = packet.read::<Ipv6>(place.l3)?;
-        (OVERHEAD_V6, ip.length(), ip.traffic_class())
+        let length = length_of(packet, place.l3, ip.payload_length, size_of::<Ipv6>());
+        (OVERHEAD_V6, length, ip.traffic_class())
     } else {
         let ip = packet.read::<Ipv4>(place.l3)?;
-        (OVERHEAD_V4, ip.length(), ip.tos)
+        let length = length_of(packet, place.l3, ip.total_length, 0);
+        (OVERHEAD_V4, length, ip.tos)
     };
     let header = packet.read::<TunnelHeader>(place.l4 + size_of::<Udp>() as u32)?;
     let tunnel = Tunnel::parse(header)?;
@@ -78,26 +80,33 @@ fn decapsulate<P: Packet>(packet: &mut P, place: Place) -> Option<Tunnel> {
     // Both versions are known by the same four bits.
     let inner_v6 = packet.read::<Vlan>(inner_at)?.control[0] >> 4 == 6;
     let inner_length = if inner_v6 {
-        packet.read::<Ipv6>(inner_at)?.length()
+        let ip = packet.read::<Ipv6>(inner_at)?;
+        length_of(packet, inner_at, ip.payload_length, size_of::<Ipv6>())
     } else {
         let ip = packet.read::<Ipv4>(inner_at)?;
         if ip.version_ihl >> 4 != 4 {
             return None;
         }
-        ip.length()
+        length_of(packet, inner_at, ip.total_length, 0)
     };
     if length < overhead || inner_length > length - overhead || packet.len() < place.l3 + length {
         return None;
     }
-    strip(packet, place, overhead, inner_v6)?;
+    let outer = Outer {
+        bytes: overhead,
+        v6: place.is(kind::V6),
+        inner_v6,
+        vlan: 0,
+    };
+    strip(packet, place, outer)?;
     mark(packet, place.l3, inner_v6, class)?;
     Some(tunnel)
 }
 
 /// Takes the outer headers off; the link layer with its tags stays in front.
 #[inline(always)]
-fn strip<P: Packet>(packet: &mut P, place: Place, overhead: u32, inner_v6: bool) -> Option<()> {
-    let kind = if inner_v6 {
+fn strip<P: Packet>(packet: &mut P, place: Place, outer: Outer) -> Option<()> {
+    let kind = if outer.inner_v6 {
         ethertype::IPV6
     } else {
         ethertype::IPV4
@@ -114,7 +123,7 @@ fn strip<P: Packet>(packet: &mut P, place: Place, overhead: u32, inner_v6: bool)
     } else {
         None
     };
-    packet.pop(overhead)?;
+    packet.unwrap(place.l3, outer)?;
     match (first, second) {
         (None, _) => packet.write(0, Ethernet { kind, ..ethernet }),
         (Some(first), None) => {
@@ -142,7 +151,10 @@ fn mark<P: Packet>(packet: &mut P, at: u32, v6: bool, outer_class: u8) -> Option
         if class & MARKED == 0 {
             return Some(());
         }
-        return packet.write(at, ip.with_traffic_class(class | MARKED));
+        let marked = ip.with_traffic_class(class | MARKED);
+        packet.write(at, marked)?;
+        packet.changed(ip.version_class_label, marked.version_class_label);
+        return Some(());
     }
     let ip = packet.read::<Ipv4>(at)?;
     if ip.tos & MARKED == 0 {
