@@ -1,18 +1,29 @@
 //! A packet in the kernel: the only place with pointers into it.
+//!
+//! It comes in two forms, a frame as XDP gets it ([`XdpPacket`]) and a socket buffer as traffic control gets it
+//! ([`SkbPacket`]). What both have in common is here: every access loads the packet's bounds anew, so that no address
+//! outlives a change of them.
+
+mod skb;
+mod xdp;
 
 use core::arch::asm;
+use core::ffi::c_void;
 use core::intrinsics::is_val_statically_known;
 use core::mem::size_of;
 
-use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_fib_lookup as fib_lookup_params, bpf_sock_tuple};
+use aya_ebpf::bindings::{
+    BPF_F_CURRENT_NETNS, bpf_fib_lookup as fib_lookup_params, bpf_sock_tuple,
+};
 use aya_ebpf::helpers::{
     bpf_fib_lookup, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
-    bpf_tcp_gen_syncookie, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+    bpf_tcp_gen_syncookie,
 };
-use aya_ebpf::programs::XdpContext;
 use gateway_common::packet::{Header, Ipv6, Packet, Tcp};
 use gateway_common::steer::{Headers, Local, Tuple, Way};
+
+pub use self::skb::SkbPacket;
+pub use self::xdp::XdpPacket;
 
 /// `TCP_LISTEN` of the kernel's `enum` of socket states.
 const LISTEN: u32 = 10;
@@ -26,37 +37,16 @@ const TCP_WORDS: usize = 15;
 /// Offsets of headers lie below this: the verifier must see it.
 const REACH: u32 = 1024;
 
-/// A packet as an XDP program gets it.
-pub struct XdpPacket {
+/// A packet with its context.
+pub trait Frame: Packet {
     /// The program's context.
-    pub context: XdpContext,
-}
+    fn pointer(&self) -> *mut c_void;
 
-impl XdpPacket {
     /// Where the packet begins.
-    ///
-    /// Loaded by an instruction that the compiler does not see through: it would hand the word to functions that are not
-    /// inlined in half a register, and the verifier would not know it for an address any more.
-    #[inline(always)]
-    fn start(&self) -> usize {
-        let address: usize;
-        // SAFETY: the context's first word; the instruction reads it and nothing else.
-        unsafe {
-            asm!("{} = *(u32 *)({} + 0)", out(reg) address, in(reg) self.context.ctx, options(pure, readonly, nostack))
-        };
-        address
-    }
+    fn start(&self) -> usize;
 
-    /// Where it ends; as [`Self::start`].
-    #[inline(always)]
-    fn end(&self) -> usize {
-        let address: usize;
-        // SAFETY: the context's second word; the instruction reads it and nothing else.
-        unsafe {
-            asm!("{} = *(u32 *)({} + 4)", out(reg) address, in(reg) self.context.ctx, options(pure, readonly, nostack))
-        };
-        address
-    }
+    /// Where the bytes end that can be accessed.
+    fn end(&self) -> usize;
 
     /// The address of `size` bytes at `offset`, if the packet holds them.
     #[inline(always)]
@@ -69,10 +59,91 @@ impl XdpPacket {
         }
     }
 
+    /// See [`Packet::read`].
+    #[inline(always)]
+    fn load<H: Header>(&self, offset: u32) -> Option<H> {
+        let start = self.at(offset, size_of::<H>())?;
+        let mut header = H::zeroed();
+        let to = &raw mut header;
+        for word in 0..size_of::<H>() / 4 {
+            // SAFETY: `at` checked the bounds; any bytes are a valid header.
+            unsafe {
+                to.cast::<u32>()
+                    .add(word)
+                    .write_unaligned(load_u32(start + 4 * word))
+            };
+        }
+        if size_of::<H>() % 4 == 2 {
+            let rest = size_of::<H>() - 2;
+            // SAFETY: as above; the last two bytes.
+            unsafe {
+                to.cast::<u8>()
+                    .add(rest)
+                    .cast::<u16>()
+                    .write_unaligned(load_u16(start + rest))
+            };
+        }
+        Some(header)
+    }
+
+    /// See [`Packet::words`].
+    #[inline(always)]
+    fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let start = self.at(offset, 4 * N)?;
+        // SAFETY: `at` checked the bounds.
+        Some(core::array::from_fn(|i| unsafe { load_u32(start + 4 * i) }))
+    }
+
+    /// See [`Packet::longs`].
+    #[inline(always)]
+    fn load_longs<const N: usize>(&self, offset: u32) -> Option<[u64; N]> {
+        let start = self.at(offset, 8 * N)?;
+        // SAFETY: `at` checked the bounds.
+        Some(core::array::from_fn(|i| unsafe { load_u64(start + 8 * i) }))
+    }
+
+    /// See [`Packet::write`].
+    #[inline(always)]
+    fn store<H: Header>(&mut self, offset: u32, header: H) -> Option<()> {
+        let start = self.at(offset, size_of::<H>())?;
+        let from = &raw const header;
+        for word in 0..size_of::<H>() / 4 {
+            // SAFETY: `at` checked the bounds; nobody else has the packet while the program runs.
+            unsafe {
+                store_u32(
+                    start + 4 * word,
+                    from.cast::<u32>().add(word).read_unaligned(),
+                )
+            };
+        }
+        if size_of::<H>() % 4 == 2 {
+            let rest = size_of::<H>() - 2;
+            // SAFETY: as above; the last two bytes.
+            unsafe {
+                store_u16(
+                    start + rest,
+                    from.cast::<u8>().add(rest).cast::<u16>().read_unaligned(),
+                )
+            };
+        }
+        Some(())
+    }
+
+    /// See [`Packet::write_words`].
+    #[inline(always)]
+    fn store_words<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Option<()> {
+        let start = self.at(offset, 4 * N)?;
+        for (i, word) in words.into_iter().enumerate() {
+            // SAFETY: `at` checked the bounds.
+            unsafe { store_u32(start + 4 * i, word) };
+        }
+        Some(())
+    }
+
     /// What this node's sockets say about the packet.
     #[inline(always)]
-    pub fn local(&self, tuple: &Tuple, headers: Headers) -> Local {
-        let context = self.context.as_ptr();
+    fn local(&self, tuple: &Tuple, headers: Headers) -> Local {
+        let context = self.pointer();
         let key = (&raw const tuple.words).cast_mut().cast::<bpf_sock_tuple>();
         // SAFETY: the key lives until the call returns and holds as many bytes as the size says.
         let socket = unsafe {
@@ -100,7 +171,7 @@ impl XdpPacket {
 
     /// Whether an ACK carries a SYN cookie of the listening socket's kernel.
     #[inline(always)]
-    fn carries_cookie(&self, listener: *mut core::ffi::c_void, headers: Headers) -> bool {
+    fn carries_cookie(&self, listener: *mut c_void, headers: Headers) -> bool {
         let Some(tcp) = self.at(headers.tcp, size_of::<Tcp>()) else {
             return false;
         };
@@ -109,15 +180,14 @@ impl XdpPacket {
         };
         let (tcp, size) = (tcp as *mut _, size_of::<Tcp>() as u32);
         // SAFETY: `at` checked that both headers lie within the packet; the socket is the caller's.
-        let result = unsafe {
-            bpf_tcp_check_syncookie(listener, ip as *mut _, IP_SIZE as u32, tcp, size)
-        };
+        let result =
+            unsafe { bpf_tcp_check_syncookie(listener, ip as *mut _, IP_SIZE as u32, tcp, size) };
         result == 0
     }
 
     /// A cookie for a SYN, if there is a listening socket whose kernel makes one.
     #[inline(never)]
-    pub fn cookie(&self, tuple: &Tuple, headers: Headers) -> u64 {
+    fn syn_cookie(&self, tuple: &Tuple, headers: Headers) -> u64 {
         // The header is copied: its length is known only here, and the helper wants all of it.
         let mut header = [0_u32; TCP_WORDS];
         let at = headers.tcp;
@@ -138,7 +208,7 @@ impl XdpPacket {
                 *place = unsafe { load_u32(from) };
             }
         }
-        let context = self.context.as_ptr();
+        let context = self.pointer();
         let key = (&raw const tuple.words).cast_mut().cast::<bpf_sock_tuple>();
         // SAFETY: as in `local`.
         let socket = unsafe {
@@ -169,7 +239,7 @@ impl XdpPacket {
 
     /// The way from VIP to client.
     #[inline(never)]
-    pub fn way_back(&self, tuple: &Tuple, way: &mut Way) -> bool {
+    fn way_back(&self, tuple: &Tuple, way: &mut Way) -> bool {
         const AF_INET: u8 = 2;
         const AF_INET6: u8 = 10;
         // SAFETY: plain integers and arrays of them.
@@ -188,8 +258,7 @@ impl XdpPacket {
         }
         let size = size_of::<fib_lookup_params>() as i32;
         // SAFETY: the query lives until the call returns and has the size that is given.
-        let found =
-            unsafe { bpf_fib_lookup(self.context.as_ptr(), &raw mut query, size, 0) } == 0;
+        let found = unsafe { bpf_fib_lookup(self.pointer(), &raw mut query, size, 0) } == 0;
         // SAFETY: the helper has filled these in.
         unsafe {
             way.destination_mac = query.dmac;
@@ -198,15 +267,38 @@ impl XdpPacket {
         way.ifindex = query.ifindex;
         found
     }
-
-    /// Moves the packet's start by `delta` bytes.
-    #[inline(always)]
-    fn adjust(&mut self, delta: i32) -> Option<()> {
-        // SAFETY: the context is the program's own; addresses into the packet are never kept across calls.
-        let result = unsafe { bpf_xdp_adjust_head(self.context.ctx, delta) };
-        (result == 0).then_some(())
-    }
 }
+
+/// What an instance of [`Packet`] takes from its [`Frame`].
+macro_rules! access {
+    () => {
+        #[inline(always)]
+        fn read<H: Header>(&self, offset: u32) -> Option<H> {
+            self.load(offset)
+        }
+
+        #[inline(always)]
+        fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+            self.load_words(offset)
+        }
+
+        #[inline(always)]
+        fn longs<const N: usize>(&self, offset: u32) -> Option<[u64; N]> {
+            self.load_longs(offset)
+        }
+
+        #[inline(always)]
+        fn write<H: Header>(&mut self, offset: u32, header: H) -> Option<()> {
+            self.store(offset, header)
+        }
+
+        #[inline(always)]
+        fn write_words<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Option<()> {
+            self.store_words(offset, words)
+        }
+    };
+}
+use access;
 
 /// An offset below [`REACH`], as the decision's all are, in a form in which the verifier sees it: the compiler would drop
 /// a plain mask whose need it does not see.
@@ -222,115 +314,6 @@ fn bounded(offset: u32) -> usize {
         asm!("{0} &= {1}", inlateout(reg) offset => bounded, const REACH - 1, options(pure, nomem, nostack))
     };
     bounded
-}
-
-impl Packet for XdpPacket {
-    #[inline(always)]
-    fn len(&self) -> u32 {
-        (self.end() - self.start()) as u32
-    }
-
-    #[inline(always)]
-    fn ingress(&self) -> u32 {
-        self.context.ingress_ifindex() as u32
-    }
-
-    #[inline(always)]
-    fn read<H: Header>(&self, offset: u32) -> Option<H> {
-        let start = self.at(offset, size_of::<H>())?;
-        let mut header = H::zeroed();
-        let to = &raw mut header;
-        for word in 0..size_of::<H>() / 4 {
-            // SAFETY: `at` checked the bounds; any bytes are a valid header.
-            unsafe {
-                to.cast::<u32>()
-                    .add(word)
-                    .write_unaligned(load_u32(start + 4 * word))
-            };
-        }
-        if size_of::<H>() % 4 == 2 {
-            let rest = size_of::<H>() - 2;
-            // SAFETY: as above; the last two bytes.
-            unsafe {
-                to.cast::<u8>()
-                    .add(rest)
-                    .cast::<u16>()
-                    .write_unaligned(load_u16(start + rest))
-            };
-        }
-        Some(header)
-    }
-
-    #[inline(always)]
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        let start = self.at(offset, 4 * N)?;
-        // SAFETY: `at` checked the bounds.
-        Some(core::array::from_fn(|i| unsafe { load_u32(start + 4 * i) }))
-    }
-
-    #[inline(always)]
-    fn write<H: Header>(&mut self, offset: u32, header: H) -> Option<()> {
-        let start = self.at(offset, size_of::<H>())?;
-        let from = &raw const header;
-        for word in 0..size_of::<H>() / 4 {
-            // SAFETY: `at` checked the bounds; nobody else has the packet while the program runs.
-            unsafe {
-                store_u32(
-                    start + 4 * word,
-                    from.cast::<u32>().add(word).read_unaligned(),
-                )
-            };
-        }
-        if size_of::<H>() % 4 == 2 {
-            let rest = size_of::<H>() - 2;
-            // SAFETY: as above; the last two bytes.
-            unsafe {
-                store_u16(
-                    start + rest,
-                    from.cast::<u8>().add(rest).cast::<u16>().read_unaligned(),
-                )
-            };
-        }
-        Some(())
-    }
-
-    #[inline(always)]
-    fn longs<const N: usize>(&self, offset: u32) -> Option<[u64; N]> {
-        let start = self.at(offset, 8 * N)?;
-        // SAFETY: `at` checked the bounds.
-        Some(core::array::from_fn(|i| unsafe { load_u64(start + 8 * i) }))
-    }
-
-    #[inline(always)]
-    fn write_words<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Option<()> {
-        let start = self.at(offset, 4 * N)?;
-        for (i, word) in words.into_iter().enumerate() {
-            // SAFETY: `at` checked the bounds.
-            unsafe { store_u32(start + 4 * i, word) };
-        }
-        Some(())
-    }
-
-    #[inline(always)]
-    fn push(&mut self, bytes: u32) -> Option<()> {
-        self.adjust(-(bytes as i32))
-    }
-
-    #[inline(always)]
-    fn pop(&mut self, bytes: u32) -> Option<()> {
-        self.adjust(bytes as i32)
-    }
-
-    #[inline(always)]
-    fn set_len(&mut self, length: u32) -> Option<()> {
-        let delta = length as i32 - self.len() as i32;
-        if delta == 0 {
-            return Some(());
-        }
-        // SAFETY: the context is the program's own; addresses into the packet are never kept across calls.
-        let result = unsafe { bpf_xdp_adjust_tail(self.context.ctx, delta) };
-        (result == 0).then_some(())
-    }
 }
 
 // Words in a packet lie at any even address. The machines that run this load and store them there in one go, but the

@@ -14,7 +14,7 @@ use gateway_common::packet::{mapped, protocol};
 use gateway_common::steer::{Tables, find_vip};
 
 use crate::counters::count;
-use crate::maps::{Maps, SOCKETS, is_proxy_port};
+use crate::maps::{MAPS, SOCKETS, is_proxy_port};
 
 /// `AF_INET` of Linux.
 const AF_INET: u32 = 2;
@@ -57,7 +57,7 @@ fn choose(context: &SkLookupContext) -> Choice {
     let Some(target) = target(context) else {
         return Choice::Untouched;
     };
-    let Some(config) = Maps
+    let Some(config) = MAPS
         .config()
         .filter(|config| config.abi_version() == ABI_VERSION)
     else {
@@ -69,7 +69,7 @@ fn choose(context: &SkLookupContext) -> Choice {
         protocol: target.protocol,
         pad: 0,
     };
-    match find_vip(&Maps, config, key.words()) {
+    match find_vip(&MAPS, config, key.words()) {
         // The relay's sockets are bound to the VIP itself: answers must come from there.
         Some(_) if target.protocol == protocol::UDP => Choice::Untouched,
         Some(vip) => listener(context, vip),
@@ -129,7 +129,7 @@ fn listener(context: &SkLookupContext, vip: Live<'_, VipEntry>) -> Choice {
 #[inline(always)]
 fn other_port(config: LiveConfig<'_>, target: &Target) -> Choice {
     let own = target.protocol == protocol::TCP && is_proxy_port(target.port);
-    match find_vip(&Maps, config, (words(target.address), 0)) {
+    match find_vip(&MAPS, config, (words(target.address), 0)) {
         Some(vip) if vip.flags() & vip_flag::SHARED == 0 => Choice::Refused(Counter::LookupRefused),
         _ if own => Choice::Refused(Counter::LookupLoopback),
         _ => Choice::Untouched,

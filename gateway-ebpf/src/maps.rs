@@ -2,6 +2,8 @@
 //!
 //! The daemon writes most of them through shared memory at any time, so a word is read once, by a volatile read. This program writes only to `STATE` and `COUNTERS`.
 
+use core::marker::PhantomData;
+
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64};
 use aya_ebpf::macros::map;
@@ -13,9 +15,9 @@ use gateway_common::abi::{
 };
 use gateway_common::steer::{Cookie, Headers, Local, Tables, Tuple, Way};
 
-use crate::context::XdpPacket;
+use crate::context::{SkbPacket, XdpPacket};
 use crate::counters;
-use crate::outline;
+use crate::outline::{self, Outlined};
 
 /// Devices that packets may be redirected to.
 const MAX_DEVICES: u32 = 64;
@@ -35,8 +37,7 @@ static HEARTBEAT: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static STATE: Array<u64> = Array::with_max_entries(state::WORDS, BPF_F_MMAPABLE);
 #[map]
-static CPU_STATE: Array<u64> =
-    Array::with_max_entries(MAX_CPUS * cpu_state::WORDS, BPF_F_MMAPABLE);
+static CPU_STATE: Array<u64> = Array::with_max_entries(MAX_CPUS * cpu_state::WORDS, BPF_F_MMAPABLE);
 #[map]
 static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(MAX_SOURCES, BPF_F_NO_PREALLOC);
 #[map]
@@ -58,11 +59,30 @@ pub fn is_proxy_port(port: u16) -> bool {
     word(&PORTS, port / 64) >> (port % 64) & 1 != 0
 }
 
-/// The decision's tables as they are in the kernel.
-pub struct Maps;
+/// The decision's tables as they are in the kernel, for one form of packets.
+pub struct Maps<P>(PhantomData<P>);
 
-impl Tables for Maps {
-    type Packet = XdpPacket;
+/// For what sees no packet.
+pub const MAPS: Maps<XdpPacket> = Maps::frames();
+
+impl Maps<XdpPacket> {
+    /// For XDP.
+    #[inline(always)]
+    pub const fn frames() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl Maps<SkbPacket> {
+    /// For traffic control.
+    #[inline(always)]
+    pub const fn buffers() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<P: Outlined> Tables for Maps<P> {
+    type Packet = P;
 
     #[inline(always)]
     fn config(&self) -> Option<LiveConfig<'_>> {
@@ -126,18 +146,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn local(&self, packet: &XdpPacket, tuple: &Tuple, headers: Headers) -> Local {
+    fn local(&self, packet: &P, tuple: &Tuple, headers: Headers) -> Local {
         packet.local(tuple, headers)
     }
 
     #[inline(always)]
-    fn cookie(&self, packet: &XdpPacket, tuple: &Tuple, headers: Headers) -> Option<Cookie> {
+    fn cookie(&self, packet: &P, tuple: &Tuple, headers: Headers) -> Option<Cookie> {
         // The helper's word: the sequence number, then the segment size.
-        Cookie::unpack(packet.cookie(tuple, headers))
+        Cookie::unpack(packet.syn_cookie(tuple, headers))
     }
 
     #[inline(always)]
-    fn way_back(&self, packet: &XdpPacket, tuple: &Tuple) -> Option<Way> {
+    fn way_back(&self, packet: &P, tuple: &Tuple) -> Option<Way> {
         let mut way = Way {
             destination_mac: [0; 6],
             source_mac: [0; 6],
@@ -171,45 +191,38 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn call_walk(&self, packet: &mut XdpPacket) -> u64 {
-        outline::forebay_walk(packet.context.ctx)
+    fn call_walk(&self, packet: &mut P) -> u64 {
+        packet.walk()
     }
 
     #[inline(always)]
-    fn call_arp(&self, packet: &mut XdpPacket) -> u64 {
-        outline::forebay_arp(packet.context.ctx)
+    fn call_arp(&self, packet: &mut P) -> u64 {
+        packet.arp()
     }
 
     #[inline(always)]
-    fn call_icmp(&self, packet: &mut XdpPacket, place: u64, direct: bool) -> u64 {
-        outline::forebay_icmp(packet.context.ctx, place, u64::from(direct))
+    fn call_icmp(&self, packet: &mut P, place: u64, direct: bool) -> u64 {
+        packet.icmp(place, u64::from(direct))
     }
 
     #[inline(always)]
-    fn call_tunnel(&self, packet: &mut XdpPacket, place: u64) -> u64 {
-        outline::forebay_tunnel(packet.context.ctx, place)
+    fn call_tunnel(&self, packet: &mut P, place: u64) -> u64 {
+        packet.tunnel(place)
     }
 
     #[inline(always)]
-    fn call_decide(&self, packet: &mut XdpPacket, place: u64, hash: u64, arrival: u64) -> u64 {
-        outline::forebay_decide(packet.context.ctx, place, hash, arrival)
+    fn call_decide(&self, packet: &mut P, place: u64, hash: u64, arrival: u64) -> u64 {
+        packet.decide(place, hash, arrival)
     }
 
     #[inline(always)]
-    fn call_send(
-        &self,
-        packet: &mut XdpPacket,
-        place: u64,
-        hash: u64,
-        errand: u64,
-        arrival: u64,
-    ) -> u64 {
-        outline::forebay_send(packet.context.ctx, place, hash, errand, arrival)
+    fn call_send(&self, packet: &mut P, place: u64, hash: u64, errand: u64, arrival: u64) -> u64 {
+        packet.send(place, hash, errand, arrival)
     }
 
     #[inline(always)]
-    fn call_held(&self, packet: &mut XdpPacket, place: u64) -> u64 {
-        outline::forebay_held(packet.context.ctx, place)
+    fn call_held(&self, packet: &mut P, place: u64) -> u64 {
+        packet.held(place)
     }
 
     #[inline(always)]
@@ -218,18 +231,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn call_cookie(&self, packet: &mut XdpPacket, place: u64, direct: bool) -> u64 {
-        outline::forebay_cookie(packet.context.ctx, place, u64::from(direct))
+    fn call_cookie(&self, packet: &mut P, place: u64, direct: bool) -> u64 {
+        packet.cookie(place, u64::from(direct))
     }
 
     #[inline(always)]
-    fn call_syn_ack(&self, packet: &mut XdpPacket, v6: bool, cookie: u64) -> u64 {
-        outline::forebay_syn_ack(packet.context.ctx, u64::from(v6), cookie)
+    fn call_syn_ack(&self, packet: &mut P, v6: bool, cookie: u64) -> u64 {
+        packet.syn_ack(u64::from(v6), cookie)
     }
 
     #[inline(always)]
-    fn call_too_big(&self, packet: &mut XdpPacket, v6: bool, fits: u32) -> u64 {
-        outline::forebay_too_big(packet.context.ctx, u64::from(v6), u64::from(fits))
+    fn call_too_big(&self, packet: &mut P, v6: bool, fits: u32) -> u64 {
+        packet.too_big(u64::from(v6), u64::from(fits))
     }
 
     #[inline(always)]

@@ -1,13 +1,16 @@
-//! The XDP programs.
+//! The programs on interfaces.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
-use aya_ebpf::macros::xdp;
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::bpf_redirect;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use gateway_common::abi::Counter;
+use gateway_common::packet::Packet;
 use gateway_common::steer::steer;
 use gateway_common::verdict::{Action, Verdict};
 
-use crate::context::XdpPacket;
+use crate::context::{SkbPacket, XdpPacket};
 use crate::counters::count;
 use crate::maps::{DEVICES, Maps};
 
@@ -21,7 +24,37 @@ pub fn forebay_xdp(context: XdpContext) -> u32 {
 #[inline(always)]
 pub fn handle(context: XdpContext) -> u32 {
     let mut packet = XdpPacket { context };
-    act(steer(&mut packet, &Maps))
+    act(steer(&mut packet, &Maps::frames()))
+}
+
+/// The same for traffic control, where XDP cannot be had.
+#[classifier]
+pub fn forebay_tc(context: TcContext) -> i32 {
+    handle_skb(context)
+}
+
+/// All that it does.
+#[inline(always)]
+pub fn handle_skb(context: TcContext) -> i32 {
+    let mut packet = SkbPacket {
+        context: context.skb.skb,
+    };
+    let was_tagged = packet.is_tagged();
+    let verdict = match packet.open() {
+        Some(()) => steer(&mut packet, &Maps::buffers()),
+        None => Verdict::pass(Counter::NotOurs),
+    };
+    packet.close(was_tagged);
+    count(verdict.slot());
+    let ifindex = match verdict.action() {
+        // On to the programs behind this one, then to the stack.
+        Action::Pass => return TC_ACT_UNSPEC,
+        Action::Drop => return TC_ACT_SHOT as i32,
+        Action::Transmit => packet.ingress(),
+        Action::Redirect { ifindex } => ifindex,
+    };
+    // SAFETY: the helper takes numbers only.
+    unsafe { bpf_redirect(ifindex, 0) as i32 }
 }
 
 /// Passes everything: for the far end of a veth pair, which takes transmitted frames only if it runs a program.

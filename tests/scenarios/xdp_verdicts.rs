@@ -21,24 +21,36 @@ use std::collections::BTreeSet;
 use gateway_common::abi::{Counter, Row, state};
 use gateway_common::host::HostTables;
 use gateway_tests::object::fixture::{FAR_INTERFACE, ME, ON_LINK, Sockets, set_row, tables};
-use gateway_tests::object::{Object, fresh_namespace};
+use gateway_tests::object::{Form, Object, fresh_namespace};
 use gateway_tests::packet::TcpPacket;
 
 pub(crate) use self::case::on_host;
 
 #[test]
 fn xdp_programs_are_accepted_by_the_kernel() {
-    let [xdp, lookup] = Object::load().unwrap().verified_instructions().unwrap();
-    println!("verified instructions: forebay_xdp {xdp}, forebay_lookup {lookup}");
-    assert!(xdp < 100_000 && lookup < 10_000, "{xdp} {lookup}");
+    let [xdp, tc, lookup] = Object::load().unwrap().verified_instructions().unwrap();
+    println!("verified instructions: forebay_xdp {xdp}, forebay_tc {tc}, forebay_lookup {lookup}");
+    assert!(
+        xdp < 100_000 && tc < 150_000 && lookup < 10_000,
+        "{xdp} {tc} {lookup}"
+    );
 }
 
 #[test]
 fn xdp_verdicts_are_as_the_table_says() {
+    verdicts_are_as_the_table_says(Form::Xdp);
+}
+
+#[test]
+fn tc_verdicts_are_as_the_table_says() {
+    verdicts_are_as_the_table_says(Form::Tc);
+}
+
+fn verdicts_are_as_the_table_says(form: Form) {
     fresh_namespace().unwrap();
     let mut base = tables();
     let sockets = Sockets::open(&mut base).unwrap();
-    let mut object = Object::load().unwrap();
+    let mut object = Object::of(form).unwrap();
     object.add_device(FAR_INTERFACE).unwrap();
     base.jiffies = jiffies(&mut object, &base);
     let cases = [
@@ -79,12 +91,17 @@ fn xdp_verdicts_are_as_the_table_says() {
         .filter(|counter| !hit.contains(&counter.slot()))
         .collect();
     // Socket lookups count for themselves.
-    let beyond = [
+    let mut beyond = vec![
         Counter::LookupRedirected,
         Counter::LookupRefused,
         Counter::LookupLoopback,
         Counter::LookupNoSocket,
     ];
+    if form == Form::Tc {
+        // A socket buffer gets the headroom that it needs.
+        beyond.push(Counter::AdjustFailed);
+        beyond.sort_by_key(|counter| counter.slot());
+    }
     assert_eq!(
         missed,
         beyond.iter().collect::<Vec<_>>(),

@@ -1,4 +1,5 @@
-//! The built kernel object, loaded but attached to nothing: packets run through it by BPF_PROG_TEST_RUN.
+//! The built kernel object, loaded but attached to nothing: packets run through it by BPF_PROG_TEST_RUN, in the form for
+//! XDP or in that for traffic control.
 //!
 //! Tables are given as the host's ([`HostTables`]), so that one value describes both sides of a comparison.
 //! Sockets are looked up in the caller's network namespace: see [`fresh_namespace`].
@@ -12,7 +13,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, DevMapHash, SockMap};
-use aya::programs::{Program, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use aya::programs::{
+    Program, SchedClassifier, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode,
+};
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{
     COUNTERS_PER_CPU, Counter, MAX_CPUS, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map, tag,
@@ -41,29 +44,58 @@ pub struct Run {
     pub counted: Vec<Counter>,
 }
 
+/// Which of the two forms of the program packets run through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `forebay_xdp`.
+    Xdp,
+    /// `forebay_tc`.
+    Tc,
+}
+
+impl Form {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Xdp, Self::Tc];
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Xdp => "forebay_xdp",
+            Self::Tc => "forebay_tc",
+        }
+    }
+}
+
 /// A prefix of a list of sources, as [`HostTables`] holds it.
 type Source = (u32, SourceKey, u32);
 
 /// The loaded object.
 pub struct Object {
     ebpf: Ebpf,
+    form: Form,
     written: HostTables,
     /// Counters after the last run.
     counted: Option<Vec<u64>>,
 }
 
 impl Object {
-    /// Loads the object and all of its programs.
+    /// Loads the object and all of its programs; packets run through the form for XDP.
     pub fn load() -> Result<Self> {
+        Self::of(Form::Xdp)
+    }
+
+    /// Loads the object and all of its programs; packets run through this form.
+    pub fn of(form: Form) -> Result<Self> {
         let path = path()?;
         let mut ebpf = EbpfLoader::new()
             .load_file(&path)
             .with_context(|| format!("cannot load {}", path.display()))?;
         for (name, program) in ebpf.programs_mut() {
-            if let Program::Xdp(xdp) = program {
-                xdp.load()
-                    .with_context(|| format!("the kernel refuses {name}"))?;
+            match program {
+                Program::Xdp(xdp) => xdp.load(),
+                Program::SchedClassifier(tc) => tc.load(),
+                _ => Ok(()),
             }
+            .with_context(|| format!("the kernel refuses {name}"))?;
         }
         let lookup: &mut SkLookup = ebpf
             .program_mut("forebay_lookup")
@@ -72,6 +104,7 @@ impl Object {
         lookup.load().context("the kernel refuses forebay_lookup")?;
         Ok(Self {
             ebpf,
+            form,
             written: HostTables::default(),
             counted: None,
         })
@@ -145,6 +178,32 @@ impl Object {
             .context("cannot add a device")
     }
 
+    /// Whether a run came to what it must. The outer VLAN tag of what a classifier sends lies beside the packet, where a
+    /// test run does not show it.
+    #[must_use]
+    pub fn agrees(&self, run: &Run, expected: &Run) -> bool {
+        let sent = matches!(run.action, Action::Transmit | Action::Redirect { .. });
+        let beside =
+            self.form == Form::Tc && sent && expected.bytes.get(12..14) == Some(&[0x81, 0]);
+        let mut expected = expected.clone();
+        if beside && run.bytes.len() + 4 == expected.bytes.len() {
+            expected.bytes.drain(12..16);
+        }
+        *run == expected
+    }
+
+    /// Whether the kernel makes a test run of this packet: of none for a classifier whose IP header is cut short, nor with
+    /// less headroom than a socket buffer has.
+    #[must_use]
+    pub fn takes(&self, packet: &[u8], headroom: u32) -> bool {
+        let least = match packet.get(12..14) {
+            Some([0x08, 0x00]) => 14 + 20,
+            Some([0x86, 0xdd]) => 14 + 40,
+            _ => 15,
+        };
+        self.form == Form::Xdp || packet.len() >= least && headroom == HEADROOM
+    }
+
     /// Runs one packet, which arrives on [`INGRESS`].
     pub fn run(&mut self, packet: &[u8]) -> Result<Run> {
         self.run_in(packet, HEADROOM)
@@ -163,35 +222,36 @@ impl Object {
         let context = [meta, data.len() as u32, 0, 0, 0, 0].map(u32::to_ne_bytes);
         let mut out = vec![0; data.len() + 256];
         let context = (meta > 0).then(|| context.concat());
-        let (returned, length) =
-            self.test_run("forebay_xdp", &data, context.as_deref(), &mut out)?;
+        let (returned, length) = self.test_run(&data, context.as_deref(), &mut out)?;
         out.truncate(length);
         out.drain(..meta as usize);
         let after = self.counters()?;
         let counted = grown(&before, &after);
         self.counted = Some(after);
         Ok(Run {
-            action: action(returned, &self.written)?,
+            action: match self.form {
+                Form::Xdp => action(returned, &self.written)?,
+                Form::Tc => action_of_classifier(returned, &out, &self.written)?,
+            },
             bytes: out,
             counted,
         })
     }
 
-    /// Instructions that the verifier walked, of `forebay_xdp` and of `forebay_lookup`.
-    pub fn verified_instructions(&self) -> Result<[u32; 2]> {
-        let xdp: &Xdp = self
-            .ebpf
-            .program("forebay_xdp")
-            .context("no program forebay_xdp")?
-            .try_into()?;
-        let lookup: &SkLookup = self
-            .ebpf
-            .program("forebay_lookup")
-            .context("no program forebay_lookup")?
-            .try_into()?;
-        let count =
-            |info: aya::programs::ProgramInfo| info.verified_instruction_count().unwrap_or(0);
-        Ok([count(xdp.info()?), count(lookup.info()?)])
+    /// Instructions that the verifier walked, of `forebay_xdp`, `forebay_tc` and `forebay_lookup`.
+    pub fn verified_instructions(&self) -> Result<[u32; 3]> {
+        let count = |name: &str| -> Result<u32> {
+            let program = self
+                .ebpf
+                .program(name)
+                .with_context(|| format!("no program {name}"))?;
+            Ok(program.info()?.verified_instruction_count().unwrap_or(0))
+        };
+        Ok([
+            count("forebay_xdp")?,
+            count("forebay_tc")?,
+            count("forebay_lookup")?,
+        ])
     }
 
     /// A word of what the program remembers, see `gateway_common::abi::state`.
@@ -269,16 +329,15 @@ impl Object {
 
     fn test_run(
         &self,
-        program: &str,
         packet: &[u8],
         context: Option<&[u8]>,
         out: &mut [u8],
     ) -> Result<(u32, usize)> {
+        let name = self.form.program();
         let program = self
             .ebpf
-            .program(program)
-            .with_context(|| format!("no program {program}"))?;
-        let xdp: &Xdp = program.try_into()?;
+            .program(name)
+            .with_context(|| format!("no program {name}"))?;
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(out),
@@ -287,7 +346,11 @@ impl Object {
             repeat: 1,
             attrs: TestRunAttrs::new(),
         };
-        let result = xdp.test_run(options).context("BPF_PROG_TEST_RUN")?;
+        let result = match self.form {
+            Form::Xdp => <&Xdp>::try_from(program)?.test_run(options),
+            Form::Tc => <&SchedClassifier>::try_from(program)?.test_run(options),
+        };
+        let result = result.with_context(|| format!("BPF_PROG_TEST_RUN of {packet:02x?}"))?;
         Ok((result.return_value, result.data_size_out as usize))
     }
 
@@ -385,5 +448,23 @@ fn action(returned: u32, tables: &HostTables) -> Result<Action> {
             }
         }
         other => anyhow::bail!("the program returned {other}"),
+    })
+}
+
+/// The action of a classifier's return code. Where it redirects to is not told: a test run shows it by the receiver's MAC.
+fn action_of_classifier(returned: u32, bytes: &[u8], tables: &HostTables) -> Result<Action> {
+    Ok(match returned.cast_signed() {
+        -1 => Action::Pass,
+        2 => Action::Drop,
+        7 => {
+            let away = tables
+                .nodes
+                .iter()
+                .find(|node| node.ifindex > INGRESS && bytes.get(..6) == Some(node.mac.as_slice()));
+            away.map_or(Action::Transmit, |node| Action::Redirect {
+                ifindex: node.ifindex,
+            })
+        }
+        other => anyhow::bail!("the classifier returned {other}"),
     })
 }
