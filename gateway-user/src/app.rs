@@ -361,7 +361,7 @@ fn proxy_settings(settings: &Settings, readiness: &Readiness) -> ProxySettings {
         workers: settings.workers,
         mode: match settings.datapath {
             Datapath::Off => Mode::Direct,
-            Datapath::Auto | Datapath::Native | Datapath::Generic => Mode::Steered,
+            Datapath::Auto | Datapath::Native | Datapath::Tcx | Datapath::Generic => Mode::Steered,
         },
         max_segment: None,
         timers: Timers::default(),

@@ -295,7 +295,7 @@ pub enum DatapathArg {
     Auto,
     /// XDP in the driver.
     Native,
-    /// The tcx hook.
+    /// Traffic control, before all other programs there (Linux 6.6).
     Tcx,
     /// XDP behind the driver.
     Generic,

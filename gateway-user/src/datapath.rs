@@ -35,7 +35,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use gateway_common::encap::{OVERHEAD_V4, OVERHEAD_V6};
 
 pub use agent::{Agent, AgentSettings};
-pub use attach::{AttachMode, Attachment, attach_pass};
+pub use attach::{AttachMode, AttachState, Attachment, attach_pass};
 pub use driver::{Driver, DriverSettings};
 pub use error::Error;
 pub use mmap::SharedTables;
@@ -84,6 +84,13 @@ pub trait NodePrivileges: Send {
     /// # Errors
     /// The port is taken or not permitted.
     fn open_udp(&mut self, vip: SocketAddr) -> Result<OwnedFd, Error>;
+
+    /// All that was to be written is written: programs of another version, which went on with their own maps so far, give
+    /// way now. Without such programs nothing happens.
+    ///
+    /// # Errors
+    /// What the kernel refused; calling again goes on from there.
+    fn tables_written(&mut self) -> Result<(), Error>;
 
     /// The tables that need no privilege once they are mapped.
     fn shared(&self) -> SharedTables;

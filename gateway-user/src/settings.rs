@@ -59,10 +59,12 @@ pub struct Settings {
 /// How packets are steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Datapath {
-    /// Native where the interface allows it, else generic.
+    /// The best that each interface allows.
     Auto,
     /// XDP in the driver or nothing.
     Native,
+    /// Traffic control by a tcx link or nothing.
+    Tcx,
     /// XDP behind the driver.
     Generic,
     /// No BPF.
@@ -100,9 +102,9 @@ impl Settings {
         let datapath = match args.datapath {
             DatapathArg::Auto => Datapath::Auto,
             DatapathArg::Native => Datapath::Native,
+            DatapathArg::Tcx => Datapath::Tcx,
             DatapathArg::Generic => Datapath::Generic,
-            // Named as an error by `contradictions`.
-            DatapathArg::Off | DatapathArg::Tcx => Datapath::Off,
+            DatapathArg::Off => Datapath::Off,
         };
         if !errors.is_empty() {
             return Err(errors);
@@ -140,12 +142,6 @@ fn contradictions(args: &RunArgs) -> Vec<String> {
         );
     }
     errors.extend(beside_an_agent(args));
-    if args.datapath == DatapathArg::Tcx {
-        errors.push(
-            "--datapath tcx is not supported by this version; use auto, native, generic or off"
-                .into(),
-        );
-    }
     if args.datapath == DatapathArg::Off {
         if !args.interface.is_empty() {
             errors.push("--datapath off uses no interface; leave --interface out".into());
@@ -274,12 +270,11 @@ mod tests {
 
     #[test]
     fn all_errors_come_at_once() {
-        let errors = settings("--workers 0 --node-name A --datapath tcx --tunnel-port 17411")
+        let errors = settings("--workers 0 --node-name A --tunnel-port 17411")
             .expect_err("four mistakes and no source");
         assert_eq!(
             errors,
             [
-                "--datapath tcx is not supported by this version; use auto, native, generic or off",
                 "--tunnel-port and --probe-port are both 17411; give two different ports",
                 "no source of objects; give a directory of manifests with --config DIR",
                 "node name \"A\" is not a DNS name; give one of lower-case letters, digits, '-' and '.' with --node-name",

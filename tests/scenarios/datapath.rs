@@ -25,6 +25,8 @@ use gateway_user::datapath::{
 use gateway_user::snapshot::{Bind, BindKey, ObjectKey, Protocol, Replica, ReplicaState, Snapshot};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+mod attach;
+
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn run(command: &str) -> String {
@@ -64,18 +66,29 @@ impl Namespace {
 
     /// An interface here, at `address`, with its other end `peer` in `other`; no checksum offload at both.
     fn veth(&self, name: &str, address: &str, other: &Self, peer: &str) {
+        self.veth_as_made(name, address, other, peer);
+        self.offload(name, "tx off");
+        other.offload(peer, "tx off");
+    }
+
+    /// The same with all offloads that veths have.
+    fn veth_as_made(&self, name: &str, address: &str, other: &Self, peer: &str) {
         let (here, there) = (&self.0, &other.0);
         run(&format!(
             "ip link add {name} netns {here} type veth peer name {peer} netns {there}"
         ));
         self.ip(&format!("addr add {address} dev {name}"));
-        for (namespace, interface) in [(self, name), (other, peer)] {
-            namespace.ip(&format!("link set {interface} up"));
-            run(&format!(
-                "nsenter --net=/run/netns/{} ethtool -K {interface} tx off",
-                namespace.0
-            ));
-        }
+        self.ip(&format!("link set {name} up"));
+        other.ip(&format!("link set {peer} up"));
+    }
+
+    fn offload(&self, interface: &str, feature: &str) {
+        self.exec(&format!("ethtool -K {interface} {feature}"));
+    }
+
+    /// Runs a command inside; only the network namespace is entered.
+    fn exec(&self, command: &str) -> String {
+        run(&format!("nsenter --net=/run/netns/{} {command}", self.0))
     }
 
     fn connect(&self, to: &str) -> std::io::Result<TcpStream> {
@@ -137,11 +150,17 @@ struct Node {
     driver: Option<Driver>,
     listener: TcpListener,
     stop: Arc<AtomicBool>,
+    mode: AttachMode,
+    forward: ForwardMode,
 }
 
 impl Node {
     /// A node whose uplink `up0` is already there.
     fn start(namespace: Namespace, name: &str) -> Self {
+        Self::start_as(namespace, name, AttachMode::Native, ForwardMode::Auto)
+    }
+
+    fn start_as(namespace: Namespace, name: &str, mode: AttachMode, forward: ForwardMode) -> Self {
         let bpffs = PathBuf::from(format!("/sys/fs/bpf/{}", namespace.0));
         let listener = namespace.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
         let stop = Arc::new(AtomicBool::new(false));
@@ -157,18 +176,20 @@ impl Node {
             driver: None,
             listener,
             stop,
+            mode,
+            forward,
         };
         node.open();
         beat(node.driver.as_ref().unwrap().shared(), &node.stop);
         node
     }
 
-    fn settings(&self, mode: AttachMode) -> AgentSettings {
+    fn settings(&self) -> AgentSettings {
         AgentSettings {
             interfaces: vec!["up0".to_owned()],
-            mode,
+            mode: self.mode,
             bpffs: self.bpffs.clone(),
-            forward: ForwardMode::Auto,
+            forward: self.forward,
         }
     }
 
@@ -178,12 +199,12 @@ impl Node {
         let settings = DriverSettings {
             node_name: self.name.clone(),
             hash_key: [3, 4],
-            forward: ForwardMode::Auto,
+            forward: self.forward,
             tunnel_port: 17_410,
             probe_port: 17_411,
             drain_timeout: Duration::from_secs(60),
         };
-        let agent = self.settings(AttachMode::Native);
+        let agent = self.settings();
         let listener = self.listener.as_fd();
         self.driver = Some(self.namespace.enter(|| {
             let agent = Agent::open(&agent).unwrap();
@@ -622,10 +643,7 @@ impl Bare {
     }
 
     fn offload(&self, state: &str) {
-        let namespace = &self.namespace.0;
-        run(&format!(
-            "nsenter --net=/run/netns/{namespace} ethtool -K up0 tx {state}"
-        ));
+        self.namespace.offload("up0", &format!("tx {state}"));
     }
 }
 
@@ -667,11 +685,11 @@ fn what_cannot_be_attached_is_one_clear_sentence() {
 }
 
 #[test]
-fn auto_is_generic_on_a_veth_with_checksum_offload_and_says_so() {
+fn auto_is_tcx_on_a_veth_with_checksum_offload_and_says_so() {
     let bare = Bare::new("auto");
     bare.offload("on");
     let attachment = bare.open("up0", AttachMode::Auto).unwrap();
-    assert_eq!(attachment.mode, AttachMode::Generic);
+    assert_eq!(attachment.mode, AttachMode::Tcx);
     assert_eq!(
         attachment.note.as_deref(),
         Some(
@@ -685,6 +703,8 @@ fn auto_is_generic_on_a_veth_with_checksum_offload_and_says_so() {
         (AttachMode::Native, false),
         "another mode on purpose replaces the link"
     );
+    let version = bare.bpffs.join(format!("v{ABI_VERSION}"));
+    assert!(!version.join("link-tcx-up0").exists());
 }
 
 #[test]

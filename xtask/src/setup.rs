@@ -24,7 +24,7 @@ use crate::{
 pub(crate) const BPF_LINKER: &str = "0.13.0";
 
 /// What the linker is built against, and what the tests and the demo call.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "llvm-22",
     "llvm-22-dev",
     "libpolly-22-dev",
@@ -32,6 +32,7 @@ const PACKAGES: [&str; 11] = [
     "zlib1g-dev",
     "iproute2",
     "ethtool",
+    "xdp-tools",
     "curl",
     "dnsmasq-base",
     "bind9-dnsutils",
@@ -170,6 +171,7 @@ fn stands_in(package: &str) -> bool {
         "llvm-22" => cmd::is_there("llvm-objcopy-22"),
         "llvm-22-dev" => cmd::is_there("llvm-config-22"),
         "ethtool" | "curl" => cmd::is_there(package),
+        "xdp-tools" => cmd::is_there("xdp-loader"),
         _ => true,
     }
 }

@@ -8,7 +8,9 @@ use crate::abi::{Counter, Live, LiveConfig, NodeEntry, NodeIndex, config::flag, 
 use crate::checksum;
 use crate::encap::{Inner, MAX_HOPS, OVERHEAD_V4, OVERHEAD_V6, Phase, Tunnel, outer_v4, outer_v6};
 use crate::hash::of_words;
-use crate::packet::{HopLimit, IP, Ipv6, Outer, Packet, TAG, Tcp, TimeToLive, Udp, Vlan, protocol};
+use crate::packet::{
+    HopLimit, IP, Ipv6, MACS, Outer, Packet, TAG, Tcp, TimeToLive, Udp, Vlan, ethertype, protocol,
+};
 use crate::verdict::Verdict;
 
 /// What a packet goes to another node for.
@@ -119,11 +121,7 @@ fn try_send<T: Tables>(
         return silently(Counter::NeighbourUnresolved);
     };
     let carried = carried(packet, place)?;
-    let (hops, from_peer) = match arrival {
-        Some(tunnel) => (tunnel.hops, true),
-        None if is_from_peer(packet, tables, config) => (MAX_HOPS - 1, true),
-        None => (MAX_HOPS, false),
-    };
+    let (hops, from_peer) = hops(packet, tables, config, arrival);
     if let Some(counter) = spent(tables, config, hops, carried.ttl, errand.purpose) {
         return silently(counter);
     }
@@ -134,12 +132,7 @@ fn try_send<T: Tables>(
         && !from_peer
         && has_tags_of(packet, place, entry.vlan());
     let address = entry.address();
-    let over_v4 = is_mapped(address);
-    let overhead = match (rewrites, over_v4) {
-        (true, _) => 0,
-        (false, true) => OVERHEAD_V4,
-        (false, false) => OVERHEAD_V6,
-    };
+    let overhead = overhead(rewrites, address);
     let mtu = u32::from(entry.mtu());
     if mtu != 0 && longest(packet, place, carried.length)? + overhead > mtu {
         let fits = mtu.saturating_sub(overhead);
@@ -186,6 +179,21 @@ const fn header(errand: Errand, hops: u8) -> (Tunnel, Counter) {
     (tunnel, counter)
 }
 
+/// Hops that the packet has left, and whether it comes from a peer.
+#[inline(always)]
+fn hops<T: Tables>(
+    packet: &T::Packet,
+    tables: &T,
+    config: LiveConfig<'_>,
+    arrival: Option<Tunnel>,
+) -> (u8, bool) {
+    match arrival {
+        Some(tunnel) => (tunnel.hops, true),
+        None if is_from_peer(packet, tables, config) => (MAX_HOPS - 1, true),
+        None => (MAX_HOPS, false),
+    }
+}
+
 /// Why the packet may go no further, if so.
 #[inline(always)]
 fn spent<T: Tables>(
@@ -203,6 +211,18 @@ fn spent<T: Tables>(
         Some(Counter::HopBudget)
     } else {
         None
+    }
+}
+
+/// Bytes that are added on the way to a node.
+#[inline(always)]
+const fn overhead(rewrites: bool, address: [u64; 2]) -> u32 {
+    if rewrites {
+        0
+    } else if is_mapped(address) {
+        OVERHEAD_V4
+    } else {
+        OVERHEAD_V6
     }
 }
 

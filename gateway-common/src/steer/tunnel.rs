@@ -123,7 +123,7 @@ fn strip<P: Packet>(packet: &mut P, place: Place, outer: Outer) -> Option<()> {
     } else {
         None
     };
-    packet.unwrap(place.l3, outer)?;
+    packet.peel(place.l3, outer)?;
     match (first, second) {
         (None, _) => packet.write(0, Ethernet { kind, ..ethernet }),
         (Some(first), None) => {

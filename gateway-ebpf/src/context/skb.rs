@@ -214,7 +214,7 @@ impl Packet for SkbPacket {
     }
 
     #[inline(always)]
-    fn unwrap(&mut self, l3: u32, outer: Outer) -> Option<()> {
+    fn peel(&mut self, l3: u32, outer: Outer) -> Option<()> {
         let beside = self.is_tagged();
         let tags = (l3 - IP) / TAG;
         let first = if tags > 0 {
@@ -261,6 +261,11 @@ impl Packet for SkbPacket {
     fn segment(&self) -> u32 {
         // SAFETY: as in `len`.
         unsafe { (*self.context).gso_size }
+    }
+
+    #[inline(always)]
+    fn may_be_partial(&self) -> bool {
+        true
     }
 
     #[inline(always)]

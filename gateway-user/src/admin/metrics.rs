@@ -19,7 +19,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::app::view::Shared;
-use crate::datapath::DatapathStatus;
+use crate::datapath::{AttachState, Attachment, DatapathStatus};
 use crate::drain::Phase;
 use crate::proxy::ClusterStatus;
 use crate::proxy::stats::{BUCKETS_US, Reading};
@@ -155,6 +155,7 @@ fn datapath(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Resu
         "Rows in transition.",
         &[(&[], rows)],
     )?;
+    uplinks(e, status)?;
     let nodes = status.nodes.iter();
     let owned: Vec<_> = nodes
         .map(|n| ([("node", n.name.as_str())], u64::from(n.rows)))
@@ -165,6 +166,25 @@ fn datapath(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Resu
         "Rows that each listed node owns.",
         &as_rows(&owned),
     )
+}
+
+/// How the programs are attached.
+fn uplinks(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Result {
+    let labelled = |value: fn(&Attachment) -> u64| -> Vec<_> {
+        let uplinks = status.interfaces.iter();
+        uplinks
+            .map(|a| {
+                let labels = [("interface", a.interface.as_str()), ("mode", a.mode.name())];
+                (labels, value(a))
+            })
+            .collect()
+    };
+    let attached = labelled(|a| u64::from(a.state == AttachState::Attached));
+    let help = "Whether the program sees an uplink's packets, and in which mode.";
+    gauge(e, "forebay_uplink_attached", help, &as_rows(&attached))?;
+    let cost = labelled(|a| u64::from(a.cost_percent));
+    let help = "About what a packet costs in the uplink's mode, in percent of native XDP.";
+    gauge(e, "forebay_uplink_cost_percent", help, &as_rows(&cost))
 }
 
 type Row<'a> = (&'a [(&'a str, &'a str)], u64);

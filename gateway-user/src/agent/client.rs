@@ -281,11 +281,21 @@ impl NodePrivileges for Remote {
         }
     }
 
+    fn tables_written(&mut self) -> Result<(), Error> {
+        self.ask_done(&Request::Written, &[])
+    }
+
     fn local_addresses(&mut self) -> Result<LocalAddresses, Error> {
-        match self.ask(&Request::LocalAddresses, &[], &[])? {
-            (Reply::LocalAddresses(local), _) => Ok(local),
-            _ => Err(self.confused()),
+        // The agent follows the interfaces when it is asked for addresses: what it says next is how they are now.
+        let (Reply::LocalAddresses(local), _) = self.ask(&Request::LocalAddresses, &[], &[])?
+        else {
+            return Err(self.confused());
+        };
+        match self.ask(&Request::Attachments, &[], &[])? {
+            (Reply::Attachments(attachments), _) => self.state.welcome.attachments = attachments,
+            _ => return Err(self.confused()),
         }
+        Ok(local)
     }
 
     fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {

@@ -50,6 +50,10 @@ pub enum Request {
     Reach(BTreeSet<IpAddr>),
     /// The addresses of this node.
     LocalAddresses,
+    /// How the programs are attached by now.
+    Attachments,
+    /// All that was to be written is written.
+    Written,
     /// Exactly these addresses are to be local.
     Routes(BTreeSet<IpAddr>),
     /// The link is to learn that this address is here now.
@@ -103,6 +107,8 @@ pub enum Reply {
     Reach(BTreeMap<IpAddr, Reach>),
     /// The addresses of this node.
     LocalAddresses(LocalAddresses),
+    /// How the programs are attached.
+    Attachments(Vec<Attachment>),
     /// Sums over all CPUs, by name.
     Counters(BTreeMap<String, u64>),
     /// The sockets come as descriptors, none if none are left.

@@ -158,6 +158,14 @@ impl Session {
                 self.facts_at = Some(now);
                 Ok(Reply::LocalAddresses(local).into())
             }
+            Request::Attachments => {
+                let attachments = self.privileges.attachments().to_vec();
+                Ok(Reply::Attachments(attachments).into())
+            }
+            Request::Written => {
+                self.privileges.tables_written().map_err(failed)?;
+                Ok(Reply::Done.into())
+            }
             Request::Routes(addresses) => {
                 self.look(now, Duration::ZERO)?;
                 self.read_again(addresses.iter().copied(), now);

@@ -53,6 +53,7 @@ impl Kernel {
             Datapath::Off => return Ok(None),
             Datapath::Auto => AttachMode::Auto,
             Datapath::Native => AttachMode::Native,
+            Datapath::Tcx => AttachMode::Tcx,
             Datapath::Generic => AttachMode::Generic,
         };
         let forward = match settings.forward {

@@ -98,17 +98,19 @@ fn datapath(datapath: &Value) -> String {
     if datapath.is_null() {
         return String::new();
     }
-    let mut links = Table::new("Interfaces", &["NAME", "MODE", "MTU", "NOTE"]);
+    let mut links = Table::new(
+        "Interfaces",
+        &["NAME", "STATE", "MODE", "COST", "MTU", "NOTE"],
+    );
     for link in items(&datapath["interfaces"]) {
-        links.row(
-            [
-                &link["interface"],
-                &link["mode"],
-                &link["mtu"],
-                &link["note"],
-            ]
-            .map(text),
-        );
+        links.row([
+            text(&link["interface"]),
+            text(&link["state"]),
+            text(&link["mode"]),
+            cost(&link["cost_percent"]),
+            text(&link["mtu"]),
+            text(&link["note"]),
+        ]);
     }
     let mut nodes = Table::new(
         "Nodes",
@@ -125,6 +127,12 @@ fn datapath(datapath: &Value) -> String {
         text(&datapath["rows_in_transition"]),
         text(&datapath["counters"]["second_chance"]),
     )
+}
+
+/// What a packet costs in a mode, beside what it costs natively.
+fn cost(percent: &Value) -> String {
+    let tenths = percent.as_u64().unwrap_or(100) / 10;
+    format!("about {}.{} × native", tenths / 10, tenths % 10)
 }
 
 /// `forebay validate`.

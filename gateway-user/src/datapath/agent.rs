@@ -19,7 +19,7 @@ use gateway_common::abi::{
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::attach::{self, AttachMode, Attachment};
+use super::attach::{AttachMode, Attachment, Programs, Uplinks};
 use super::mmap::{MappedArray, SharedTables};
 use super::neighbours::{ForwardMode, Neighbours};
 use super::netlink::Netlink;
@@ -45,7 +45,7 @@ pub struct AgentSettings {
 
 /// The agent.
 pub struct Agent {
-    attachments: Vec<Attachment>,
+    uplinks: Uplinks,
     forward: ForwardMode,
     writer: Writer,
     counters: MappedArray,
@@ -69,44 +69,34 @@ impl Agent {
     /// # Errors
     /// One sentence that names what is missing; nothing that an earlier process pinned is disturbed by a failure.
     pub fn open(settings: &AgentSettings) -> Result<Self, Error> {
-        object::embedded()?;
+        Self::with_object(settings, object::embedded()?)
+    }
+
+    /// As [`Self::open`], with the programs of another object than the one in this program.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn with_object(settings: &AgentSettings, object: &[u8]) -> Result<Self, Error> {
         let mut netlink = Netlink::open().map_err(Error::netlink("opening a netlink socket"))?;
-        let names: BTreeSet<String> = routes::interfaces(&mut netlink)?
-            .into_values()
-            .map(|i| i.name)
-            .collect();
-        if let Some(missing) = settings
-            .interfaces
-            .iter()
-            .find(|name| !names.contains(*name))
-        {
+        let interfaces = routes::interfaces(&mut netlink)?;
+        let is_there = |name: &String| interfaces.values().any(|link| link.name == *name);
+        if let Some(missing) = settings.interfaces.iter().find(|name| !is_there(name)) {
             return Err(Error::NoInterface(missing.clone()));
         }
         let directory = pins::prepare(&settings.bpffs)?;
-        let mut programs = object::load(&directory)?;
-        attach::lookup(&mut programs, &directory)?;
-        let attachments = settings
-            .interfaces
-            .iter()
-            .map(|interface| attach::uplink(&mut programs, &directory, interface, settings.mode))
-            .collect::<Result<Vec<_>, _>>()?;
-        attach::release_others(&directory, &settings.interfaces)?;
-        let mut agent = Self::over(&mut programs, netlink, attachments, settings.forward)?;
-        for index in agent
-            .attachments
-            .iter()
-            .map(|a| a.ifindex)
-            .collect::<Vec<_>>()
-        {
-            agent.add_device(index);
-        }
+        let mut ebpf = object::load(&directory, object)?;
+        let programs = Programs::load(&mut ebpf)?;
+        let names = &settings.interfaces;
+        let uplinks = Uplinks::open(programs, &directory, &interfaces, names, settings.mode)?;
+        let mut agent = Self::over(&mut ebpf, netlink, uplinks, settings.forward)?;
+        agent.add_uplinks();
         Ok(agent)
     }
 
     fn over(
         programs: &mut Ebpf,
         netlink: Netlink,
-        attachments: Vec<Attachment>,
+        uplinks: Uplinks,
         forward: ForwardMode,
     ) -> Result<Self, Error> {
         let words = size_of::<u64>();
@@ -135,7 +125,7 @@ impl Agent {
             )?),
         };
         Ok(Self {
-            attachments,
+            uplinks,
             forward,
             writer: Writer::new(config, nodes, vips, shared),
             counters: array(
@@ -207,7 +197,8 @@ impl Agent {
     /// Joins the solicited-node groups of the IPv6 addresses on every uplink, and leaves the others: a network card that
     /// filters groups would not show the questions to the program. A failure only means that.
     fn join_groups(&mut self, addresses: &BTreeSet<IpAddr>) {
-        let uplinks = self.attachments.iter().map(|uplink| uplink.ifindex);
+        let there = |uplink: &&Attachment| uplink.ifindex != 0;
+        let uplinks = self.attachments().iter().filter(there).map(|uplink| uplink.ifindex);
         let wanted: BTreeSet<(u32, Ipv6Addr)> = uplinks
             .flat_map(|ifindex| {
                 let v6 = addresses.iter().filter_map(|address| match address {
@@ -235,6 +226,13 @@ impl Agent {
         self.joined = wanted;
     }
 
+    fn add_uplinks(&mut self) {
+        let indices = self.attachments().iter().map(|uplink| uplink.ifindex);
+        for index in indices.collect::<Vec<_>>() {
+            self.add_device(index);
+        }
+    }
+
     fn write_ports(&self, listening: &BTreeSet<u16>) {
         let mut words = vec![0_u64; PORT_WORDS as usize];
         for port in listening {
@@ -252,7 +250,7 @@ impl Agent {
 
 impl NodePrivileges for Agent {
     fn attachments(&self) -> &[Attachment] {
-        &self.attachments
+        self.uplinks.attachments()
     }
 
     fn image(&self) -> Image {
@@ -308,6 +306,10 @@ impl NodePrivileges for Agent {
         self.writer.shared().clone()
     }
 
+    fn tables_written(&mut self) -> Result<(), Error> {
+        self.uplinks.take_over()
+    }
+
     fn counters(&self) -> BTreeMap<&'static str, u64> {
         let words = self.counters.words();
         Counter::ALL
@@ -347,7 +349,11 @@ impl NodePrivileges for Agent {
             }
         }
         self.quieted.retain(|index| interfaces.contains_key(index));
-        let uplinks: Vec<u32> = self.attachments.iter().map(|a| a.ifindex).collect();
+        self.known_devices
+            .retain(|index| interfaces.contains_key(index));
+        self.uplinks.follow(&mut self.netlink, &interfaces);
+        self.add_uplinks();
+        let uplinks: Vec<u32> = self.attachments().iter().map(|a| a.ifindex).collect();
         let configured = routes::configured(&mut self.netlink)?;
         let uplink = configured
             .iter()
@@ -363,7 +369,8 @@ impl NodePrivileges for Agent {
     }
 
     fn announce(&mut self, address: IpAddr) -> Result<(), Error> {
-        for uplink in &self.attachments {
+        let there = |uplink: &&Attachment| uplink.ifindex != 0;
+        for uplink in self.attachments().iter().filter(there) {
             gratuitous::send(uplink.ifindex, uplink.mac, address).map_err(Error::netlink(
                 format!("announcing {address} on {}", uplink.interface),
             ))?;

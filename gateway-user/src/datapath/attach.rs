@@ -1,60 +1,103 @@
 //! Programs to interfaces and to the network namespace, by links that are pinned.
 //!
-//! A pinned link of an earlier process is adopted and its program replaced in one step: packets meet the old
-//! program or the new one. A program of somebody else is never touched.
+//! Where XDP can be had the program is an XDP program, else a classifier of traffic control: [`plan`] says which ways are
+//! tried in which order. A pinned link of an earlier process is adopted and its program replaced in one step: packets meet
+//! the old program or the new one. A program of somebody else is never touched.
 
+mod clsact;
+mod plan;
+mod programs;
+mod uplinks;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aya::Ebpf;
-use aya::programs::{SkLookup, Xdp};
 use serde::{Deserialize, Serialize};
 
-use super::netlink::Netlink;
-use super::pins::{self, LINK_PREFIX};
+pub use self::programs::{PassGuard, Programs, attach_pass};
+pub use self::uplinks::Uplinks;
+
+use self::plan::Facts;
+use self::programs::{LOOKUP_PIN, XDP_PROGRAM};
+use super::Error;
+use super::netlink::{Body, Netlink, attributes, word};
+use super::pins::{self, FILTER_PREFIX, LINK_PREFIX};
+use super::routes::Interface;
 use super::sys::{self, LinkTarget};
-use super::{Error, object, routes};
 
 /// `--datapath`, as far as programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttachMode {
-    /// Native if the driver takes it (a veth only with its tx checksum offload off), else generic.
+    /// The best that can be had, see [`plan`].
     #[default]
     Auto,
-    /// In the driver.
+    /// XDP in the driver.
     Native,
-    /// In the stack.
+    /// Traffic control by a link, before all other programs there (Linux 6.6).
+    Tcx,
+    /// Traffic control by a filter: what older kernels have instead.
+    Clsact,
+    /// XDP in the stack.
     Generic,
 }
 
 impl AttachMode {
-    const fn flags(self) -> u32 {
+    const LINKED: [Self; 3] = [Self::Native, Self::Tcx, Self::Generic];
+
+    const fn xdp_flags(self) -> u32 {
         match self {
-            Self::Auto => 0,
             Self::Generic => 1 << 1,
             Self::Native => 1 << 2,
+            _ => 0,
         }
     }
 
-    const fn name(self) -> &'static str {
+    /// Name in flags, pins and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Native => "native",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
             Self::Generic => "generic",
         }
     }
+
+    /// What a packet costs this machine until it is forwarded, in percent of native XDP: measured over veth, by
+    /// `forebay-bench` (docs/decisions).
+    #[must_use]
+    pub const fn cost_percent(self) -> u32 {
+        match self {
+            Self::Auto | Self::Native => 100,
+            Self::Tcx | Self::Clsact => 200,
+            Self::Generic => 300,
+        }
+    }
+}
+
+/// What an uplink's program does right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachState {
+    /// It sees the interface's packets.
+    Attached,
+    /// The interface is gone; the program comes to the next one of that name.
+    Waiting,
+    /// It could not be attached to the interface that is there now; tried again all the time.
+    Failed,
 }
 
 /// An uplink with the program on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
-    /// Interface name.
+    /// Interface name, as it was asked for.
     pub interface: String,
-    /// Its index.
+    /// Its index; 0 while it is gone.
     pub ifindex: u32,
     /// Its MAC.
     #[serde(
@@ -64,189 +107,242 @@ pub struct Attachment {
     pub mac: [u8; 6],
     /// Its MTU.
     pub mtu: u32,
-    /// Native or generic.
+    /// The way that was taken.
     pub mode: AttachMode,
-    /// Why it is not native, if it was `auto` that chose generic.
+    /// Cost of that way, see [`AttachMode::cost_percent`].
+    pub cost_percent: u32,
+    /// Why it is not native, if it was `auto` that chose; or what the interface waits for.
     pub note: Option<String>,
+    /// Whether the program sees packets.
+    pub state: AttachState,
     /// Whether a link of an earlier process was adopted.
     pub adopted: bool,
 }
 
-/// Name of the program on uplinks.
-const XDP_PROGRAM: &str = "forebay_xdp";
-/// Name of the socket lookup program.
-const LOOKUP_PROGRAM: &str = "forebay_lookup";
-/// Name of the program that passes everything.
-const PASS_PROGRAM: &str = "forebay_pass";
-
-/// The XDP program `name`, loaded into the kernel; a second call loads nothing.
-fn xdp<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {
-    let program: &mut Xdp = programs
-        .program_mut(name)
-        .ok_or_else(|| Error::BadObject(format!("it has no program {name}")))?
-        .try_into()
-        .map_err(|_| Error::BadObject(format!("{name} is no XDP program")))?;
-    if program.fd().is_err() {
-        program
-            .load()
-            .map_err(|error| object::refused(name, &error))?;
-    }
-    Ok(program)
-}
-
-/// Attaches the XDP program to `interface` and pins the link in `directory`.
-///
-/// # Errors
-/// No such interface, another program on it, no permission, or native mode refused although asked for.
-pub fn uplink(
-    programs: &mut Ebpf,
+/// Attaches the program to `interface` and pins what holds it there, or takes over what an earlier process pinned.
+fn uplink(
+    programs: &Programs,
     directory: &Path,
-    interface: &str,
+    mut attachment: Attachment,
     wanted: AttachMode,
 ) -> Result<Attachment, Error> {
-    let mut attachment = describe(interface, wanted)?;
-    let program = xdp(programs, XDP_PROGRAM)?
-        .fd()
-        .map_err(|error| object::refused(XDP_PROGRAM, &error))?;
-    let program = program.as_fd();
-    if let Some(mode) = adopt_uplink(directory, &attachment, wanted, program)? {
-        attachment.mode = mode;
-        attachment.adopted = true;
-        if mode == AttachMode::Native {
-            attachment.note = None;
+    let facts = facts(&attachment, &pins::own_programs(directory))?;
+    let mut reasons: Vec<String> = match wanted {
+        AttachMode::Auto => plan::why_not_native(&attachment.interface, &facts)
+            .into_iter()
+            .collect(),
+        _ => Vec::new(),
+    };
+    let mut failed = None;
+    for mode in plan::candidates(wanted, &facts) {
+        attachment.mode = *mode;
+        attachment.cost_percent = mode.cost_percent();
+        match attach_as(programs, directory, &attachment, &facts) {
+            Ok(adopted) => {
+                attachment.adopted = adopted;
+                attachment.state = AttachState::Attached;
+                attachment.note = (!reasons.is_empty()).then(|| reasons.join("; "));
+                release_modes(directory, &attachment)?;
+                return Ok(attachment);
+            }
+            Err(error) if wanted != AttachMode::Auto => return Err(error),
+            Err(error @ (Error::NotPermitted { .. } | Error::Pin { .. })) => return Err(error),
+            Err(error) => {
+                reasons.push(refusal(*mode, &error));
+                failed = Some(error);
+            }
         }
-        return Ok(attachment);
     }
-    let mut result = sys::link_xdp(program, attachment.ifindex, attachment.mode.flags());
-    if let Err(error) = &result
-        && wanted == AttachMode::Auto
-        && attachment.mode == AttachMode::Native
-        && !matches!(
-            error.raw_os_error(),
-            Some(libc::EBUSY | libc::EEXIST | libc::EPERM)
-        )
-    {
-        attachment.note = Some(format!("the driver refused native XDP: {error}"));
-        attachment.mode = AttachMode::Generic;
-        result = sys::link_xdp(program, attachment.ifindex, attachment.mode.flags());
-    }
-    let link = result.map_err(|source| attach_error(source, &attachment))?;
-    let pin = uplink_pin(directory, interface, attachment.mode);
-    sys::pin(&link, &pin).map_err(|source| Error::Pin { path: pin, source })?;
-    Ok(attachment)
+    Err(failed.unwrap_or(Error::NoInterface(attachment.interface)))
 }
 
-fn describe(interface: &str, wanted: AttachMode) -> Result<Attachment, Error> {
-    let mut netlink = Netlink::open().map_err(Error::netlink("opening a netlink socket"))?;
-    let (ifindex, link) = routes::interfaces(&mut netlink)?
-        .into_iter()
-        .find(|(_, link)| link.name == interface)
-        .ok_or_else(|| Error::NoInterface(interface.to_owned()))?;
-    let note = (wanted == AttachMode::Auto)
-        .then(|| why_not_native(interface))
-        .flatten();
-    let mode = match wanted {
-        AttachMode::Auto if note.is_some() => AttachMode::Generic,
-        AttachMode::Auto => AttachMode::Native,
-        mode => mode,
+/// Why a way could not be taken, as a part of a sentence.
+fn refusal(mode: AttachMode, error: &Error) -> String {
+    let said = match error {
+        Error::NativeRefused { source, .. }
+        | Error::TcRefused { source, .. }
+        | Error::Attach { source, .. } => source.to_string(),
+        other => other.to_string(),
     };
-    Ok(Attachment {
-        interface: interface.to_owned(),
+    match mode {
+        AttachMode::Native => format!("the driver refused native XDP: {said}"),
+        mode => format!("{} was refused: {said}", mode.name()),
+    }
+}
+
+/// One way; says whether something of an earlier process was adopted.
+fn attach_as(
+    programs: &Programs,
+    directory: &Path,
+    attachment: &Attachment,
+    facts: &Facts,
+) -> Result<bool, Error> {
+    let (interface, mode) = (attachment.interface.as_str(), attachment.mode);
+    let failed = |source| attach_error(source, attachment, facts);
+    let program = programs.of(mode).map_err(failed)?;
+    let pin = uplink_pin(directory, interface, mode);
+    if mode == AttachMode::Clsact {
+        return filter(program, directory, attachment).map_err(failed);
+    }
+    if let Some(link) = pinned_link(&pin, LinkTarget::Interface(attachment.ifindex))? {
+        sys::replace_program(link.as_fd(), program).map_err(failed)?;
+        return Ok(true);
+    }
+    if mode != AttachMode::Tcx {
+        // The kernel has native or generic XDP on an interface, not both: ours of the other kind must go first.
+        let other = match mode {
+            AttachMode::Native => AttachMode::Generic,
+            _ => AttachMode::Native,
+        };
+        unpin(&uplink_pin(directory, interface, other))?;
+    }
+    let link = match mode {
+        AttachMode::Tcx => sys::link_tcx(program, attachment.ifindex),
+        _ => sys::link_xdp(program, attachment.ifindex, mode.xdp_flags()),
+    }
+    .map_err(failed)?;
+    sys::pin(&link, &pin).map_err(|source| Error::Pin { path: pin, source })?;
+    Ok(false)
+}
+
+/// By a filter of traffic control. What is pinned is the program, so that the filter is known as ours later.
+fn filter(program: BorrowedFd<'_>, directory: &Path, attachment: &Attachment) -> io::Result<bool> {
+    let mut netlink = Netlink::open()?;
+    let adopted = clsact::is_attached(&mut netlink, attachment.ifindex)?;
+    let made = clsact::attach(&mut netlink, program, attachment.ifindex)?;
+    let pin = uplink_pin(directory, &attachment.interface, AttachMode::Clsact);
+    let of_qdisc = qdisc_pin(&pin);
+    for (path, wanted) in [(&pin, true), (&of_qdisc, made)] {
+        if wanted && !path.exists() {
+            sys::pin(program, path)?;
+        }
+    }
+    Ok(adopted)
+}
+
+/// The interface as it is, before a program is on it.
+fn describe(name: &str, ifindex: u32, interface: &Interface) -> Attachment {
+    Attachment {
+        interface: name.to_owned(),
         ifindex,
-        mac: link.mac,
-        mtu: link.mtu,
-        mode,
-        note,
+        mac: interface.mac,
+        mtu: interface.mtu,
+        mode: AttachMode::Auto,
+        cost_percent: 100,
+        note: None,
+        state: AttachState::Failed,
         adopted: false,
+    }
+}
+
+/// `ours` are the numbers of our own programs.
+fn facts(attachment: &Attachment, ours: &BTreeSet<u32>) -> Result<Facts, Error> {
+    let programs = xdp_programs(attachment.ifindex)
+        .map_err(Error::netlink("reading what XDP programs there are"))?;
+    let foreign = programs.into_iter().find(|program| !ours.contains(program));
+    let name = foreign.and_then(program_name);
+    Ok(Facts {
+        foreign: foreign.map(|id| match &name {
+            Some(name) => format!("program {name}, id {id}"),
+            None => format!("program id {id}"),
+        }),
+        // As libxdp names it.
+        dispatcher: name.as_deref() == Some("xdp_dispatcher"),
+        partial_checksums: has_partial_checksums(&attachment.interface),
     })
 }
 
-/// Partial checksums of a veth survive only generic XDP.
-fn why_not_native(interface: &str) -> Option<String> {
+/// Partial checksums of a veth are lost where native XDP sends a packet on.
+fn has_partial_checksums(interface: &str) -> bool {
     const ETHTOOL_GTXCSUM: u32 = 0x16;
     let veth = sys::ethtool_driver(interface).is_ok_and(|driver| driver == "veth");
-    let offloads = !matches!(sys::ethtool_value(interface, ETHTOOL_GTXCSUM), Ok(0));
-    (veth && offloads).then(|| {
-        format!("{interface} is a veth with tx checksum offload; for native XDP run `ethtool -K {interface} tx off` at both ends")
-    })
+    veth && !matches!(sys::ethtool_value(interface, ETHTOOL_GTXCSUM), Ok(0))
 }
 
-fn attach_error(source: io::Error, attachment: &Attachment) -> Error {
-    let interface = attachment.interface.clone();
+fn attach_error(source: io::Error, attachment: &Attachment, facts: &Facts) -> Error {
+    let (interface, mode) = (attachment.interface.clone(), attachment.mode);
     match source.raw_os_error() {
-        Some(libc::EBUSY | libc::EEXIST) => Error::ForeignXdp {
-            interface,
-            owner: foreign_owner(attachment.ifindex),
-        },
         Some(libc::EPERM) => Error::NotPermitted {
-            what: format!("attaching XDP to {interface}"),
+            what: format!("attaching a program to {interface}"),
         },
-        _ if attachment.mode == AttachMode::Native => Error::NativeRefused { interface, source },
-        _ => Error::Attach {
-            program: XDP_PROGRAM,
-            to: interface,
-            source,
+        Some(libc::EBUSY | libc::EEXIST)
+            if matches!(mode, AttachMode::Native | AttachMode::Generic) =>
+        {
+            Error::ForeignXdp {
+                interface,
+                owner: facts
+                    .foreign
+                    .clone()
+                    .unwrap_or_else(|| "unknown program".to_owned()),
+            }
+        }
+        _ => match mode {
+            AttachMode::Native => Error::NativeRefused { interface, source },
+            AttachMode::Tcx | AttachMode::Clsact => Error::TcRefused {
+                interface,
+                mode: mode.name(),
+                source,
+            },
+            _ => Error::Attach {
+                program: XDP_PROGRAM,
+                to: interface,
+                source,
+            },
         },
     }
 }
 
-/// Name and number of the program on an interface, as far as the kernel tells.
-fn foreign_owner(ifindex: u32) -> String {
+/// Numbers of the XDP programs on an interface.
+fn xdp_programs(ifindex: u32) -> io::Result<Vec<u32>> {
     const IFLA_XDP: u16 = 43;
-    const IFLA_XDP_PROG_ID: u16 = 4;
+    /// `IFLA_XDP_PROG_ID` and those of the driver, the stack and the hardware.
+    const PROGRAM_IDS: std::ops::RangeInclusive<u16> = 4..=7;
     let mut fixed = [0; 16];
     fixed[4..8].copy_from_slice(&ifindex.to_ne_bytes());
-    let body = super::netlink::Body::new(&fixed);
-    let link = Netlink::open().and_then(|mut netlink| netlink.request(libc::RTM_GETLINK, 0, &body));
-    let identifier = link.ok().and_then(|messages| {
-        let message = messages.into_iter().find(|message| message.len() >= 16)?;
-        let (_, xdp) =
-            super::netlink::attributes(&message[16..]).find(|(kind, _)| *kind == IFLA_XDP)?;
-        let (_, id) =
-            super::netlink::attributes(xdp).find(|(kind, _)| *kind == IFLA_XDP_PROG_ID)?;
-        Some(super::netlink::word(id, 0))
-    });
-    let Some(identifier) = identifier else {
-        return "unknown program".to_owned();
+    let messages = Netlink::open()?.request(libc::RTM_GETLINK, 0, &Body::new(&fixed))?;
+    let link = messages.iter().find_map(|message| message.get(16..));
+    let xdp = link.and_then(|link| attributes(link).find(|(kind, _)| *kind == IFLA_XDP));
+    let Some((_, xdp)) = xdp else {
+        return Ok(Vec::new());
     };
-    let name = aya::programs::loaded_programs()
+    let ids = attributes(xdp).filter(|(kind, _)| PROGRAM_IDS.contains(kind));
+    Ok(ids
+        .map(|(_, value)| word(value, 0))
+        .filter(|id| *id != 0)
+        .collect())
+}
+
+fn program_name(identifier: u32) -> Option<String> {
+    let program = aya::programs::loaded_programs()
         .flatten()
-        .find(|program| program.id() == identifier)
-        .and_then(|program| program.name_as_str().map(str::to_owned));
-    match name {
-        Some(name) => format!("program {name}, id {identifier}"),
-        None => format!("program id {identifier}"),
-    }
+        .find(|program| program.id() == identifier)?;
+    program.name_as_str().map(str::to_owned)
 }
 
 fn uplink_pin(directory: &Path, interface: &str, mode: AttachMode) -> PathBuf {
-    directory.join(format!("{LINK_PREFIX}xdp-{interface}-{}", mode.name()))
+    directory.join(match mode {
+        AttachMode::Tcx => format!("{LINK_PREFIX}tcx-{interface}"),
+        AttachMode::Clsact => format!("{FILTER_PREFIX}{interface}"),
+        mode => format!("{LINK_PREFIX}xdp-{interface}-{}", mode.name()),
+    })
 }
 
-/// Puts our program into a link that an earlier process pinned for this interface, and says its mode. Links of
-/// another mode than the wanted one and of interfaces that are gone are taken away.
-fn adopt_uplink(
-    directory: &Path,
-    attachment: &Attachment,
-    wanted: AttachMode,
-    program: BorrowedFd<'_>,
-) -> Result<Option<AttachMode>, Error> {
-    for mode in [AttachMode::Native, AttachMode::Generic] {
-        let pin = uplink_pin(directory, &attachment.interface, mode);
-        let usable = LinkTarget::Interface(attachment.ifindex);
-        let Some(link) = pinned_link(&pin, usable, wanted == AttachMode::Auto || wanted == mode)?
-        else {
-            continue;
-        };
-        sys::replace_program(link.as_fd(), program)
-            .map_err(|source| attach_error(source, attachment))?;
-        return Ok(Some(mode));
-    }
-    Ok(None)
+/// End of the name of the pin that says that the qdisc was made for our filter.
+const QDISC_SUFFIX: &str = "+qdisc";
+
+fn qdisc_pin(filter: &Path) -> PathBuf {
+    let mut name = filter.as_os_str().to_owned();
+    name.push(QDISC_SUFFIX);
+    PathBuf::from(name)
 }
 
-/// A pinned link if it belongs to `target` and is `wanted`; else its pin is removed, which detaches it.
-fn pinned_link(pin: &Path, target: LinkTarget, wanted: bool) -> Result<Option<OwnedFd>, Error> {
+/// Whether a pin of this name stands for a filter.
+pub(super) fn is_filter(name: &str) -> bool {
+    name.starts_with(FILTER_PREFIX) && !name.ends_with(QDISC_SUFFIX)
+}
+
+/// A pinned link if it belongs to `target`; else its pin is removed, which detaches it.
+fn pinned_link(pin: &Path, target: LinkTarget) -> Result<Option<OwnedFd>, Error> {
     let failed = |source: io::Error| Error::Pin {
         path: pin.to_owned(),
         source,
@@ -256,111 +352,87 @@ fn pinned_link(pin: &Path, target: LinkTarget, wanted: bool) -> Result<Option<Ow
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    if wanted && sys::link_target(link.as_fd()).map_err(failed)? == target {
+    if sys::link_target(link.as_fd()).map_err(failed)? == target {
         return Ok(Some(link));
     }
     fs::remove_file(pin).map_err(failed)?;
     Ok(None)
 }
 
-/// Attaches the socket lookup program to this thread's network namespace and pins the link; says whether an
-/// earlier link was adopted.
-///
-/// # Errors
-/// No permission, or a kernel without `sk_lookup` (before 5.9).
-pub fn lookup(programs: &mut Ebpf, directory: &Path) -> Result<bool, Error> {
-    let program: &mut SkLookup = programs
-        .program_mut(LOOKUP_PROGRAM)
-        .ok_or_else(|| Error::BadObject(format!("it has no program {LOOKUP_PROGRAM}")))?
-        .try_into()
-        .map_err(|_| Error::BadObject(format!("{LOOKUP_PROGRAM} is no sk_lookup program")))?;
-    program
-        .load()
-        .map_err(|error| object::refused(LOOKUP_PROGRAM, &error))?;
-    let program = program
-        .fd()
-        .map_err(|error| object::refused(LOOKUP_PROGRAM, &error))?;
-    let failed = |source: io::Error| match source.raw_os_error() {
-        Some(libc::EPERM) => Error::NotPermitted {
-            what: "attaching sk_lookup to the network namespace".to_owned(),
-        },
-        _ => Error::Attach {
-            program: LOOKUP_PROGRAM,
-            to: "the network namespace".to_owned(),
-            source,
-        },
-    };
-    let namespace = fs::File::open("/proc/thread-self/ns/net").map_err(failed)?;
-    let inode = namespace.metadata().map_err(failed)?.ino();
-    let target = LinkTarget::Namespace(u32::try_from(inode).unwrap_or_default());
-    let pin = directory.join(format!("{LINK_PREFIX}lookup"));
-    if let Some(link) = pinned_link(&pin, target, true)? {
-        sys::replace_program(link.as_fd(), program.as_fd()).map_err(failed)?;
-        return Ok(true);
+fn unpin(pin: &Path) -> Result<(), Error> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Pin {
+            path: pin.to_owned(),
+            source: error,
+        }),
+        _ => Ok(()),
     }
-    let link = sys::link_lookup(program.as_fd(), namespace.as_fd()).map_err(failed)?;
-    sys::pin(&link, &pin).map_err(|source| Error::Pin { path: pin, source })?;
-    Ok(false)
 }
 
-/// Removes uplink pins of interfaces that are not in `interfaces`, which detaches the program there.
-///
-/// # Errors
-/// A pin that cannot be removed.
-pub fn release_others(directory: &Path, interfaces: &[String]) -> Result<(), Error> {
-    let keep: Vec<PathBuf> = interfaces
-        .iter()
-        .flat_map(|name| {
-            [AttachMode::Native, AttachMode::Generic].map(|mode| uplink_pin(directory, name, mode))
-        })
-        .collect();
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source: io::Error| Error::Pin { path, source }
-    };
-    let prefix = format!("{LINK_PREFIX}xdp-");
-    for pin in pins::entries(directory).map_err(failed(directory))? {
-        let is_uplink = pin
-            .file_name()
-            .and_then(|n| n.to_str())
-            .is_some_and(|n| n.starts_with(&prefix));
-        if is_uplink && !keep.contains(&pin) {
-            fs::remove_file(&pin).map_err(failed(&pin))?;
+/// Takes away what holds our program on the interface in any other mode than the attachment's.
+fn release_modes(directory: &Path, attachment: &Attachment) -> Result<(), Error> {
+    for mode in AttachMode::LINKED {
+        if mode != attachment.mode {
+            unpin(&uplink_pin(directory, &attachment.interface, mode))?;
         }
+    }
+    if attachment.mode != AttachMode::Clsact {
+        release_filter(&uplink_pin(
+            directory,
+            &attachment.interface,
+            AttachMode::Clsact,
+        ))?;
     }
     Ok(())
 }
 
-/// A program that passes everything, attached until this is dropped.
-#[derive(Debug)]
-pub struct PassGuard {
-    _link: OwnedFd,
-    _programs: Ebpf,
+/// Takes the filter away that a pin stands for, wherever it is now.
+pub(super) fn release_filter(pin: &Path) -> Result<(), Error> {
+    if !pin.exists() {
+        return Ok(());
+    }
+    let of_qdisc = qdisc_pin(pin);
+    let name = pin
+        .file_name()
+        .and_then(|name| name.to_str()?.strip_prefix(FILTER_PREFIX));
+    let said = |source| Error::netlink("removing a filter of traffic control")(source);
+    let mut netlink = Netlink::open().map_err(said)?;
+    for (ifindex, interface) in super::routes::interfaces(&mut netlink)? {
+        if Some(interface.name.as_str()) == name {
+            clsact::detach(&mut netlink, ifindex, of_qdisc.exists()).map_err(said)?;
+        }
+    }
+    unpin(&of_qdisc)?;
+    unpin(pin)
 }
 
-/// Attaches `forebay_pass` natively to an interface of this thread's network namespace: the far end of a veth
-/// pair takes frames that the near end transmits from XDP only if it runs a program.
-///
-/// # Errors
-/// As [`uplink`].
-pub fn attach_pass(interface: &str) -> Result<PassGuard, Error> {
-    let attachment = describe(interface, AttachMode::Native)?;
-    let mut programs = aya::EbpfLoader::new()
-        .btf(None)
-        .load(object::embedded()?)
-        .map_err(|error| object::refused("its maps", &error))?;
-    let program = xdp(&mut programs, PASS_PROGRAM)?;
-    let program = program
-        .fd()
-        .map_err(|error| object::refused(PASS_PROGRAM, &error))?;
-    let link = sys::link_xdp(
-        program.as_fd(),
-        attachment.ifindex,
-        AttachMode::Native.flags(),
-    )
-    .map_err(|source| attach_error(source, &attachment))?;
-    Ok(PassGuard {
-        _link: link,
-        _programs: programs,
-    })
+/// Takes our program off the interfaces that are not in `interfaces`.
+fn release_others(directory: &Path, interfaces: &[String]) -> Result<(), Error> {
+    let modes = [
+        AttachMode::Native,
+        AttachMode::Tcx,
+        AttachMode::Clsact,
+        AttachMode::Generic,
+    ];
+    let mut keep: Vec<PathBuf> = interfaces
+        .iter()
+        .flat_map(|name| modes.map(|mode| uplink_pin(directory, name, mode)))
+        .collect();
+    keep.extend(keep.clone().iter().map(|pin| qdisc_pin(pin)));
+    let failed = |source: io::Error| Error::Pin {
+        path: directory.to_owned(),
+        source,
+    };
+    for pin in pins::entries(directory).map_err(failed)? {
+        let name = pin.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if keep.contains(&pin) {
+            continue;
+        }
+        if is_filter(name) {
+            release_filter(&pin)?;
+        } else if name.starts_with(LINK_PREFIX) && name != LOOKUP_PIN {
+            unpin(&pin)?;
+        }
+    }
+    Ok(())
 }

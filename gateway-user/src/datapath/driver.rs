@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use gateway_common::abi::{NodeIndex, node_flag, vip_flag};
 use gateway_common::hash::Key;
 
+use super::attach::Attachment;
 use super::neighbours::ForwardMode;
 use super::status::{DatapathStatus, Forward, NodeStatus, VipStatus};
 use super::{Error, LocalAddresses, NodePrivileges, SessionTags, SharedTables, listener_mss, sys};
@@ -55,6 +56,7 @@ pub struct Driver {
     /// What the maps say, kept in step with them.
     image: Image,
     reach: BTreeMap<IpAddr, Reach>,
+    own_reach: Reach,
     local: LocalAddresses,
     routes: Option<BTreeSet<IpAddr>>,
     announced: BTreeSet<IpAddr>,
@@ -94,14 +96,8 @@ impl Driver {
         let mut planner = Planner::new(l4, &settings.node_name, own_address);
         let image = privileges.image();
         planner.adopt(&image, Duration::ZERO);
-        if let Some(uplink) = privileges.attachments().first() {
-            planner.set_own_reach(Reach {
-                source_mac: uplink.mac,
-                ifindex: uplink.ifindex,
-                resolved: true,
-                ..Reach::default()
-            });
-        }
+        let own_reach = own_reach(privileges.attachments());
+        planner.set_own_reach(own_reach);
         planner.set_shared(local.configured.clone());
         Ok(Self {
             shared: privileges.shared(),
@@ -112,6 +108,7 @@ impl Driver {
             started: now,
             image,
             reach: BTreeMap::new(),
+            own_reach,
             local,
             routes: None,
             announced: BTreeSet::new(),
@@ -213,7 +210,9 @@ impl Driver {
     /// `TCP_MAXSEG` for listening sockets, none if they need none.
     #[must_use]
     pub fn listener_mss(&self) -> Option<u32> {
-        let mtu = self.privileges.attachments().iter().map(|a| a.mtu).min()?;
+        let there = |uplink: &&Attachment| uplink.ifindex != 0;
+        let uplinks = self.privileges.attachments().iter().filter(there);
+        let mtu = uplinks.map(|a| a.mtu).min()?;
         let nodes: Vec<IpAddr> = self
             .planner
             .listed()
@@ -290,6 +289,12 @@ impl Driver {
             self.local = local;
             self.admit(now)?;
         }
+        let own_reach = own_reach(self.privileges.attachments());
+        if own_reach != self.own_reach {
+            self.planner.set_own_reach(own_reach);
+            self.own_reach = own_reach;
+            self.dirty = true;
+        }
         let others: BTreeSet<IpAddr> = self
             .planner
             .listed()
@@ -337,6 +342,7 @@ impl Driver {
             took += begun.elapsed();
         }
         self.last_apply = took;
+        self.privileges.tables_written()?;
         self.set_routes(wanted)?;
         let announced = self.planner.announced();
         for address in announced.difference(&self.announced).copied() {
@@ -447,4 +453,15 @@ impl Driver {
             })
             .collect()
     }
+}
+
+/// How this node's own frames leave: by its first uplink that is there.
+fn own_reach(uplinks: &[Attachment]) -> Reach {
+    let first = uplinks.iter().find(|uplink| uplink.ifindex != 0);
+    first.map_or_else(Reach::default, |uplink| Reach {
+        source_mac: uplink.mac,
+        ifindex: uplink.ifindex,
+        resolved: true,
+        ..Reach::default()
+    })
 }

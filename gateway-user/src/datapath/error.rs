@@ -71,6 +71,18 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Traffic control was refused and the user insists.
+    #[error(
+        "interface {interface} refuses a program in traffic control by {mode} ({source}): tcx needs Linux 6.6; use --datapath auto or generic"
+    )]
+    TcRefused {
+        /// Interface name.
+        interface: String,
+        /// How it was tried.
+        mode: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Attaching failed otherwise.
     #[error("attaching {program} to {to} failed: {source}")]
     Attach {

@@ -65,8 +65,7 @@ impl Layout {
 ///
 /// # Errors
 /// No object, a pinned map of another layout, no permission, or a kernel that refuses a map.
-pub fn load(directory: &Path) -> Result<Ebpf, Error> {
-    let object = embedded()?;
+pub fn load(directory: &Path, object: &[u8]) -> Result<Ebpf, Error> {
     let parsed = Object::parse(object).map_err(|error| Error::BadObject(error.to_string()))?;
     // BTF of the kernel is not needed; making a loader parses it all the same, and nothing later needs so much memory.
     let mut loader = EbpfLoader::new();

@@ -3,18 +3,18 @@
 //! If the directory does not lie on a BPF file system one is mounted there and marked, so that [`detach`] takes
 //! it away again. Below [`SYSTEM`] the file system is mounted where every system has it, and stays.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use gateway_common::abi::{ABI_VERSION, map};
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use super::Error;
 use super::netlink::Netlink;
-use super::{routes, sys};
+use super::{Error, attach, routes, sys};
 
 /// `BPF_FS_MAGIC` of Linux.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -93,38 +93,22 @@ fn is_bpffs(path: &Path) -> io::Result<bool> {
 /// # Errors
 /// A pin that cannot be removed, or netlink said no.
 pub fn detach(bpffs: &Path) -> Result<(), Error> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source: io::Error| {
-            if source.kind() == io::ErrorKind::PermissionDenied {
-                let what = format!("removing {}", path.display());
-                return Error::NotPermitted { what };
+    let failed = not_removed;
+    for version in versions(bpffs).map_err(failed(bpffs))? {
+        for pin in entries(&version).map_err(failed(&version))? {
+            let name = pin.file_name().and_then(|name| name.to_str());
+            if name.is_some_and(attach::is_filter) {
+                attach::release_filter(&pin)?;
             }
-            Error::Unpin { path, source }
         }
-    };
-    for version in entries(bpffs).map_err(failed(bpffs))? {
-        let is_version = version
-            .file_name()
-            .and_then(|name| name.to_str()?.strip_prefix('v')?.parse::<u32>().ok())
-            .is_some();
-        if !is_version {
-            continue;
-        }
-        // Links first: from then on no program reads the maps.
-        let mut pins = entries(&version).map_err(failed(&version))?;
-        pins.sort_by_key(|pin| !is_link(pin));
-        for pin in pins {
-            fs::remove_file(&pin).map_err(failed(&pin))?;
-        }
-        fs::remove_dir(&version).map_err(failed(&version))?;
+        remove(&version)?;
     }
     if bpffs.join(MARK).is_dir() {
         fs::remove_dir(bpffs.join(MARK)).map_err(failed(bpffs))?;
         unmount(bpffs, UnmountFlags::empty()).map_err(|errno| failed(bpffs)(errno.into()))?;
     }
     let mut netlink = Netlink::open().map_err(Error::netlink("opening a netlink socket"))?;
-    routes::set_own_routes(&mut netlink, &std::collections::BTreeSet::new())
+    routes::set_own_routes(&mut netlink, &BTreeSet::new())
 }
 
 /// Opens what an unprivileged process maps and writes: rows, alive words, heartbeat and tags of UDP sessions.
@@ -144,6 +128,69 @@ pub fn open_shared(bpffs: &Path) -> Result<[OwnedFd; 4], Error> {
         open(map::TAGS)?,
     ])
 }
+
+
+fn not_removed(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| {
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            let what = format!("removing {}", path.display());
+            return Error::NotPermitted { what };
+        }
+        Error::Unpin { path, source }
+    }
+}
+
+/// Directories of versions.
+fn versions(bpffs: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut versions = entries(bpffs)?;
+    versions.retain(|version| {
+        let name = version.file_name().and_then(|name| name.to_str());
+        name.and_then(|name| name.strip_prefix('v')?.parse::<u32>().ok())
+            .is_some()
+    });
+    Ok(versions)
+}
+
+/// Directories of other versions than the one whose pins are in `directory`, if anything is pinned there.
+pub(super) fn other_versions(directory: &Path) -> Vec<PathBuf> {
+    let all = directory.parent().map(versions);
+    let mut others = all.and_then(Result::ok).unwrap_or_default();
+    others.retain(|other| {
+        other != directory && entries(other).is_ok_and(|entries| !entries.is_empty())
+    });
+    others
+}
+
+/// Removes the directory of a version with all its pins.
+pub(super) fn remove(version: &Path) -> Result<(), Error> {
+    let failed = not_removed;
+    // Links first: from then on no program reads the maps.
+    let mut pins = entries(version).map_err(failed(version))?;
+    pins.sort_by_key(|pin| !is_link(pin));
+    for pin in pins {
+        fs::remove_file(&pin).map_err(failed(&pin))?;
+    }
+    fs::remove_dir(version).map_err(failed(version))
+}
+
+/// Numbers of the programs in all pinned links, of every version.
+pub(super) fn own_programs(directory: &Path) -> BTreeSet<u32> {
+    let versions = directory.parent().map(versions).and_then(Result::ok);
+    let pins = versions
+        .unwrap_or_default()
+        .into_iter()
+        .flat_map(|version| {
+            let mut pins = entries(&version).unwrap_or_default();
+            pins.retain(|pin| is_link(pin));
+            pins
+        });
+    pins.filter_map(|pin| sys::link_program(sys::open_pin(&pin).ok()?.as_fd()).ok())
+        .collect()
+}
+
+/// Prefix of the pins of programs in filters of traffic control.
+pub(super) const FILTER_PREFIX: &str = "filter-";
 
 /// Prefix of the pins of links; map names have none.
 pub(super) const LINK_PREFIX: &str = "link-";

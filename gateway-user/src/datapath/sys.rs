@@ -85,6 +85,18 @@ pub(crate) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io:
     link(program, ifindex, bpf_attach_type::BPF_XDP, flags)
 }
 
+/// Attaches a program to traffic control's way in, before all that are there (Linux 6.6).
+pub(crate) fn link_tcx(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    /// Without another program named: before all.
+    const BPF_F_BEFORE: u32 = 1 << 3;
+    link(
+        program,
+        ifindex,
+        bpf_attach_type::BPF_TCX_INGRESS,
+        BPF_F_BEFORE,
+    )
+}
+
 /// Attaches an `sk_lookup` program to a network namespace.
 pub(crate) fn link_lookup(
     program: BorrowedFd<'_>,
@@ -117,7 +129,30 @@ pub(crate) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
 
 /// What a link is attached to.
 pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
-    use aya_obj::generated::bpf_link_type::{BPF_LINK_TYPE_NETNS, BPF_LINK_TYPE_XDP};
+    use aya_obj::generated::bpf_link_type::{
+        BPF_LINK_TYPE_NETNS, BPF_LINK_TYPE_TCX, BPF_LINK_TYPE_XDP,
+    };
+    let info = link_info(link)?;
+    // SAFETY: the kernel fills the member that belongs to `type_`; all are plain integers.
+    Ok(unsafe {
+        if info.type_ == BPF_LINK_TYPE_XDP as u32 {
+            LinkTarget::Interface(info.__bindgen_anon_1.xdp.ifindex)
+        } else if info.type_ == BPF_LINK_TYPE_TCX as u32 {
+            LinkTarget::Interface(info.__bindgen_anon_1.tcx.ifindex)
+        } else if info.type_ == BPF_LINK_TYPE_NETNS as u32 {
+            LinkTarget::Namespace(info.__bindgen_anon_1.netns.netns_ino)
+        } else {
+            LinkTarget::Other
+        }
+    })
+}
+
+/// The number of the program in a link.
+pub(crate) fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
+    link_info(link).map(|info| info.prog_id)
+}
+
+fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
     // SAFETY: plain integers and arrays of them.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
     let mut attributes = zeroed();
@@ -125,16 +160,7 @@ pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     attributes.info.info = std::ptr::from_mut(&mut info) as u64;
     attributes.info.info_len = size_of::<bpf_link_info>() as u32;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    // SAFETY: the kernel fills the member that belongs to `type_`; all are plain integers.
-    Ok(unsafe {
-        if info.type_ == BPF_LINK_TYPE_XDP as u32 {
-            LinkTarget::Interface(info.__bindgen_anon_1.xdp.ifindex)
-        } else if info.type_ == BPF_LINK_TYPE_NETNS as u32 {
-            LinkTarget::Namespace(info.__bindgen_anon_1.netns.netns_ino)
-        } else {
-            LinkTarget::Other
-        }
-    })
+    Ok(info)
 }
 
 /// A number that is the same for all sockets of one network namespace, and for no others.

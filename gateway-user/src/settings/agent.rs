@@ -57,13 +57,7 @@ impl Settings {
             DatapathArg::Auto => AttachMode::Auto,
             DatapathArg::Native => AttachMode::Native,
             DatapathArg::Generic => AttachMode::Generic,
-            DatapathArg::Tcx => {
-                errors.push(
-                    "--datapath tcx is not supported by this version; use auto, native or generic"
-                        .into(),
-                );
-                AttachMode::Auto
-            }
+            DatapathArg::Tcx => AttachMode::Tcx,
             DatapathArg::Off => {
                 errors.push(
                     "--datapath off needs no agent; use `forebay run --datapath off` without --agent"

@@ -55,6 +55,8 @@ fn facts() -> Facts {
             mac: MAC,
             mtu: 1500,
             mode: AttachMode::Native,
+            cost_percent: 100,
+            state: crate::datapath::AttachState::Attached,
             note: None,
             adopted: false,
         }],

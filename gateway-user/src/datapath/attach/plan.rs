@@ -1,0 +1,100 @@
+//! Which ways there are to an interface's packets, and which of them come first. Pure.
+
+use super::AttachMode;
+
+/// What is known about an interface before anything is tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// The XDP program of somebody else on it, in words.
+    pub(super) foreign: Option<String>,
+    /// Whether that is a dispatcher of libxdp.
+    pub(super) dispatcher: bool,
+    /// It is a veth whose packets may lack their checksums.
+    pub(super) partial_checksums: bool,
+}
+
+/// The modes to try, in this order.
+pub(super) fn candidates(wanted: AttachMode, facts: &Facts) -> &'static [AttachMode] {
+    use AttachMode::{Auto, Clsact, Generic, Native, Tcx};
+    match wanted {
+        Auto if facts.foreign.is_some() => &[Tcx, Clsact],
+        Auto if facts.partial_checksums => &[Tcx, Clsact, Generic],
+        Auto => &[Native, Tcx, Clsact, Generic],
+        Native => &[Native],
+        Tcx => &[Tcx],
+        Clsact => &[Clsact],
+        Generic => &[Generic],
+    }
+}
+
+/// Why native XDP is not even tried.
+pub(super) fn why_not_native(interface: &str, facts: &Facts) -> Option<String> {
+    if let Some(owner) = &facts.foreign {
+        return Some(if facts.dispatcher {
+            format!(
+                "a libxdp dispatcher has the XDP of {interface} ({owner}), which Forebay does not join"
+            )
+        } else {
+            format!("another XDP program has {interface} ({owner})")
+        });
+    }
+    facts.partial_checksums.then(|| {
+        format!("{interface} is a veth with tx checksum offload; for native XDP run `ethtool -K {interface} tx off` at both ends")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_elses_program_is_never_in_the_way() {
+        let facts = Facts {
+            foreign: Some("program other, id 7".to_owned()),
+            ..Facts::default()
+        };
+        let modes = candidates(AttachMode::Auto, &facts);
+        assert_eq!(modes, [AttachMode::Tcx, AttachMode::Clsact]);
+        let note = why_not_native("eth0", &facts).unwrap();
+        assert_eq!(note, "another XDP program has eth0 (program other, id 7)");
+        let dispatched = Facts {
+            dispatcher: true,
+            ..facts
+        };
+        let note = why_not_native("eth0", &dispatched).unwrap();
+        assert!(note.starts_with("a libxdp dispatcher has the XDP of eth0"));
+    }
+
+    #[test]
+    fn native_is_first_where_it_loses_nothing() {
+        let plain = Facts::default();
+        assert_eq!(candidates(AttachMode::Auto, &plain)[0], AttachMode::Native);
+        assert_eq!(why_not_native("eth0", &plain), None);
+        let veth = Facts {
+            partial_checksums: true,
+            ..plain
+        };
+        let modes = candidates(AttachMode::Auto, &veth);
+        assert_eq!(
+            modes,
+            [AttachMode::Tcx, AttachMode::Clsact, AttachMode::Generic]
+        );
+        assert!(why_not_native("eth0", &veth).unwrap().contains("tx off"));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_the_only_one() {
+        let facts = Facts {
+            foreign: Some("program other, id 7".to_owned()),
+            ..Facts::default()
+        };
+        for mode in [
+            AttachMode::Native,
+            AttachMode::Tcx,
+            AttachMode::Clsact,
+            AttachMode::Generic,
+        ] {
+            assert_eq!(candidates(mode, &facts), [mode]);
+        }
+    }
+}
