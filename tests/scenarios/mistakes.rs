@@ -108,17 +108,13 @@ fn interfaces() {
         "there is no default route to take the interface from: name the uplink with --interface (`ip link` lists them)",
     );
     bare.refused(
-        &["--interface", "eth0", "--datapath", "tcx"],
-        2,
-        "--datapath tcx is not supported by this version; use auto, native, generic or off",
-    );
-    bare.refused(
         &["--interface", "lo", "--datapath", "native"],
         1,
         "interface lo refuses native XDP (Operation not supported (os error 95)): use --datapath auto or generic",
     );
     let _foreign = bare.netns.run(|| Ok(attach_pass("eth0").unwrap())).unwrap();
-    let (code, text) = bare.run(&[], &program(), &["--interface", "eth0"]);
+    let native = ["--interface", "eth0", "--datapath", "native"];
+    let (code, text) = bare.run(&[], &program(), &native);
     let (start, end) = text.split_once(", id ").unwrap_or_else(|| panic!("{text}"));
     assert_eq!(
         start,
@@ -136,7 +132,8 @@ fn pins() {
     let bare = Bare::new();
     // What another version would have left: a map of ours under the name of another one.
     let foreign = bare.netns.run(|| Ok(attach_pass("eth0").unwrap()));
-    let (code, text) = bare.run(&[], &program(), &["--interface", "eth0"]);
+    let native = ["--interface", "eth0", "--datapath", "native"];
+    let (code, text) = bare.run(&[], &program(), &native);
     assert_eq!(code, Some(1), "{text}");
     drop(foreign);
     let version = bare.bpffs.join(format!("v{ABI_VERSION}"));

@@ -9,7 +9,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, Map};
 use aya::programs::{
-    ProgramError, TestRun, TestRunAttrs, TestRunOptions, TestRunResult, Xdp, XdpMode,
+    ProgramError, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, TestRunResult, Xdp,
+    XdpMode,
+    links::LinkOrder,
+    tc::{SchedClassifierLinkId, TcAttachOptions, TcAttachType},
     xdp::XdpLinkId,
 };
 use aya::{Ebpf, EbpfLoader};
@@ -202,8 +205,36 @@ impl Kernel {
 
     /// Attaches a program natively to an interface of this thread's namespace.
     pub(super) fn attach(&mut self, program: &str, interface: &str) -> Result<XdpLinkId> {
-        let link = xdp(&mut self.ebpf, program)?.attach(interface, XdpMode::Driver);
-        link.with_context(|| format!("cannot attach {program} to {interface} natively"))
+        self.attach_as(program, interface, XdpMode::Driver)
+    }
+
+    /// Attaches an XDP program in this mode.
+    pub(super) fn attach_as(
+        &mut self,
+        program: &str,
+        interface: &str,
+        mode: XdpMode,
+    ) -> Result<XdpLinkId> {
+        let link = xdp(&mut self.ebpf, program)?.attach(interface, mode);
+        link.with_context(|| format!("cannot attach {program} to {interface} ({mode:?})"))
+    }
+
+    /// Attaches the classifier by tcx.
+    pub(super) fn attach_tcx(&mut self, interface: &str) -> Result<SchedClassifierLinkId> {
+        let program = classifier(&mut self.ebpf)?;
+        if program.fd().is_err() {
+            program.load().context("the kernel refuses forebay_tc")?;
+        }
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        program
+            .attach_with_options(interface, TcAttachType::Ingress, options)
+            .with_context(|| format!("cannot attach forebay_tc to {interface}"))
+    }
+
+    /// Ends it.
+    pub(super) fn detach_tcx(&mut self, link: SchedClassifierLinkId) -> Result<()> {
+        let detached = classifier(&mut self.ebpf)?.detach(link);
+        detached.context("cannot detach forebay_tc")
     }
 
     /// Ends an attachment.
@@ -212,6 +243,13 @@ impl Kernel {
             .detach(link)
             .with_context(|| format!("cannot detach {program}"))
     }
+}
+
+fn classifier(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
+    let program = ebpf
+        .program_mut("forebay_tc")
+        .context("the object has no program forebay_tc")?;
+    Ok(program.try_into()?)
 }
 
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::XdpMode;
 use gateway_common::abi::{COUNTERS_PER_CPU, Counter, MAX_CPUS, Row, config::flag, map};
 use rustix::mount::{MountFlags, mount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -38,14 +39,20 @@ pub(super) enum Handler {
     Floor,
     ForebayL2,
     ForebayUdp,
+    Tcx,
+    TcxUdp,
+    Generic,
     Nftables,
 }
 
 impl Handler {
-    pub(super) const ALL: [Self; 4] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Floor,
         Self::ForebayL2,
         Self::ForebayUdp,
+        Self::Tcx,
+        Self::TcxUdp,
+        Self::Generic,
         Self::Nftables,
     ];
 
@@ -54,6 +61,9 @@ impl Handler {
             Self::Floor => "floor: XDP swaps MACs",
             Self::ForebayL2 => "forebay, MAC rewrite",
             Self::ForebayUdp => "forebay, UDP",
+            Self::Tcx => "forebay on tcx, MAC rewrite",
+            Self::TcxUdp => "forebay on tcx, UDP",
+            Self::Generic => "forebay in generic XDP, MAC rewrite",
             Self::Nftables => "nftables DNAT",
         }
     }
@@ -167,27 +177,28 @@ impl Rig {
         handler: Handler,
         span: Duration,
     ) -> Result<Cell> {
-        let attached = match handler {
-            Handler::Floor => Some("live_return"),
-            Handler::ForebayL2 | Handler::ForebayUdp => Some("forebay_xdp"),
-            Handler::Nftables => None,
+        let encapsulates = matches!(handler, Handler::ForebayUdp | Handler::TcxUdp);
+        kernel.configure(if encapsulates { flag::ENCAP_ALWAYS } else { 0 })?;
+        let (program, mode) = match handler {
+            Handler::Floor => ("live_return", XdpMode::Driver),
+            Handler::ForebayL2 | Handler::ForebayUdp => ("forebay_xdp", XdpMode::Driver),
+            Handler::Generic => ("forebay_xdp", XdpMode::Skb),
+            Handler::Tcx | Handler::TcxUdp => {
+                let link = kernel.attach_tcx(&self.near)?;
+                let cell = self.measure(kernel, handler, span);
+                kernel.detach_tcx(link)?;
+                return cell;
+            }
+            Handler::Nftables => {
+                sandbox::run("nft", &["-f", &self.rules.to_string_lossy()])?;
+                let cell = self.measure(kernel, handler, span);
+                sandbox::run("nft", &["delete", "table", "ip", "balancer"])?;
+                return cell;
+            }
         };
-        kernel.configure(if handler == Handler::ForebayUdp {
-            flag::ENCAP_ALWAYS
-        } else {
-            0
-        })?;
-        let link = attached
-            .map(|program| kernel.attach(program, &self.near))
-            .transpose()?;
-        if link.is_none() {
-            sandbox::run("nft", &["-f", &self.rules.to_string_lossy()])?;
-        }
+        let link = kernel.attach_as(program, &self.near, mode)?;
         let cell = self.measure(kernel, handler, span);
-        match (attached, link) {
-            (Some(program), Some(link)) => kernel.detach(program, link)?,
-            _ => sandbox::run("nft", &["delete", "table", "ip", "balancer"])?,
-        }
+        kernel.detach(program, link)?;
         cell
     }
 
@@ -264,8 +275,8 @@ impl Rig {
 /// What Forebay's own counter of this handler says; `None` for the others.
 fn forwarded(kernel: &mut Kernel, handler: Handler) -> Result<Option<u64>> {
     let counter = match handler {
-        Handler::ForebayL2 => Counter::ForwardL2,
-        Handler::ForebayUdp => Counter::ForwardUdp,
+        Handler::ForebayL2 | Handler::Tcx | Handler::Generic => Counter::ForwardL2,
+        Handler::ForebayUdp | Handler::TcxUdp => Counter::ForwardUdp,
         Handler::Floor | Handler::Nftables => return Ok(None),
     };
     let counts = (0..MAX_CPUS)
