@@ -198,7 +198,11 @@ impl Agent {
     /// filters groups would not show the questions to the program. A failure only means that.
     fn join_groups(&mut self, addresses: &BTreeSet<IpAddr>) {
         let there = |uplink: &&Attachment| uplink.ifindex != 0;
-        let uplinks = self.attachments().iter().filter(there).map(|uplink| uplink.ifindex);
+        let uplinks = self
+            .attachments()
+            .iter()
+            .filter(there)
+            .map(|uplink| uplink.ifindex);
         let wanted: BTreeSet<(u32, Ipv6Addr)> = uplinks
             .flat_map(|ifindex| {
                 let v6 = addresses.iter().filter_map(|address| match address {

@@ -68,14 +68,14 @@ impl AttachMode {
         }
     }
 
-    /// What a packet costs this machine until it is forwarded, in percent of native XDP: measured over veth, by
-    /// `forebay-bench` (docs/decisions).
+    /// What forwarding a packet costs this machine, in percent of native XDP: measured over veth by
+    /// `cargo xtask bench l4`, see docs/decisions.
     #[must_use]
     pub const fn cost_percent(self) -> u32 {
         match self {
             Self::Auto | Self::Native => 100,
-            Self::Tcx | Self::Clsact => 200,
-            Self::Generic => 300,
+            Self::Tcx | Self::Clsact => 190,
+            Self::Generic => 210,
         }
     }
 }

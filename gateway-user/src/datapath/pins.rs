@@ -129,7 +129,6 @@ pub fn open_shared(bpffs: &Path) -> Result<[OwnedFd; 4], Error> {
     ])
 }
 
-
 fn not_removed(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| {
