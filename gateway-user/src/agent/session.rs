@@ -155,6 +155,7 @@ impl Session {
             Request::LocalAddresses => {
                 let local = self.privileges.local_addresses().map_err(failed)?;
                 self.facts.configured.clone_from(&local.configured);
+                self.facts.attachments = self.privileges.attachments().to_vec();
                 self.facts_at = Some(now);
                 Ok(Reply::LocalAddresses(local).into())
             }
