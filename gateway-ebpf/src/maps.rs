@@ -10,8 +10,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMapHash, LpmTrie, SockMap};
 use gateway_common::abi::{
-    self, Config, Counter, Live, LiveConfig, MAX_CPUS, MAX_NODES, MAX_SOURCES, NodeEntry, NodeIndex, Row,
-    SourceKey, TagSet, VIP_SLOTS, VipEntry, cpu_state, state, tag,
+    self, Config, Counter, Live, LiveConfig, MAX_CPUS, MAX_NODES, MAX_SOURCES, NodeEntry,
+    NodeIndex, Row, SourceKey, TagSet, VIP_SLOTS, VipEntry, cpu_state, state, tag,
 };
 use gateway_common::steer::{Cookie, Headers, Local, Tables, Tuple, Way};
 

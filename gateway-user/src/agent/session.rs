@@ -152,30 +152,13 @@ impl Session {
             Request::Inherit(group) => self.inherit(group),
             Request::OpenUdp(vip) => self.open_udp(vip, now),
             Request::Reach(nodes) => self.reach(nodes, now),
-            Request::LocalAddresses => {
-                let local = self.privileges.local_addresses().map_err(failed)?;
-                self.facts.configured.clone_from(&local.configured);
-                self.facts.attachments = self.privileges.attachments().to_vec();
-                self.facts_at = Some(now);
-                Ok(Reply::LocalAddresses(local).into())
-            }
-            Request::Attachments => {
-                let attachments = self.privileges.attachments().to_vec();
-                Ok(Reply::Attachments(attachments).into())
-            }
+            Request::LocalAddresses => self.local_addresses(now),
+            Request::Attachments => Ok(Reply::Attachments(self.facts.attachments.clone()).into()),
             Request::Written => {
                 self.privileges.tables_written().map_err(failed)?;
                 Ok(Reply::Done.into())
             }
-            Request::Routes(addresses) => {
-                self.look(now, Duration::ZERO)?;
-                self.read_again(addresses.iter().copied(), now);
-                self.policy.routes(&addresses, &self.facts.configured)?;
-                self.privileges
-                    .set_local_routes(&addresses)
-                    .map_err(failed)?;
-                Ok(Reply::Done.into())
-            }
+            Request::Routes(addresses) => self.routes(&addresses, now),
             Request::Announce(address) => self.announce(address, now),
             Request::Counters => {
                 let counters = self.privileges.counters();
@@ -185,6 +168,25 @@ impl Session {
                 Ok(Reply::Counters(named.collect()).into())
             }
         }
+    }
+
+    fn local_addresses(&mut self, now: Instant) -> Result<Answer, Refusal> {
+        let local = self.privileges.local_addresses().map_err(failed)?;
+        self.facts.configured.clone_from(&local.configured);
+        // Interfaces were followed meanwhile.
+        self.facts.attachments = self.privileges.attachments().to_vec();
+        self.facts_at = Some(now);
+        Ok(Reply::LocalAddresses(local).into())
+    }
+
+    fn routes(&mut self, addresses: &BTreeSet<IpAddr>, now: Instant) -> Result<Answer, Refusal> {
+        self.look(now, Duration::ZERO)?;
+        self.read_again(addresses.iter().copied(), now);
+        self.policy.routes(addresses, &self.facts.configured)?;
+        self.privileges
+            .set_local_routes(addresses)
+            .map_err(failed)?;
+        Ok(Reply::Done.into())
     }
 
     /// The `run` is gone: until the next one beats, packets for new connections go to other nodes, if there are any.
