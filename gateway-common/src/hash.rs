@@ -61,6 +61,17 @@ pub fn sip13(key: Key, bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// SipHash-1-3 of a message of whole words, each the little-endian reading of eight bytes.
+#[inline(always)]
+#[must_use]
+pub fn sip13_words<const N: usize>(key: Key, words: [u64; N]) -> u64 {
+    let mut state = SipHasher::new(key).state;
+    for word in words {
+        state = compress(state, word);
+    }
+    finalize(compress(state, (8 * N as u64) << 56))
+}
+
 /// The flow hash of an IPv4 5-tuple: SipHash-1-3 over source, destination, source port, destination port and
 /// protocol (13 bytes in network order).
 #[inline(always)]

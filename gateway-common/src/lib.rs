@@ -15,6 +15,7 @@ pub mod hash;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod packet;
+pub mod probe;
 pub mod rendezvous;
 pub mod steer;
 pub mod verdict;
