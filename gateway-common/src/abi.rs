@@ -21,7 +21,7 @@ pub use tag::{TAG_SETS, TAG_WAYS, TagSet};
 pub use vip::{SourceKey, VipEntry, VipKey, VipWords, vip_flag};
 
 /// Version of all layouts in this module; part of the pin path and stored in [`Config`].
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Rows in the steering table; a flow's hash modulo this is its row.
 pub const ROWS: u32 = 65_536;
@@ -55,9 +55,9 @@ pub mod map {
     pub const VIPS: &str = "VIPS";
     /// `Array<NodeEntry>`, two halves of [`super::MAX_NODES`], mmapable.
     pub const NODES: &str = "NODES";
-    /// `Array<u64>`, one alive word for each node index, mmapable; 1 = suspect.
+    /// `Array<u64>`, one alive word for each node index, mmapable: the low bits of [`crate::probe::view`].
     pub const ALIVE: &str = "ALIVE";
-    /// `Array<u64>`, slot 0 is the heartbeat written by the proxy, mmapable.
+    /// `Array<u64>`, what the proxy's side says of itself, mmapable: see [`super::fact`].
     pub const HEARTBEAT: &str = "HEARTBEAT";
     /// `Array<u64>`, what XDP itself remembers: see [`super::state`].
     pub const STATE: &str = "STATE";
@@ -76,6 +76,21 @@ pub mod map {
     pub const TAGS: &str = "TAGS";
     /// `DevMapHash` from ifindex to device, for forwarding across interfaces.
     pub const DEVICES: &str = "DEVICES";
+}
+
+/// Words of the [`map::HEARTBEAT`] array, written by the unprivileged side. The program reads them only.
+pub mod fact {
+    /// The proxy's heartbeat.
+    pub const BEAT: u32 = 0;
+    /// [`crate::rendezvous::name_hash`] of this node's name; 0 until it is known, then no probe is answered.
+    pub const NAME_HASH: u32 = 1;
+    /// High half: a membership fingerprint. Low half: sockets, counted under that membership, of rows that this
+    /// node does not own. One word, so that the two always belong together; 0 until they are known.
+    pub const COUNTED: u32 = 2;
+    /// Rounds of probing that this node has finished.
+    pub const ROUNDS: u32 = 3;
+    /// Words in the array.
+    pub const WORDS: u32 = 8;
 }
 
 /// Slots of the [`map::STATE`] array.

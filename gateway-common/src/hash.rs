@@ -19,6 +19,7 @@ pub struct SipHasher {
 
 impl SipHasher {
     /// A hasher under `key`.
+    #[inline(always)]
     #[must_use]
     pub const fn new(key: Key) -> Self {
         let state = [
@@ -46,7 +47,19 @@ impl SipHasher {
         }
     }
 
+    /// Adds eight bytes, read as a little-endian word, to a message of whole words.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_word(self, word: u64) -> Self {
+        Self {
+            state: compress(self.state, word),
+            length: self.length + 8,
+            ..self
+        }
+    }
+
     /// The hash of everything written.
+    #[inline(always)]
     #[must_use]
     pub const fn finish(self) -> u64 {
         finalize(compress(self.state, self.tail | (self.length << 56)))
@@ -59,17 +72,6 @@ pub fn sip13(key: Key, bytes: &[u8]) -> u64 {
     let mut hasher = SipHasher::new(key);
     hasher.write(bytes);
     hasher.finish()
-}
-
-/// SipHash-1-3 of a message of whole words, each the little-endian reading of eight bytes.
-#[inline(always)]
-#[must_use]
-pub fn sip13_words<const N: usize>(key: Key, words: [u64; N]) -> u64 {
-    let mut state = SipHasher::new(key).state;
-    for word in words {
-        state = compress(state, word);
-    }
-    finalize(compress(state, (8 * N as u64) << 56))
 }
 
 /// The flow hash of an IPv4 5-tuple: SipHash-1-3 over source, destination, source port, destination port and
@@ -287,6 +289,10 @@ mod tests {
             hasher.write(&bytes[..cut]);
             hasher.write(&bytes[cut..]);
             prop_assert_eq!(hasher.finish(), sip13(KEY, &bytes));
+            let whole = &bytes[..bytes.len() / 8 * 8];
+            let words = whole.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+            let by_words = words.fold(SipHasher::new(KEY), SipHasher::with_word);
+            prop_assert_eq!(by_words.finish(), sip13(KEY, whole));
             // std's default hasher is SipHash-1-3 under the zero key.
             let mut std = std::hash::DefaultHasher::new();
             std::hash::Hasher::write(&mut std, &bytes);

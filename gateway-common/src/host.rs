@@ -6,10 +6,11 @@ use std::cell::RefCell;
 
 use crate::abi::{
     Config, Counter, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SourceKey,
-    VIP_PROBES, VIP_SLOTS, VipEntry, VipKey, cpu_state, peers, state, vip_flag,
+    VIP_PROBES, VIP_SLOTS, VipEntry, VipKey, cpu_state, fact, peers, state, vip_flag,
 };
 use crate::hash::vip_slot;
 use crate::packet::{Header, Packet};
+use crate::probe::view;
 use crate::steer::{Cookie, Headers, Local, Tables, Tuple, Way};
 
 /// A packet in a byte vector.
@@ -104,6 +105,10 @@ pub struct HostTables {
     pub nodes: Vec<NodeEntry>,
     /// Nodes suspected of being dead.
     pub suspects: Vec<NodeIndex>,
+    /// Alive words of nodes that are not merely suspected.
+    pub alive: Vec<(NodeIndex, u64)>,
+    /// The words of `abi::fact`, the heartbeat excepted.
+    pub facts: Vec<u64>,
     /// The proxy's heartbeat.
     pub heartbeat: u64,
     /// The kernel's tick counter.
@@ -136,6 +141,8 @@ impl Default for HostTables {
             vips: vec![VipEntry::default(); 2 * VIP_SLOTS as usize],
             nodes: vec![NodeEntry::default(); 2 * MAX_NODES as usize],
             suspects: Vec::new(),
+            alive: Vec::new(),
+            facts: vec![0; fact::WORDS as usize],
             heartbeat: 0,
             jiffies: 0,
             sockets: Vec::new(),
@@ -201,7 +208,17 @@ impl Tables for HostTables {
     }
 
     fn suspect(&self, node: NodeIndex) -> bool {
-        self.suspects.contains(&node)
+        self.alive(node) & u64::from(view::SUSPECT) != 0
+    }
+
+    fn alive(&self, node: NodeIndex) -> u64 {
+        let word = self.alive.iter().find(|(index, _)| *index == node);
+        let suspect = u64::from(self.suspects.contains(&node)) * u64::from(view::SUSPECT);
+        word.map_or(0, |(_, word)| *word) | suspect
+    }
+
+    fn fact(&self, slot: u32) -> u64 {
+        self.facts.get(slot as usize).copied().unwrap_or(0)
     }
 
     fn heartbeat(&self) -> u64 {

@@ -24,7 +24,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::hash::{Key, sip13_words};
+use crate::hash::{Key, SipHasher};
 use crate::packet::Header;
 
 /// Version of the message.
@@ -39,7 +39,7 @@ pub const ANSWER: u8 = 2;
 pub const SIZE: usize = size_of::<Message>();
 
 /// Words that the code covers.
-const SIGNED_WORDS: usize = SIZE / 8 - 1;
+const SIGNED_WORDS: u32 = SIZE as u32 / 8 - 1;
 
 /// Bits of byte 2.
 pub mod flag {
@@ -92,101 +92,188 @@ pub struct Probe {
     pub rounds: u32,
 }
 
-/// A message as it is on the wire.
-#[repr(C, align(2))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Message {
-    /// [`VERSION`].
-    pub version: u8,
-    /// [`REQUEST`] or [`ANSWER`].
-    pub kind: u8,
-    flags: u8,
-    views: u8,
-    fingerprint: [u8; 4],
-    sequence: [u8; 8],
-    sender: [u8; 8],
-    addressee: [u8; 8],
-    subject: [u8; 16],
-    foreign: [u8; 4],
-    rounds: [u8; 4],
-    code: [u8; 8],
+macro_rules! part {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $kind:ty,)* }) => {
+        $(#[$doc])*
+        #[repr(C, align(2))]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $kind,)* }
+
+        impl Header for $name {}
+    };
 }
 
-impl Header for Message {}
+part! {
+    /// The first word of a message.
+    First {
+        /// [`VERSION`].
+        version: u8,
+        /// [`REQUEST`] or [`ANSWER`].
+        kind: u8,
+        /// Bits of [`flag`].
+        flags: u8,
+        /// Two sets of bits of [`view`].
+        views: u8,
+        /// Membership fingerprint.
+        fingerprint: [u8; 4],
+    }
+}
+
+part! {
+    /// Hashes of the names of both ends.
+    Ends {
+        /// Who sends.
+        sender: [u8; 8],
+        /// For whom it is.
+        addressee: [u8; 8],
+    }
+}
+
+part! {
+    /// The address of a third node.
+    Subject {
+        /// IPv4-mapped for IPv4.
+        address: [u8; 16],
+    }
+}
+
+part! {
+    /// What a node counts.
+    Counts {
+        /// Foreign sockets.
+        foreign: [u8; 4],
+        /// Rounds of probing.
+        rounds: [u8; 4],
+    }
+}
+
+part! {
+    /// A word of a message.
+    Word {
+        /// Its bytes.
+        bytes: [u8; 8],
+    }
+}
+
+part! {
+    /// A message as it is on the wire.
+    Message {
+        /// Bytes 0 to 7.
+        first: First,
+        /// Chosen by the asking node.
+        sequence: Word,
+        /// Who and for whom.
+        ends: Ends,
+        /// About whom.
+        subject: Subject,
+        /// What is counted.
+        counts: Counts,
+        /// The code.
+        code: Word,
+    }
+}
 
 const _: () = assert!(SIZE == 64 && align_of::<Message>() == 2);
 
+/// Offsets of the parts of a message.
+pub mod offset {
+    use super::Message;
+    use core::mem::offset_of;
+
+    /// Of [`super::First`].
+    pub const FIRST: u32 = offset_of!(Message, first) as u32;
+    /// Of [`super::Ends`].
+    pub const ENDS: u32 = offset_of!(Message, ends) as u32;
+    /// Of [`super::Subject`].
+    pub const SUBJECT: u32 = offset_of!(Message, subject) as u32;
+    /// Of [`super::Counts`].
+    pub const COUNTS: u32 = offset_of!(Message, counts) as u32;
+    /// Of the code.
+    pub const CODE: u32 = offset_of!(Message, code) as u32;
+}
+
+/// The code under `key` of a message whose words `word` reads; `None` if one of them cannot be read.
+#[inline(always)]
+pub fn code(key: Key, word: impl Fn(u32) -> Option<Word>) -> Option<Word> {
+    let mut hasher = SipHasher::new(key);
+    let mut i = 0;
+    while i < SIGNED_WORDS {
+        hasher = hasher.with_word(u64::from_le_bytes(word(i)?.bytes));
+        i += 1;
+    }
+    Some(Word {
+        bytes: hasher.finish().to_be_bytes(),
+    })
+}
+
 impl Message {
-    /// What it says, whoever made it.
-    #[inline(always)]
-    #[must_use]
-    pub const fn probe(&self) -> Probe {
-        Probe {
-            kind: self.kind,
-            flags: self.flags,
-            asker: self.views & 0xf,
-            verdict: self.views >> 4,
-            fingerprint: u32::from_be_bytes(self.fingerprint),
-            sequence: u64::from_be_bytes(self.sequence),
-            sender: u64::from_be_bytes(self.sender),
-            addressee: u64::from_be_bytes(self.addressee),
-            subject: self.subject,
-            foreign: u32::from_be_bytes(self.foreign),
-            rounds: u32::from_be_bytes(self.rounds),
-        }
-    }
-
-    /// Whether a holder of `key`, or of `previous` unless that is zero, made it.
-    #[inline(always)]
-    #[must_use]
-    pub fn authentic(&self, key: Key, previous: Key) -> bool {
-        let code = u64::from_be_bytes(self.code);
-        self.code_under(key) == code || (previous != [0, 0] && self.code_under(previous) == code)
-    }
-
-    #[inline(always)]
-    fn code_under(&self, key: Key) -> u64 {
-        let words: [[u8; 8]; SIGNED_WORDS + 1] = bytemuck::cast(*self);
-        let mut signed = [0; SIGNED_WORDS];
-        let mut i = 0;
-        while i < SIGNED_WORDS {
-            signed[i] = u64::from_le_bytes(words[i]);
-            i += 1;
-        }
-        sip13_words(key, signed)
+    fn code_under(&self, key: Key) -> Option<Word> {
+        let words: [Word; SIZE / 8] = bytemuck::cast(*self);
+        code(key, |i| words.get(i as usize).copied())
     }
 }
 
 impl Probe {
     /// The wire form, signed.
-    #[inline(always)]
     #[must_use]
     pub fn sign(&self, key: Key) -> Message {
         let mut message = Message {
-            version: VERSION,
-            kind: self.kind,
-            flags: self.flags,
-            views: self.asker & 0xf | self.verdict << 4,
-            fingerprint: self.fingerprint.to_be_bytes(),
-            sequence: self.sequence.to_be_bytes(),
-            sender: self.sender.to_be_bytes(),
-            addressee: self.addressee.to_be_bytes(),
-            subject: self.subject,
-            foreign: self.foreign.to_be_bytes(),
-            rounds: self.rounds.to_be_bytes(),
-            code: [0; 8],
+            first: First {
+                version: VERSION,
+                kind: self.kind,
+                flags: self.flags,
+                views: views(self.asker, self.verdict),
+                fingerprint: self.fingerprint.to_be_bytes(),
+            },
+            sequence: Word {
+                bytes: self.sequence.to_be_bytes(),
+            },
+            ends: Ends {
+                sender: self.sender.to_be_bytes(),
+                addressee: self.addressee.to_be_bytes(),
+            },
+            subject: Subject {
+                address: self.subject,
+            },
+            counts: Counts {
+                foreign: self.foreign.to_be_bytes(),
+                rounds: self.rounds.to_be_bytes(),
+            },
+            code: Word::default(),
         };
-        message.code = message.code_under(key).to_be_bytes();
+        message.code = message.code_under(key).unwrap_or_default();
         message
     }
 
-    /// Reads an authentic message; `None` for anything else.
+    /// Reads a message that a holder of `key`, or of `previous` unless that is zero, made; `None` for anything else.
     #[must_use]
     pub fn open(bytes: &[u8], key: Key, previous: Key) -> Option<Self> {
         let message: Message = bytemuck::try_pod_read_unaligned(bytes).ok()?;
-        let known = message.version == VERSION && matches!(message.kind, REQUEST | ANSWER);
-        (known && message.authentic(key, previous)).then(|| message.probe())
+        let known =
+            message.first.version == VERSION && matches!(message.first.kind, REQUEST | ANSWER);
+        let signed = |key| message.code_under(key) == Some(message.code);
+        let authentic = signed(key) || (previous != [0, 0] && signed(previous));
+        (known && authentic).then_some(Self {
+            kind: message.first.kind,
+            flags: message.first.flags,
+            asker: message.first.views & 0xf,
+            verdict: message.first.views >> 4,
+            fingerprint: u32::from_be_bytes(message.first.fingerprint),
+            sequence: u64::from_be_bytes(message.sequence.bytes),
+            sender: u64::from_be_bytes(message.ends.sender),
+            addressee: u64::from_be_bytes(message.ends.addressee),
+            subject: message.subject.address,
+            foreign: u32::from_be_bytes(message.counts.foreign),
+            rounds: u32::from_be_bytes(message.counts.rounds),
+        })
     }
+}
+
+/// Byte 3: what the asking node and the subject are held for.
+#[inline(always)]
+#[must_use]
+pub const fn views(asker: u8, subject: u8) -> u8 {
+    asker & 0xf | subject << 4
 }
 
 #[cfg(test)]

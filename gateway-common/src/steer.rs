@@ -15,6 +15,7 @@ mod icmp;
 mod neighbour;
 pub mod outline;
 mod place;
+mod probe;
 mod tables;
 mod too_big;
 mod tunnel;
@@ -55,7 +56,11 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
     }
     let mut place = find(packet, tables, &ethernet).ok_or(foreign)?;
     let mut arrival = None;
-    if place.protocol == protocol::UDP && tunnel::is_ours(packet, config, place) {
+    let port = match place.protocol {
+        protocol::UDP => tunnel::own_port(packet, config, place),
+        _ => None,
+    };
+    if port == Some(config.tunnel_port()) {
         let word = tables.call_tunnel(packet, place.pack());
         if let Some(verdict) = Verdict::unpack(word) {
             return Err(verdict);
@@ -63,6 +68,8 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
         arrival = Tunnel::unpack(word);
         foreign = Verdict::drop(Counter::TunnelNotVip);
         place = Place::unpack(tables.call_walk(packet)).ok_or(foreign)?;
+    } else if port == Some(config.probe_port()) {
+        return Err(Verdict::unpack(tables.call_probe(packet, place.pack())).unwrap_or(foreign));
     }
     if place.protocol == icmp_of(place) {
         let word = tables.call_icmp(packet, place.pack(), arrival.is_none());

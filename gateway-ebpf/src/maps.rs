@@ -11,8 +11,9 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMapHash, LpmTrie, SockMap};
 use gateway_common::abi::{
     self, Config, Counter, Live, LiveConfig, MAX_CPUS, MAX_NODES, MAX_SOURCES, NodeEntry,
-    NodeIndex, Row, SourceKey, TagSet, VIP_SLOTS, VipEntry, cpu_state, state, tag,
+    NodeIndex, Row, SourceKey, TagSet, VIP_SLOTS, VipEntry, cpu_state, fact, state, tag,
 };
+use gateway_common::probe::view;
 use gateway_common::steer::{Cookie, Headers, Local, Tables, Tuple, Way};
 
 use crate::context::{SkbPacket, XdpPacket};
@@ -33,7 +34,7 @@ static NODES: Array<NodeEntry> = Array::with_max_entries(2 * MAX_NODES, BPF_F_MM
 #[map]
 static ALIVE: Array<u64> = Array::with_max_entries(MAX_NODES, BPF_F_MMAPABLE);
 #[map]
-static HEARTBEAT: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static HEARTBEAT: Array<u64> = Array::with_max_entries(fact::WORDS, BPF_F_MMAPABLE);
 #[map]
 static STATE: Array<u64> = Array::with_max_entries(state::WORDS, BPF_F_MMAPABLE);
 #[map]
@@ -111,12 +112,22 @@ impl<P: Outlined> Tables for Maps<P> {
 
     #[inline(always)]
     fn suspect(&self, node: NodeIndex) -> bool {
-        word(&ALIVE, u32::from(node)) != 0
+        self.alive(node) & u64::from(view::SUSPECT) != 0
+    }
+
+    #[inline(always)]
+    fn alive(&self, node: NodeIndex) -> u64 {
+        word(&ALIVE, u32::from(node))
+    }
+
+    #[inline(always)]
+    fn fact(&self, slot: u32) -> u64 {
+        word(&HEARTBEAT, slot)
     }
 
     #[inline(always)]
     fn heartbeat(&self) -> u64 {
-        word(&HEARTBEAT, 0)
+        self.fact(fact::BEAT)
     }
 
     #[inline(always)]
@@ -208,6 +219,16 @@ impl<P: Outlined> Tables for Maps<P> {
     #[inline(always)]
     fn call_tunnel(&self, packet: &mut P, place: u64) -> u64 {
         packet.tunnel(place)
+    }
+
+    #[inline(always)]
+    fn call_probe(&self, packet: &mut P, place: u64) -> u64 {
+        packet.probe(place)
+    }
+
+    #[inline(always)]
+    fn call_probe_code(&self, packet: &mut P, at: u64, [low, high]: [u64; 2]) -> u64 {
+        packet.probe_code(at, low, high)
     }
 
     #[inline(always)]

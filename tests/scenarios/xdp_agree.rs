@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 
 use gateway_common::abi::{Row, config::flag};
 use gateway_common::host::HostTables;
+use gateway_common::packet::mapped;
+use gateway_common::probe::Probe;
 use gateway_tests::object::fixture::{
     DELETED, DNS, DRAINING, FAR_INTERFACE, FINGERPRINT, FLAT, FLAT6, HERE, LISTED, LISTED6,
-    LISTENING, ME, NARROW, ON_LINK, ROUTED, SHARED, SHARED6, Sockets, Steered, TAGGED, TUNNEL, VIP,
-    VIP6, VLAN, address, address6, change_node, mac, over_v6, six, tables,
+    LISTENING, ME, NARROW, ON_LINK, PROBE_KEY, PROBE_KEY_PREVIOUS, ROUTED, SHARED, SHARED6,
+    Sockets, Steered, TAGGED, TUNNEL, VIP, VIP6, VLAN, address, address6, change_node, mac,
+    over_v6, six, tables,
 };
 use gateway_tests::object::{Form, HEADROOM, Object, fresh_namespace, on_one_processor};
 use gateway_tests::packet::frame::{fragment, number, padding};
 use gateway_tests::packet::{Ends, Frame, Load, SYN, TcpPacket, arp};
 
-use crate::xdp_verdicts::on_host;
+use crate::xdp_verdicts::{on_host, probe, question};
 
 /// Tables to try, and packets through each.
 const TABLES: u64 = 24;
@@ -172,7 +175,8 @@ impl Random {
             7 => self.solicitation(),
             _ => self.frame(),
         };
-        let mut packet = match self.below(16) {
+        let mut packet = match self.below(17) {
+            16 => self.probe(),
             0 => self.arp(),
             1..=5 => self.tunnelled(&frame),
             6 => {
@@ -197,6 +201,17 @@ impl Random {
             packet[at] = self.pick(&[packet[at] ^ 1, packet[at] ^ 0x10, self.0 as u8, 0, 0xff]);
         }
         packet
+    }
+
+    fn probe(&mut self) -> Vec<u8> {
+        let subject = self.pick(&[mapped(address(ROUTED)), mapped(address(ME)), [0; 16]]);
+        let question = Probe {
+            subject,
+            sequence: self.next(),
+            ..question()
+        };
+        let key = self.pick(&[PROBE_KEY, PROBE_KEY_PREVIOUS, [0, 0]]);
+        probe(question.sign(key)).build()
     }
 
     fn ends(&mut self) -> Ends {

@@ -11,6 +11,7 @@ mod foreign;
 mod forwarded;
 mod odd;
 mod owned;
+mod probed;
 mod searched;
 mod tunnelled;
 mod unfit;
@@ -25,6 +26,7 @@ use gateway_tests::object::{Form, Object, fresh_namespace};
 use gateway_tests::packet::TcpPacket;
 
 pub(crate) use self::case::on_host;
+pub(crate) use self::probed::{probe, question};
 
 #[test]
 fn xdp_programs_are_accepted_by_the_kernel() {
@@ -66,6 +68,7 @@ fn verdicts_are_as_the_table_says(form: Form) {
         odd::odd(),
         answers::answers(),
         doubt::doubt(&sockets),
+        probed::probed(),
     ]
     .concat();
     let mut hit = BTreeSet::new();

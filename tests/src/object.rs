@@ -21,6 +21,7 @@ use gateway_common::abi::{
     COUNTERS_PER_CPU, Counter, MAX_CPUS, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map, tag,
 };
 use gateway_common::host::HostTables;
+use gateway_common::steer::Tables;
 use gateway_common::verdict::Action;
 use rustix::thread::{CpuSet, UnshareFlags, sched_getaffinity, sched_setaffinity};
 
@@ -139,7 +140,16 @@ impl Object {
                 self.set::<8>(map::ALIVE, u32::from(*node), suspect.to_ne_bytes())?;
             }
         }
+        for list in [&old.alive, &tables.alive] {
+            for (node, _) in list {
+                let word = tables.alive(*node).to_ne_bytes();
+                self.set::<8>(map::ALIVE, u32::from(*node), word)?;
+            }
+        }
         self.set::<8>(map::HEARTBEAT, 0, tables.heartbeat.to_ne_bytes())?;
+        for (i, word) in (1..).zip(&tables.facts[1..]) {
+            self.set::<8>(map::HEARTBEAT, i, word.to_ne_bytes())?;
+        }
         for (i, word) in tables.state.borrow().iter().enumerate() {
             self.set::<8>(map::STATE, i as u32, word.to_ne_bytes())?;
         }

@@ -190,6 +190,51 @@ impl Tunnelled {
     }
 }
 
+/// A UDP packet in Ethernet and IPv4.
+#[derive(Clone, Debug)]
+pub struct UdpPacket {
+    /// Destination MAC.
+    pub to_mac: [u8; 6],
+    /// Source MAC.
+    pub from_mac: [u8; 6],
+    /// Source address.
+    pub source: [u8; 4],
+    /// Destination address.
+    pub destination: [u8; 4],
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// The checksum field; nothing here computes it.
+    pub checksum: [u8; 2],
+    /// TTL.
+    pub ttl: u8,
+    /// What UDP carries.
+    pub payload: Vec<u8>,
+}
+
+impl UdpPacket {
+    /// The bytes, with right lengths.
+    #[must_use]
+    pub fn build(&self) -> Vec<u8> {
+        let mut udp = Vec::new();
+        udp.extend(self.source_port.to_be_bytes());
+        udp.extend(self.destination_port.to_be_bytes());
+        udp.extend((8 + self.payload.len() as u16).to_be_bytes());
+        udp.extend(self.checksum);
+        udp.extend(&self.payload);
+        let ip = Ip {
+            protocol: 17,
+            source: self.source,
+            destination: self.destination,
+            ttl: self.ttl,
+            tos: 0,
+            fragment: 0x4000,
+        };
+        ethernet(self.to_mac, self.from_mac, [8, 0], &ip.build(&[], &udp))
+    }
+}
+
 /// An ARP packet for IPv4 over Ethernet: operation, sender and target as (MAC, address).
 #[must_use]
 pub fn arp(

@@ -37,7 +37,7 @@ pub struct Config {
     pub tunnel_source: [u8; 16],
     /// Key of the probes between nodes (SipHash-1-3), the same on all nodes.
     pub probe_key: [u64; 2],
-    /// The key before that one: accepted, never used to sign.
+    /// The key before that one: accepted, and used for the answer to what came under it; zero for none.
     pub probe_key_previous: [u64; 2],
     /// SYNs that one CPU passes to listeners in one window; those beyond are answered by cookies. 0: no limit.
     pub syn_limit: u32,

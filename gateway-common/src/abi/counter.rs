@@ -66,6 +66,8 @@ counters! {
     Truncated = "truncated", "VIP packet shorter than its headers say: dropped.";
     Fragment = "fragment", "Fragment for a VIP whose packets are hashed with their ports: dropped.";
     NotUnderstood = "not_understood", "VIP packet with more headers than the program walks: passed.";
+    ProbeAnswered = "probe_answered", "Probe of a peer: answered.";
+    ProbeRefused = "probe_refused", "Well-formed probe that no peer signed for this node: dropped.";
     LookupRedirected = "lookup_redirected", "sk_lookup gave the connection to the proxy.";
     LookupRefused = "lookup_refused", "VIP port without a listener: refused by sk_lookup.";
     LookupLoopback = "lookup_loopback", "Direct dial of the proxy's loopback port: refused by sk_lookup.";

@@ -106,6 +106,12 @@ live! {
         flags = flags: u32;
         /// See [`Config::tunnel_port`].
         tunnel_port = tunnel_port: [u8; 2];
+        /// See [`Config::probe_port`].
+        probe_port = probe_port: [u8; 2];
+        /// See [`Config::probe_key`].
+        probe_key = probe_key: [u64; 2];
+        /// See [`Config::probe_key_previous`].
+        probe_key_previous = probe_key_previous: [u64; 2];
         /// See [`Config::beat_limit_jiffies`].
         beat_limit_jiffies = beat_limit_jiffies: u32;
         /// See [`Config::hop_limit`].

@@ -5,9 +5,9 @@
 //! here, and [`super::Tables`] names them so that each side calls them in its own way.
 
 use super::place::{self, Place};
-use super::{Tables, cookie, decide, forward, icmp, neighbour, tables, too_big, tunnel};
-use crate::abi::Row;
-use crate::hash::flow_v6_of;
+use super::{Tables, cookie, decide, forward, icmp, neighbour, probe, tables, too_big, tunnel};
+use crate::abi::{Counter, Row};
+use crate::hash::{Key, flow_v6_of};
 use crate::packet::Packet;
 use crate::verdict::Verdict;
 
@@ -33,6 +33,21 @@ pub fn icmp<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64, direct: b
 #[inline(always)]
 pub fn tunnel<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64) -> u64 {
     Place::unpack(place).map_or(0, |place| tunnel::open(packet, tables, place))
+}
+
+/// A packet to the port of the probes: a packed verdict.
+#[inline(always)]
+pub fn probe<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64) -> u64 {
+    Place::unpack(place)
+        .and_then(|place| probe::answer(packet, tables, place))
+        .unwrap_or(Verdict::pass(Counter::NotOurs))
+        .pack()
+}
+
+/// The code under a key of the probe that begins at an offset of the packet, as its bytes lie; 0 if it is not whole.
+#[inline(always)]
+pub fn probe_code<P: Packet>(packet: &P, at: u64, key: Key) -> u64 {
+    probe::code_of(packet, at, key)
 }
 
 /// The decision about a packet whose case is not one of the two plain ones: a packed [`decide::Next`].
@@ -115,16 +130,16 @@ pub fn hash_v6<T: Tables>(tables: &T, client: [u64; 2], vip: [u64; 2], last: u64
         .map_or(0, |config| flow_v6_of(config.hash_key(), client, vip, last))
 }
 
-/// 1 if a listed node has this address, given in two words.
+/// Index of the listed node with this address, given in two words; 0 if there is none. Not this node.
 #[inline(always)]
 pub fn peer_address<T: Tables>(tables: &T, first: u64, second: u64) -> u64 {
-    u64::from(tables::has_peer_address(tables, [first, second]))
+    u64::from(tables::peer_at_address(tables, [first, second]))
 }
 
-/// 1 if a listed node on our link has this MAC, its bytes in order from the lowest on.
+/// Index of the listed node on our link with this MAC; 0 if there is none. Its bytes in order from the lowest on.
 #[inline(always)]
 pub fn peer_mac<T: Tables>(tables: &T, mac: u64) -> u64 {
-    u64::from(tables::has_peer_mac(tables, mac))
+    u64::from(tables::peer_with_mac(tables, mac))
 }
 
 /// What a list of sources says of an address, given in two words.

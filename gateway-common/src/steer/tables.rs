@@ -5,7 +5,7 @@ use crate::abi::{
     Counter, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED,
     SourceKey, VIP_PROBES, VIP_SLOTS, VipEntry, VipWords, node_flag, peers, vip_flag,
 };
-use crate::hash::{of_words, vip_slot_of};
+use crate::hash::{Key, of_words, vip_slot_of};
 use crate::packet::{Packet, mapped};
 use crate::verdict::Verdict;
 
@@ -145,6 +145,10 @@ pub trait Tables {
     fn node(&self, slot: u32) -> Option<Live<'_, NodeEntry>>;
     /// Whether a node is suspected of being dead.
     fn suspect(&self, node: NodeIndex) -> bool;
+    /// The alive word of a node: the low bits of [`crate::probe::view`].
+    fn alive(&self, node: NodeIndex) -> u64;
+    /// A word of what the proxy's side says of itself, see [`crate::abi::fact`].
+    fn fact(&self, slot: u32) -> u64;
     /// The proxy's heartbeat; 0 until the first beat.
     fn heartbeat(&self) -> u64;
     /// A word of what the program itself remembers, see [`crate::abi::state`].
@@ -195,6 +199,17 @@ pub trait Tables {
         Self: Sized,
     {
         outline::tunnel(packet, self, place)
+    }
+    /// Calls [`outline::probe`].
+    fn call_probe(&self, packet: &mut Self::Packet, place: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::probe(packet, self, place)
+    }
+    /// Calls [`outline::probe_code`].
+    fn call_probe_code(&self, packet: &mut Self::Packet, at: u64, key: Key) -> u64 {
+        outline::probe_code(packet, at, key)
     }
     /// Calls [`outline::decide`].
     fn call_decide(&self, packet: &mut Self::Packet, place: u64, hash: u64, arrival: u64) -> u64
@@ -413,14 +428,14 @@ pub(super) fn node<'a, T: Tables>(
     (entry.flags() & node_flag::LISTED != 0).then_some(entry)
 }
 
-/// Whether a listed node has this address (IPv4-mapped for IPv4).
+/// The listed node, not this one, with this address (IPv4-mapped for IPv4); 0 if there is none.
 #[allow(
     clippy::redundant_closure_for_method_calls,
     reason = "the method by its name is for one lifetime, the closure for all"
 )]
 #[inline(always)]
-pub(super) fn has_peer_address<T: Tables>(tables: &T, address: [u64; 2]) -> bool {
-    is_peer(
+pub(super) fn peer_at_address<T: Tables>(tables: &T, address: [u64; 2]) -> NodeIndex {
+    peer(
         tables,
         peers::address_slot(&of_words(address)),
         |slot| slot.by_address(),
@@ -431,16 +446,16 @@ pub(super) fn has_peer_address<T: Tables>(tables: &T, address: [u64; 2]) -> bool
     )
 }
 
-/// Whether a listed node on our link has this MAC.
+/// The listed node on our link with this MAC; 0 if there is none.
 #[allow(
     clippy::redundant_closure_for_method_calls,
     reason = "the method by its name is for one lifetime, the closure for all"
 )]
 #[inline(always)]
-pub(super) fn has_peer_mac<T: Tables>(tables: &T, word: u64) -> bool {
+pub(super) fn peer_with_mac<T: Tables>(tables: &T, word: u64) -> NodeIndex {
     let [a, b, c, d, e, f, ..] = word.to_le_bytes();
     let mac = [a, b, c, d, e, f];
-    is_peer(
+    peer(
         tables,
         peers::mac_slot(mac),
         |slot| slot.by_mac(),
@@ -473,26 +488,23 @@ pub(super) fn is_from_peer<T: Tables>(
 }
 
 #[inline(always)]
-fn is_peer<T: Tables>(
+fn peer<T: Tables>(
     tables: &T,
     first: u32,
     field: impl Fn(Live<'_, NodeEntry>) -> NodeIndex,
     is_it: impl Fn(Live<'_, NodeEntry>) -> bool,
-) -> bool {
+) -> NodeIndex {
     let Some(config) = tables.config() else {
-        return false;
+        return 0;
     };
     let half = (config.node_half() & 1) * MAX_NODES;
     for probe in 0..peers::PROBES {
         let index = tables
             .node(half + ((first + probe) & (MAX_NODES - 1)))
             .map_or(0, &field);
-        if index == 0 {
-            return false;
-        }
-        if node(tables, config, index).is_some_and(&is_it) {
-            return true;
+        if index == 0 || node(tables, config, index).is_some_and(&is_it) {
+            return index;
         }
     }
-    false
+    0
 }

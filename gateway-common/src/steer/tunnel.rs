@@ -29,8 +29,9 @@ pub(super) fn open<T: Tables>(packet: &mut T::Packet, tables: &T, place: Place) 
     tunnel.pack()
 }
 
+/// The source address of a packet, IPv4-mapped for IPv4.
 #[inline(always)]
-fn sender<P: Packet>(packet: &P, place: Place) -> Option<[u8; 16]> {
+pub(super) fn sender<P: Packet>(packet: &P, place: Place) -> Option<[u8; 16]> {
     Some(if place.is(kind::V6) {
         packet.read::<Ipv6>(place.l3)?.source
     } else {
@@ -38,9 +39,13 @@ fn sender<P: Packet>(packet: &P, place: Place) -> Option<[u8; 16]> {
     })
 }
 
-/// Whether a UDP packet is for our tunnel: its address and its port. What cannot be told (a fragment, options) is not.
+/// The port of a UDP packet to our own tunnel's address. What cannot be told (a fragment, options) is none.
 #[inline(always)]
-pub(super) fn is_ours<P: Packet>(packet: &P, config: LiveConfig<'_>, place: Place) -> bool {
+pub(super) fn own_port<P: Packet>(
+    packet: &P,
+    config: LiveConfig<'_>,
+    place: Place,
+) -> Option<[u8; 2]> {
     let own = if place.is(kind::V6) {
         let target = packet.longs(place.l3 + Ipv6::ADDRESSES + 16);
         let own = config.tunnel_source();
@@ -53,13 +58,13 @@ pub(super) fn is_ours<P: Packet>(packet: &P, config: LiveConfig<'_>, place: Plac
             && own != 0
             && place.l4 == place.l3 + size_of::<Ipv4>() as u32
     };
-    own && !place.unfit()
-        && packet.words(place.l4).is_some_and(|[ports]| {
-            let [_, _, a, b] = ports.to_ne_bytes();
-            [a, b] == config.tunnel_port()
-        })
-        // Last, since it is rarely asked: an address of IPv6 may end like the IPv4 address that the packet is for.
-        && place.is(kind::V6) != is_mapped(config.tunnel_source())
+    if !own || place.unfit() {
+        return None;
+    }
+    let [ports] = packet.words(place.l4)?;
+    let [_, _, a, b] = ports.to_ne_bytes();
+    // Last, since it is rarely asked: an address of IPv6 may end like the IPv4 address that the packet is for.
+    (place.is(kind::V6) != is_mapped(config.tunnel_source())).then_some([a, b])
 }
 
 /// Takes the outer headers off; `None` if they, or the inner IP header, cannot be read.

@@ -116,7 +116,12 @@ impl Agent {
         let shared = SharedTables {
             rows: Arc::new(array(programs, abi::map::ROWS, ROWS, words)?),
             alive: Arc::new(array(programs, abi::map::ALIVE, MAX_NODES, words)?),
-            heartbeat: Arc::new(array(programs, abi::map::HEARTBEAT, 1, words)?),
+            heartbeat: Arc::new(array(
+                programs,
+                abi::map::HEARTBEAT,
+                abi::fact::WORDS,
+                words,
+            )?),
             tags: Arc::new(array(
                 programs,
                 abi::map::TAGS,

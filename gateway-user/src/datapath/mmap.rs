@@ -173,7 +173,7 @@ impl SharedTables {
 
 #[cfg(test)]
 mod tests {
-    use gateway_common::abi::NodeEntry;
+    use gateway_common::abi::{NodeEntry, fact};
 
     use super::*;
 
@@ -207,7 +207,7 @@ mod tests {
         let shared = SharedTables {
             rows: Arc::clone(&rows),
             alive: Arc::new(array(MAX_NODES, 8)),
-            heartbeat: Arc::new(array(1, 8)),
+            heartbeat: Arc::new(array(fact::WORDS, 8)),
             tags: Arc::new(array(1, 16)),
         };
         shared.store_rows(&[(1, Row(5)), (65_535, Row(6)), (65_536, Row(7))]);

@@ -187,7 +187,7 @@ fn rest(flipped: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use gateway_common::abi::{ROWS, Row, VipKey};
+    use gateway_common::abi::{ROWS, Row, VipKey, fact};
 
     use super::*;
 
@@ -202,7 +202,7 @@ mod tests {
         let shared = SharedTables {
             rows: array(ROWS, 8),
             alive: array(MAX_NODES, 8),
-            heartbeat: array(1, 8),
+            heartbeat: array(fact::WORDS, 8),
             tags: array(1, 16),
         };
         Writer::new(
