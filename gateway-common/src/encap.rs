@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! byte 0    version 1 (high four bits), hops left (low four bits)
-//! byte 1    phase: 0 delivery, 1 second chance
+//! byte 1    phase: 0 delivery, 1 second chance, 2 detour
 //! byte 2-3  zero
 //! byte 4-7  membership fingerprint of the node where this phase began, network order
 //! ```
@@ -25,6 +25,8 @@ pub enum Phase {
     Delivery,
     /// On its way down the ranks, to whoever holds its socket.
     SecondChance,
+    /// To the heir of a suspect owner: the heir keeps it if it holds the flow, else the owner gets it after all.
+    Detour,
 }
 
 /// The eight bytes, read.
@@ -60,6 +62,7 @@ impl Tunnel {
             phase: match self.phase {
                 Phase::Delivery => 0,
                 Phase::SecondChance => 1,
+                Phase::Detour => 2,
             },
             zero: [0; 2],
             fingerprint: self.fingerprint.to_be_bytes(),
@@ -73,6 +76,7 @@ impl Tunnel {
         let phase = match self.phase {
             Phase::Delivery => 0,
             Phase::SecondChance => 1,
+            Phase::Detour => 2,
         };
         1 << 62 | phase << 40 | (self.hops as u64) << 32 | self.fingerprint as u64
     }
@@ -86,10 +90,10 @@ impl Tunnel {
         }
         Some(Self {
             hops: (word >> 32) as u8 & 0xf,
-            phase: if word >> 40 & 1 == 0 {
-                Phase::Delivery
-            } else {
-                Phase::SecondChance
+            phase: match word >> 40 & 3 {
+                0 => Phase::Delivery,
+                1 => Phase::SecondChance,
+                _ => Phase::Detour,
             },
             fingerprint: word as u32,
         })
@@ -102,6 +106,7 @@ impl Tunnel {
         let phase = match header.phase {
             0 => Phase::Delivery,
             1 => Phase::SecondChance,
+            2 => Phase::Detour,
             _ => return None,
         };
         if header.version_hops >> 4 != VERSION || header.zero[0] != 0 || header.zero[1] != 0 {
@@ -271,7 +276,7 @@ mod tests {
     fn foreign_headers_are_refused() {
         for bytes in [
             [0x23u8, 0, 0, 0, 0, 0, 0, 0],
-            [0x13, 2, 0, 0, 0, 0, 0, 0],
+            [0x13, 3, 0, 0, 0, 0, 0, 0],
             [0x13, 0, 0, 1, 0, 0, 0, 0],
             [0; 8],
         ] {

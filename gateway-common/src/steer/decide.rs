@@ -7,7 +7,8 @@
 //! second chance), so it cannot loop even where tables differ; the header bounds its hops besides.
 //!
 //! A silent owner is *suspect*: new connections go to its heir, other packets to the heir first, which passes on to the
-//! owner what it does not hold.
+//! owner what it does not hold: a detour, whatever the heir itself holds the owner for. From there the packet takes its
+//! usual way, and a second chance never becomes a delivery again, so nothing goes round.
 //!
 //! UDP has no sockets that tell whose a packet is, but sessions. A packet of no known session belongs to the owner of its
 //! row: after those who may know it have been asked it comes back there, as a second chance, and is taken.
@@ -248,9 +249,13 @@ impl<T: Tables> Decision<'_, T> {
                 return Err(Next::Stay(Verdict::pass(Counter::OwnPass)));
             }
             miss.from = self.below_me();
-            if suspect && !self.is_syn() {
-                (miss.to, miss.purpose) = (owner, Purpose::Deliver);
-            }
+            return Ok(miss);
+        }
+        let detour = self
+            .arrival
+            .is_some_and(|tunnel| tunnel.phase == Phase::Detour);
+        if detour && owner != self.me && owner != 0 {
+            (miss.to, miss.purpose) = (owner, Purpose::Deliver);
             return Ok(miss);
         }
         if owner == self.me {
@@ -298,7 +303,7 @@ impl<T: Tables> Decision<'_, T> {
             let purpose = if self.is_syn() {
                 Purpose::Inherit
             } else {
-                Purpose::Search
+                Purpose::Detour
             };
             return Err(self.send(heir, purpose));
         }
@@ -449,3 +454,6 @@ impl<T: Tables> Decision<'_, T> {
         self.arrival.is_some() || is_from_peer(self.packet, self.tables, self.config)
     }
 }
+
+#[cfg(test)]
+mod tests;

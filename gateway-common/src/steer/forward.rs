@@ -33,6 +33,8 @@ pub(super) enum Purpose {
     Inherit,
     /// The node may hold the flow's socket or session.
     Search,
+    /// The node is the heir of a suspect owner, and may hold the flow.
+    Detour,
 }
 
 impl Errand {
@@ -43,6 +45,7 @@ impl Errand {
             Purpose::Deliver => 0,
             Purpose::Inherit => 1,
             Purpose::Search => 2,
+            Purpose::Detour => 3,
         };
         self.fingerprint as u64 | (self.to as u64) << 32 | purpose << 48
     }
@@ -55,7 +58,8 @@ impl Errand {
             purpose: match word >> 48 & 3 {
                 0 => Purpose::Deliver,
                 1 => Purpose::Inherit,
-                _ => Purpose::Search,
+                2 => Purpose::Search,
+                _ => Purpose::Detour,
             },
             fingerprint: word as u32,
         }
@@ -169,6 +173,7 @@ const fn header(errand: Errand, hops: u8) -> (Tunnel, Counter) {
         Purpose::Deliver => (Phase::Delivery, Counter::ForwardUdp),
         Purpose::Inherit => (Phase::SecondChance, Counter::SynHeir),
         Purpose::Search => (Phase::SecondChance, Counter::SecondChance),
+        Purpose::Detour => (Phase::Detour, Counter::SecondChance),
     };
     let fingerprint = errand.fingerprint;
     let tunnel = Tunnel {

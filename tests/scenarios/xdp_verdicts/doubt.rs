@@ -245,7 +245,7 @@ fn suspects(sockets: &Sockets) -> Vec<Case> {
                 name("suspect owner, to its heir"),
                 frame.build(),
                 Counter::SecondChance,
-                sent_for(hash, &frame, ROUTED, [0x13, 1], false).build(),
+                sent_for(hash, &frame, ROUTED, [0x13, 2], false).build(),
             )
             .far()
             .hashed(hash, others)
@@ -259,17 +259,25 @@ fn suspects(sockets: &Sockets) -> Vec<Case> {
             .hashed(hash, lone)
             .setup(doubt),
             Case::send(
-                name("suspect owner, searched here"),
-                arrives(&frame, [0x13, 1], false).build(),
+                name("suspect owner, detour by here"),
+                arrives(&frame, [0x13, 2], false).build(),
                 Counter::ForwardUdp,
                 sent_for(hash, &frame, ON_LINK, [0x12, 0], false).build(),
             )
             .also(Counter::Decapsulated)
             .hashed(hash, mine)
             .setup(doubt),
+            Case::send(
+                name("owner not suspect here, detour by here"),
+                arrives(&frame, [0x13, 2], false).build(),
+                Counter::ForwardUdp,
+                sent_for(hash, &frame, ON_LINK, [0x12, 0], false).build(),
+            )
+            .also(Counter::Decapsulated)
+            .hashed(hash, mine),
             Case::drop(
                 name("suspect owner, no hops"),
-                arrives(&frame, [0x10, 1], false).build(),
+                arrives(&frame, [0x10, 2], false).build(),
                 Counter::HopsSpent,
             )
             .also(Counter::Decapsulated)

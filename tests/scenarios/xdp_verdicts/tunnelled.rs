@@ -213,7 +213,7 @@ pub(super) fn tunnelled(sockets: &Sockets) -> Vec<Case> {
             edited(42, 0x23),
             Counter::TunnelMalformed,
         ),
-        Case::drop("another phase", edited(43, 2), Counter::TunnelMalformed),
+        Case::drop("another phase", edited(43, 3), Counter::TunnelMalformed),
         Case::drop(
             "no inner header",
             good()[..60].to_vec(),
