@@ -25,6 +25,7 @@ use crate::file::keys::{self, KeyError};
 use crate::file::merge::{Files, Problem};
 use crate::file::{read, state, watch::Watch};
 use crate::proxy::access_log::Destination;
+use crate::proxy::held::Held;
 use crate::proxy::stats::Stats;
 use crate::proxy::{Mode, OpenUdp, Proxy, ProxySettings, StartError, Timers};
 use crate::readiness::{Progress, Readiness};
@@ -132,10 +133,11 @@ impl App {
         let ready = admin::server::bind("--ready", &settings.ready).await?;
         // After the endpoints: a second daemon on this node, started by mistake, ends before it touches the kernel.
         let mut driver = open_kernel(&settings, &files.merged().inputs)?;
+        let held = driver.as_ref().map(|driver| Held::new(driver.hash_key()));
         let readiness = Readiness::default();
         raise_open_files();
         let late = Arc::<OnceLock<Kernel>>::default();
-        let proxy = start_proxy(&settings, &readiness, driver.as_mut(), &late)?;
+        let proxy = start_proxy(&settings, &readiness, driver.as_mut(), held, &late)?;
         let shared = Arc::new(Shared::new(settings.node_name.clone(), proxy));
         if let Some(driver) = driver {
             let kernel = Kernel::start(driver, Arc::clone(&shared))?;
@@ -341,6 +343,7 @@ fn start_proxy(
     settings: &Settings,
     readiness: &Readiness,
     driver: Option<&mut Driver>,
+    held: Option<Arc<Held>>,
     late: &Arc<OnceLock<Kernel>>,
 ) -> Result<Proxy, RunError> {
     let stats = Arc::new(Stats::new(settings.workers));
@@ -349,6 +352,7 @@ fn start_proxy(
         return Ok(Proxy::start(for_proxy, stats)?);
     };
     for_proxy.tags = Some(Arc::new(driver.session_tags()));
+    for_proxy.held = held;
     for_proxy.open_udp = udp_by_kernel(Arc::clone(late));
     let proxy = Proxy::start(for_proxy, stats)?;
     proxy.inherit(driver.inherit()?.into_values());

@@ -11,6 +11,7 @@ mod connection;
 mod downstream;
 mod exchange;
 mod forward;
+pub mod held;
 mod permit;
 mod pool;
 mod reply;
@@ -37,6 +38,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use self::access_log::Destination;
 pub use self::cluster::{ClusterStatus, EndpointStatus};
 pub use self::downstream::Timers;
+use self::held::Held;
 use self::runtime::{Basis, Live};
 use self::stats::Stats;
 pub use self::udp::SessionLimits;
@@ -83,6 +85,8 @@ pub struct ProxySettings {
     pub tags: Option<Arc<SessionTags>>,
     /// Bounds on the UDP sessions of each worker.
     pub sessions: SessionLimits,
+    /// Where open connections are counted by steering row, if packets are steered.
+    pub held: Option<Arc<Held>>,
 }
 
 impl Default for ProxySettings {
@@ -99,6 +103,7 @@ impl Default for ProxySettings {
             open_udp: Box::new(acceptor::open_udp),
             tags: None,
             sessions: SessionLimits::default(),
+            held: None,
         }
     }
 }
@@ -178,6 +183,7 @@ impl Proxy {
             ready: settings.ready,
             tags: settings.tags,
             sessions: settings.sessions,
+            held: settings.held,
         });
         let log = access_log::Writer::start(&settings.access_log)?;
         let mut threads = Vec::with_capacity(workers);

@@ -158,6 +158,12 @@ impl Driver {
         SessionTags::new(&self.shared, self.hash_key)
     }
 
+    /// What flows are hashed with.
+    #[must_use]
+    pub fn hash_key(&self) -> Key {
+        self.hash_key
+    }
+
     /// Takes a snapshot and writes what it changes.
     ///
     /// # Errors

@@ -32,6 +32,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, bind: BindKey) 
     };
     // A socket for both families has IPv4 in IPv6 form.
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let _held = worker.holds(peer, bind);
     let downstream = Rc::new(note(&worker, peer, bind));
     let open = Open {
         number: worker.opened(&downstream),

@@ -19,6 +19,7 @@ use super::acceptor;
 use super::access_log::{Clock, Sender};
 use super::connection;
 use super::downstream::{Downstream, Timers};
+use super::held::{Held, Holding};
 use super::reply::Reply;
 use super::runtime::Live;
 use super::stats::{Event, Stats};
@@ -52,6 +53,8 @@ pub(super) struct Shared {
     pub(super) tags: Option<Arc<SessionTags>>,
     /// Bounds on the UDP sessions of each worker.
     pub(super) sessions: SessionLimits,
+    /// Open connections by steering row.
+    pub(super) held: Option<Arc<Held>>,
 }
 
 /// What a worker is told.
@@ -187,6 +190,13 @@ impl Worker {
     pub(super) fn closed(&self, number: u64) {
         self.connections.borrow_mut().remove(&number);
         self.shared.stats.closed(self.index);
+    }
+
+    /// Counts a client connection for its steering row, as long as the guard lives.
+    #[must_use]
+    pub(super) fn holds(&self, client: SocketAddr, vip: BindKey) -> Option<Holding> {
+        let held = self.shared.held.as_ref();
+        held.map(|held| held.connection(client, vip))
     }
 
     fn lines_dropped(&self, lines: u64) {

@@ -1,0 +1,108 @@
+//! How many client connections are open in each steering row.
+//!
+//! The proxy knows its sockets exactly, so it can tell the other nodes when it holds none of their rows any more. Each
+//! connection adds one to its row's word and takes it away at its end; nothing here is locked, and only who asks sums.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use gateway_common::abi::ROWS;
+use gateway_common::hash::{Key, flow_v4, row_of};
+use gateway_common::packet::protocol;
+
+use crate::snapshot::BindKey;
+
+/// Open connections by row.
+#[derive(Debug)]
+pub struct Held {
+    key: Key,
+    rows: Box<[AtomicU32]>,
+}
+
+impl Held {
+    /// None is open. `key` is the one that the nodes hash flows with.
+    #[must_use]
+    pub fn new(key: Key) -> Arc<Self> {
+        Arc::new(Self {
+            key,
+            rows: (0..ROWS).map(|_| AtomicU32::new(0)).collect(),
+        })
+    }
+
+    /// Counts a connection until the guard is dropped. Connections that are not steered count for no row.
+    #[must_use]
+    pub fn connection(self: &Arc<Self>, client: SocketAddr, vip: BindKey) -> Holding {
+        let row = self.row(client, vip);
+        if let Some(word) = row.and_then(|row| self.rows.get(row as usize)) {
+            word.fetch_add(1, Relaxed);
+        }
+        Holding {
+            held: Arc::clone(self),
+            row,
+        }
+    }
+
+    /// Open connections of the rows for which `own` is false.
+    pub fn foreign(&self, own: impl Fn(u32) -> bool) -> u32 {
+        let open = (0..ROWS).zip(&self.rows);
+        open.map(|(row, word)| (row, word.load(Relaxed)))
+            .filter(|(row, count)| *count > 0 && !own(*row))
+            .fold(0, |sum, (_, count)| sum.saturating_add(count))
+    }
+
+    fn row(&self, client: SocketAddr, vip: BindKey) -> Option<u32> {
+        let (IpAddr::V4(source), IpAddr::V4(destination)) =
+            (client.ip().to_canonical(), vip.address)
+        else {
+            return None;
+        };
+        let [a, b] = client.port().to_be_bytes();
+        let [c, d] = vip.port.to_be_bytes();
+        let (source, destination) = (source.octets(), destination.octets());
+        let flow = flow_v4(self.key, source, destination, [a, b, c, d], protocol::TCP);
+        Some(row_of(flow))
+    }
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub struct Holding {
+    held: Arc<Held>,
+    row: Option<u32>,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        if let Some(word) = self.row.and_then(|row| self.held.rows.get(row as usize)) {
+            word.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: Key = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
+
+    #[test]
+    fn a_connection_counts_for_the_row_that_the_kernel_steers_it_by() {
+        let held = Held::new(KEY);
+        let vip = BindKey {
+            address: [203, 0, 113, 10].into(),
+            transport: crate::snapshot::Transport::Tcp,
+            port: 80,
+        };
+        // The golden vector of the flow hash: row 36,267.
+        let client = SocketAddr::from(([192, 0, 2, 1], 0xc001));
+        let first = held.connection(client, vip);
+        let second = held.connection(client, vip);
+        assert_eq!(held.foreign(|row| row != 36_267), 2);
+        assert_eq!(held.foreign(|row| row == 36_267), 0);
+        drop(first);
+        assert_eq!(held.foreign(|_| false), 1);
+        drop(second);
+        assert_eq!(held.foreign(|_| false), 0);
+    }
+}
