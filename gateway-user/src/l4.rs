@@ -5,6 +5,7 @@
 
 pub mod diff;
 pub mod index;
+pub mod liveness;
 pub mod membership;
 pub mod ranks;
 pub mod sources;
