@@ -1,16 +1,68 @@
-//! Who is listed in which state, and whose rows may have sockets elsewhere.
+//! Who is listed in which state, and whose rows may have sockets elsewhere: the one owner of both.
 //!
-//! Facts: the replicas of the snapshot, this node's own decision to drain, and time. Rule of doubt: a row counts
-//! as in transition as long as a listed node other than its owner *may* hold sockets of it; that costs one
-//! socket lookup, the other error costs a connection. Nodes do not report what they hold here, so doubt ends
-//! with the drain timeout. Suspicion and death of silent nodes are not known to this module.
+//! Facts: the replicas of the snapshot, this node's own decision to drain, time, and what [`super::liveness`] reports of
+//! the peers. Without reports (nobody probes) every doubt lasts for the drain timeout and nobody is waited for.
+//!
+//! Rule of doubt: a row counts as in transition as long as a listed node other than its owner *may* hold sockets of it;
+//! that costs one socket lookup, the other error costs a connection.
+//!
+//! - **Absence.** No list at all means "alone and ready" where [`Absence::Alone`] says so; else it is the last list that
+//!   there was, or, if there never was one, this node joining.
+//! - **Joining to ready.** A node that the list calls ready stays joining here until every peer that answers works with
+//!   our list, or with the one that follows from it, with or without itself as joining; at most [`JOIN_LIMIT`]. So
+//!   nobody owns a row before the others know of it. Of the first list that this node sees only it itself is held
+//!   back: the others were there before.
+//! - **Death.** A peer that is agreed to be dead is out of ranks, rows and fingerprint, and stays known: its probes are
+//!   answered, else two nodes that hold each other for dead would never meet again. If more than half of the list is
+//!   silent or dead, nobody more is taken for dead before that has been agreed for [`CONFIRM`]. This node is never dead.
+//! - **Return.** A dead node that answers is joining again, and may hold sockets of before.
+//! - **Draining, lost readiness.** Its sockets are doubted ([`Member::holds_until`]) until it says that it has none.
+//! - **Newly ready.** The others' sockets are doubted ([`Member::settles_at`]) until all of them say that they have none.
+//! - **Episodes.** While a ready node is suspect or its proxy does not beat, others take its new connections. Its rows
+//!   are in transition from then on until it is well and all others say that they hold no foreign socket. For this node
+//!   itself: while a peer that used to answer does not (it may hold *us* for suspect), while a peer says that it has an
+//!   episode about us, and after the own heart stood still.
+//! - **Saying so** counts if it lasted for [`QUIET`], under our present membership, on which all who answer agree. What
+//!   nobody says ends with the drain timeout, in an episode counted from its end.
+
+mod observe;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use gateway_common::fingerprint::{Member as FingerprintMember, MemberState, fingerprint};
+use gateway_common::hash::Key;
+
 use super::Time;
 use crate::snapshot::{Replica, ReplicaState};
+
+/// How long a node that is ready waits for the others to know of it.
+pub const JOIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long more than half of the list must be agreed to be dead.
+pub const CONFIRM: Duration = Duration::from_secs(10);
+
+/// How long a node must have held no foreign socket: its kernel may still be sending the end of an answer, or about to
+/// hand its proxy a connection.
+pub const QUIET: Duration = Duration::from_secs(2);
+
+/// What it means that there is no list of replicas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Absence {
+    /// This node is alone.
+    #[default]
+    Alone,
+    /// The list is missing: the last one holds.
+    Unknown,
+}
+
+/// A time in which others took a ready node's new connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Episode {
+    /// Since when its cause is gone.
+    calm_since: Option<Time>,
+}
 
 /// One listed node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,12 +73,18 @@ pub struct Member {
     pub address: IpAddr,
     /// Capacity weight, 1 to 255.
     pub weight: u8,
-    /// What it may do, with this node's own decision to drain applied.
+    /// What it may do, with this node's own decision to drain and the wait of those who join applied.
     pub state: ReplicaState,
+    /// What the list and this node's own decision say that it may do.
+    pub wanted: ReplicaState,
+    /// Taken for dead: out of ranks, rows and fingerprint.
+    pub dead: bool,
     /// Not ready but may still hold sockets of rows in which it outranks the owner, up to this time.
     pub holds_until: Option<Time>,
     /// Ready, but others may hold sockets of its rows up to this time.
     pub settles_at: Option<Time>,
+    /// Others may hold sockets of its rows since it was not well.
+    pub episode: Option<Episode>,
 }
 
 /// The listed nodes as this node sees them.
@@ -35,10 +93,14 @@ pub struct Membership {
     own_name: String,
     own_address: IpAddr,
     drain_timeout: Duration,
+    absence: Absence,
+    probing: bool,
     draining: bool,
     started: bool,
     replicas: Vec<Replica>,
     members: BTreeMap<String, Member>,
+    /// Nodes that the list calls ready and that wait for agreement, with the end of their patience.
+    joining: BTreeMap<String, Time>,
     /// All rows are in transition up to this time: weights changed, so rows moved between healthy nodes.
     all_until: Option<Time>,
 }
@@ -52,18 +114,33 @@ impl Membership {
             own_name: own_name.to_owned(),
             own_address,
             drain_timeout,
+            absence: Absence::default(),
+            probing: false,
             draining: false,
             started: false,
             replicas: Vec::new(),
             members: BTreeMap::new(),
+            joining: BTreeMap::new(),
             all_until: None,
         }
     }
 
-    /// Takes the replicas of a snapshot. None at all means that this node is alone and ready; a list without
-    /// this node means that it is joining. A name that is listed twice counts once, as listed first.
+    /// What the absence of a list means.
+    pub fn set_absence(&mut self, absence: Absence) {
+        self.absence = absence;
+    }
+
+    /// From now on reports come ([`Self::observe`]).
+    pub fn set_probing(&mut self) {
+        self.probing = true;
+    }
+
+    /// Takes the replicas of a snapshot; see [`Absence`] for none at all. A list without this node means that it is
+    /// joining. A name that is listed twice counts once, as listed first.
     pub fn update(&mut self, replicas: &[Replica], now: Time) {
-        self.replicas = replicas.to_vec();
+        if !replicas.is_empty() || self.absence == Absence::Alone {
+            self.replicas = replicas.to_vec();
+        }
         self.refresh(now);
     }
 
@@ -72,6 +149,15 @@ impl Membership {
         self.draining = draining;
         if self.started {
             self.refresh(now);
+        }
+    }
+
+    /// This node's own heart stood still, and beats again: others took its new connections meanwhile.
+    pub fn after_gap(&mut self, now: Time) {
+        if let Some(own) = self.members.get_mut(&self.own_name) {
+            own.episode = Some(Episode {
+                calm_since: Some(now),
+            });
         }
     }
 
@@ -88,7 +174,7 @@ impl Membership {
             state: ReplicaState::Joining,
             weight: 1,
         });
-        if self.replicas.is_empty() {
+        if self.replicas.is_empty() && self.absence == Absence::Alone {
             own.state = ReplicaState::Ready;
         }
         if self.draining {
@@ -103,39 +189,121 @@ impl Membership {
         if reweighed {
             self.all_until = Some(now + self.drain_timeout);
         }
+        self.joining.retain(|name, _| listed.contains_key(name));
+        let alone = listed.len() == 1;
         self.members = listed
             .into_values()
-            .map(|replica| (replica.name.clone(), self.member(replica, &known, now)))
+            .map(|replica| {
+                let before = known.get(&replica.name);
+                let member = self.member(replica, before, alone, now);
+                (member.name.clone(), member)
+            })
             .collect();
         self.started = true;
     }
 
-    fn member(&self, replica: Replica, known: &BTreeMap<String, Member>, now: Time) -> Member {
-        let before = known.get(&replica.name);
-        let deadline = Some(now + self.drain_timeout);
+    fn member(
+        &mut self,
+        replica: Replica,
+        before: Option<&Member>,
+        alone: bool,
+        now: Time,
+    ) -> Member {
+        let before = before.filter(|m| !m.dead || m.address == replica.address);
+        let dead = before.is_some_and(|m| m.dead);
+        let state = self.held_back(&replica, before, alone, now);
         let mut member = Member {
             address: replica.address,
             weight: replica.weight.max(1),
-            state: replica.state,
+            state,
+            wanted: replica.state,
+            dead,
             holds_until: before.and_then(|m| m.holds_until),
             settles_at: before.and_then(|m| m.settles_at),
+            episode: before
+                .and_then(|m| m.episode)
+                .filter(|_| state == ReplicaState::Ready),
             name: replica.name,
         };
-        match (before.map(|m| m.state), member.state) {
+        match (before.map(|m| m.state), state) {
+            _ if dead => {}
             (Some(old), new) if old == new => {}
-            (_, ReplicaState::Ready) => {
-                member.holds_until = None;
-                member.settles_at = deadline;
-            }
+            (_, ReplicaState::Ready) => self.make_ready(&mut member, now),
             // It never owned a row while we watched.
             (None, ReplicaState::Joining) if self.started => {}
             (Some(ReplicaState::Joining), ReplicaState::Draining) => {}
             (_, ReplicaState::Draining | ReplicaState::Joining) => {
-                member.holds_until = deadline;
+                member.holds_until = Some(now + self.drain_timeout);
                 member.settles_at = None;
             }
         }
         member
+    }
+
+    /// The state of a replica, with those who are to become ready held back.
+    fn held_back(
+        &mut self,
+        replica: &Replica,
+        before: Option<&Member>,
+        alone: bool,
+        now: Time,
+    ) -> ReplicaState {
+        let is_ready = before.is_some_and(|m| m.state == ReplicaState::Ready);
+        let was_there = !self.started && replica.name != self.own_name;
+        let waits = self.probing && !alone && !is_ready && !was_there;
+        if replica.state != ReplicaState::Ready || !waits {
+            self.joining.remove(&replica.name);
+            return replica.state;
+        }
+        if before.is_none_or(|m| !m.dead) {
+            self.joining
+                .entry(replica.name.clone())
+                .or_insert(now + JOIN_LIMIT);
+        }
+        ReplicaState::Joining
+    }
+
+    fn make_ready(&self, member: &mut Member, now: Time) {
+        member.state = ReplicaState::Ready;
+        member.holds_until = None;
+        member.settles_at = Some(now + self.drain_timeout);
+    }
+
+    /// Lets those of the waiting nodes for which `over` holds be ready.
+    fn end_waits(&mut self, over: impl Fn(Time) -> bool, now: Time) {
+        let waiting = std::mem::take(&mut self.joining);
+        for (name, until) in waiting {
+            if !over(until) {
+                self.joining.insert(name, until);
+            } else if let Some(mut member) = self.members.remove(&name) {
+                self.make_ready(&mut member, now);
+                self.members.insert(name, member);
+            }
+        }
+    }
+
+    /// The membership fingerprint of the list as it stands here.
+    #[must_use]
+    pub fn fingerprint(&self, key: Key) -> u32 {
+        self.fingerprint_of(key, |m| m.state)
+    }
+
+    fn fingerprint_of(&self, key: Key, state: impl Fn(&Member) -> ReplicaState) -> u32 {
+        let member = |m| FingerprintMember {
+            name: Member::name(m),
+            state: match state(m) {
+                ReplicaState::Joining => MemberState::Joining,
+                ReplicaState::Ready => MemberState::Ready,
+                ReplicaState::Draining => MemberState::Draining,
+            },
+            weight: m.weight,
+        };
+        let alive = self.members.values().filter(|m| !m.dead);
+        fingerprint(key, &mut alive.map(member).collect::<Vec<_>>())
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Member> {
+        self.members.values().filter(|m| m.name != self.own_name)
     }
 
     /// Whether this node decided to drain.
@@ -166,178 +334,44 @@ impl Membership {
     pub fn poll_timeout(&self) -> Option<Time> {
         self.members
             .values()
-            .flat_map(|m| [m.holds_until, m.settles_at])
+            .flat_map(|m| [m.holds_until, m.settles_at, self.end_of(m)])
             .chain([self.all_until])
             .flatten()
+            .chain(self.joining.values().copied())
             .min()
     }
 
-    /// Ends the doubts whose time has come.
+    /// Ends the doubts and waits whose time has come.
     pub fn handle_timeout(&mut self, now: Time) {
         let over = |time: &mut Option<Time>| {
             if time.is_some_and(|t| t <= now) {
                 *time = None;
             }
         };
+        let drain_timeout = self.drain_timeout;
         for member in self.members.values_mut() {
             over(&mut member.holds_until);
             over(&mut member.settles_at);
+            member.episode = member.episode.filter(|episode| {
+                let past = |since: Time| since + drain_timeout <= now;
+                !episode.calm_since.is_some_and(past)
+            });
         }
         over(&mut self.all_until);
+        self.end_waits(|until| until <= now, now);
+    }
+
+    fn end_of(&self, member: &Member) -> Option<Time> {
+        let calm_since = member.episode.and_then(|episode| episode.calm_since)?;
+        Some(calm_since + self.drain_timeout)
+    }
+}
+
+impl Member {
+    fn name(&self) -> &str {
+        &self.name
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_secs(60);
-
-    fn at(seconds: u64) -> Time {
-        Duration::from_secs(seconds)
-    }
-
-    fn replica(name: &str, state: ReplicaState) -> Replica {
-        Replica {
-            name: name.to_owned(),
-            address: IpAddr::from([10, 0, 0, name.as_bytes()[0]]),
-            state,
-            weight: 1,
-        }
-    }
-
-    fn membership() -> Membership {
-        Membership::new("a", IpAddr::from([10, 0, 0, 1]), TIMEOUT)
-    }
-
-    fn states(m: &Membership) -> Vec<(String, ReplicaState)> {
-        m.members().map(|m| (m.name.clone(), m.state)).collect()
-    }
-
-    #[test]
-    fn an_empty_list_is_this_node_alone_and_ready() {
-        let mut m = membership();
-        m.update(&[], at(0));
-        assert_eq!(states(&m), [("a".to_owned(), ReplicaState::Ready)]);
-    }
-
-    #[test]
-    fn a_list_without_this_node_leaves_it_joining() {
-        let mut m = membership();
-        m.update(&[replica("b", ReplicaState::Ready)], at(0));
-        assert_eq!(
-            states(&m),
-            [
-                ("a".to_owned(), ReplicaState::Joining),
-                ("b".to_owned(), ReplicaState::Ready)
-            ]
-        );
-    }
-
-    #[test]
-    fn doubt_at_the_start_ends_with_the_drain_timeout() {
-        let mut m = membership();
-        m.update(
-            &[
-                replica("a", ReplicaState::Ready),
-                replica("b", ReplicaState::Joining),
-            ],
-            at(5),
-        );
-        assert_eq!(m.poll_timeout(), Some(at(65)));
-        let b = m.members().nth(1).unwrap();
-        assert_eq!(
-            (b.holds_until, b.settles_at),
-            (Some(at(65)), None),
-            "its past is not known"
-        );
-        m.handle_timeout(at(65));
-        assert_eq!(m.poll_timeout(), None);
-    }
-
-    #[test]
-    fn a_node_that_joins_while_we_watch_holds_nothing_until_it_is_ready() {
-        let mut m = membership();
-        m.update(&[replica("a", ReplicaState::Ready)], at(0));
-        m.handle_timeout(at(60));
-        let joining = [
-            replica("a", ReplicaState::Ready),
-            replica("b", ReplicaState::Joining),
-        ];
-        m.update(&joining, at(100));
-        assert_eq!(m.poll_timeout(), None);
-        let ready = [
-            replica("a", ReplicaState::Ready),
-            replica("b", ReplicaState::Ready),
-        ];
-        m.update(&ready, at(110));
-        assert_eq!(m.members().nth(1).unwrap().settles_at, Some(at(170)));
-        m.update(&ready, at(120));
-        assert_eq!(
-            m.poll_timeout(),
-            Some(at(170)),
-            "the same list again starts nothing"
-        );
-    }
-
-    #[test]
-    fn the_own_decision_to_drain_beats_the_snapshot() {
-        let mut m = membership();
-        let all = [
-            replica("a", ReplicaState::Ready),
-            replica("b", ReplicaState::Ready),
-        ];
-        m.update(&all, at(0));
-        m.handle_timeout(at(60));
-        m.set_draining(true, at(100));
-        m.update(&all, at(101));
-        let a = m.members().next().unwrap();
-        assert_eq!(
-            (a.state, a.holds_until),
-            (ReplicaState::Draining, Some(at(160)))
-        );
-        m.set_draining(false, at(130));
-        let a = m.members().next().unwrap();
-        assert_eq!(
-            (a.state, a.settles_at),
-            (ReplicaState::Ready, Some(at(190)))
-        );
-    }
-
-    #[test]
-    fn a_ready_node_that_loses_readiness_still_holds_sockets() {
-        let mut m = membership();
-        m.update(
-            &[
-                replica("a", ReplicaState::Ready),
-                replica("b", ReplicaState::Ready),
-            ],
-            at(0),
-        );
-        m.update(
-            &[
-                replica("a", ReplicaState::Ready),
-                replica("b", ReplicaState::Joining),
-            ],
-            at(9),
-        );
-        assert_eq!(m.members().nth(1).unwrap().holds_until, Some(at(69)));
-    }
-
-    #[test]
-    fn a_new_weight_puts_everything_in_transition() {
-        let mut m = membership();
-        let mut all = [
-            replica("a", ReplicaState::Ready),
-            replica("b", ReplicaState::Ready),
-        ];
-        m.update(&all, at(0));
-        m.handle_timeout(at(60));
-        assert!(!m.all_in_transition());
-        all[1].weight = 2;
-        m.update(&all, at(70));
-        assert!(m.all_in_transition());
-        m.handle_timeout(at(130));
-        assert!(!m.all_in_transition());
-    }
-}
+mod tests;

@@ -10,7 +10,6 @@ use gateway_common::abi::{
     ABI_VERSION, Config, MAX_NODES, NodeEntry, NodeIndex, Row, VIP_PROBES, VIP_SLOTS, VipEntry,
     VipKey, config, node_flag,
 };
-use gateway_common::fingerprint::{Member as FingerprintMember, MemberState, fingerprint};
 use gateway_common::hash::{Key, sip13, vip_slot};
 use gateway_common::rendezvous::name_hash;
 
@@ -235,7 +234,7 @@ impl Planner {
         let of_state = |state| -> BTreeMap<NodeIndex, Ranked> {
             self.listed
                 .iter()
-                .filter(|node| node.member.state == state)
+                .filter(|node| node.member.state == state && !node.member.dead)
                 .map(|node| (node.index, self.ranked(&node.member)))
                 .collect()
         };
@@ -265,17 +264,14 @@ impl Planner {
 
     /// The tables as they should be now.
     pub fn desired(&mut self) -> Desired {
-        let nodes: BTreeMap<NodeIndex, Ranked> = self
-            .listed
-            .iter()
+        let alive = || self.listed.iter().filter(|node| !node.member.dead);
+        let nodes: BTreeMap<NodeIndex, Ranked> = alive()
             .map(|node| (node.index, self.ranked(&node.member)))
             .collect();
-        self.ranks.update(&nodes);
-        let standing = self
-            .listed
-            .iter()
+        let standing = alive()
             .map(|node| (node.index, standing(&node.member)))
             .collect();
+        self.ranks.update(&nodes);
         let entries = self.vips.entries(&self.announced(), &self.shared);
         Desired {
             config: self.config(),
@@ -346,7 +342,7 @@ impl Planner {
         Config {
             abi_version: ABI_VERSION,
             self_index: own.map_or(0, |node| u32::from(node.index)),
-            fingerprint: self.fingerprint(),
+            fingerprint: self.membership.fingerprint(settings.hash_key),
             flags,
             tunnel_port: settings.tunnel_port.to_be_bytes(),
             probe_port: settings.probe_port.to_be_bytes(),
@@ -359,23 +355,6 @@ impl Planner {
             tunnel_source: own.map_or([0; 16], |node| abi_address(node.member.address)),
             ..Config::default()
         }
-    }
-
-    fn fingerprint(&self) -> u32 {
-        let mut members: Vec<FingerprintMember<'_>> = self
-            .listed
-            .iter()
-            .map(|node| FingerprintMember {
-                name: &node.member.name,
-                state: match node.member.state {
-                    ReplicaState::Joining => MemberState::Joining,
-                    ReplicaState::Ready => MemberState::Ready,
-                    ReplicaState::Draining => MemberState::Draining,
-                },
-                weight: node.member.weight,
-            })
-            .collect();
-        fingerprint(self.settings.hash_key, &mut members)
     }
 
     /// MACs that more than one listed node answers with: a router or a fabric speaks for them all, and a frame
@@ -402,7 +381,8 @@ impl Planner {
             };
             let flag = |set: bool, flag: u32| if set { flag } else { 0 };
             let on_link = reach.on_link && !shared_macs.contains(&reach.mac);
-            let state = node.member.state;
+            // A dead node stays listed: its probes are answered, and its packets taken.
+            let is = |state| node.member.state == state && !node.member.dead;
             table[usize::from(node.index)] = NodeEntry {
                 address: abi_address(node.member.address),
                 mac: reach.mac,
@@ -411,8 +391,8 @@ impl Planner {
                 mtu: u16::try_from(reach.mtu).unwrap_or(0),
                 vlan: reach.vlan,
                 flags: node_flag::LISTED
-                    | flag(state == ReplicaState::Ready, node_flag::READY)
-                    | flag(state == ReplicaState::Draining, node_flag::DRAINING)
+                    | flag(is(ReplicaState::Ready), node_flag::READY)
+                    | flag(is(ReplicaState::Draining), node_flag::DRAINING)
                     | flag(on_link, node_flag::ON_LINK)
                     | flag(reach.resolved, node_flag::RESOLVED)
                     | flag(node.own, node_flag::SELF),
@@ -427,7 +407,7 @@ fn standing(member: &Member) -> Standing {
     Standing {
         ready: member.state == ReplicaState::Ready,
         holds: member.holds_until.is_some(),
-        settling: member.settles_at.is_some(),
+        settling: member.settles_at.is_some() || member.episode.is_some(),
     }
 }
 
