@@ -129,6 +129,33 @@ pub struct RunArgs {
         value_parser = parse_port
     )]
     pub probe_port: u16,
+    /// Time between two probes of another node.
+    #[arg(
+        long,
+        env = "FOREBAY_PROBE_INTERVAL",
+        value_name = "DURATION",
+        default_value = "100ms",
+        value_parser = parse_duration
+    )]
+    pub probe_interval: Duration,
+    /// A node that has not answered for so long gets no new connections.
+    #[arg(
+        long,
+        env = "FOREBAY_SUSPECT_AFTER",
+        value_name = "DURATION",
+        default_value = "300ms",
+        value_parser = parse_duration
+    )]
+    pub suspect_after: Duration,
+    /// A node that has not answered for so long is dead if most nodes agree.
+    #[arg(
+        long,
+        env = "FOREBAY_DEAD_AFTER",
+        value_name = "DURATION",
+        default_value = "3s",
+        value_parser = parse_duration
+    )]
+    pub dead_after: Duration,
     /// How long a draining node waits for its connections.
     #[arg(
         long,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::args::{AccessLogArg, DatapathArg, Endpoint, ForwardArg, RunArgs};
+use crate::l4::liveness::Settings as Probes;
 
 /// Most worker threads that `--workers` may ask for.
 pub const MAX_WORKERS: usize = 64;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub tunnel_port: u16,
     /// UDP port of the probes.
     pub probe_port: u16,
+    /// How nodes probe each other.
+    pub probes: Probes,
     /// Longest drain.
     pub drain_timeout: Duration,
     /// Admin endpoint.
@@ -121,6 +124,11 @@ impl Settings {
             state_dir: args.state_dir,
             tunnel_port: args.tunnel_port,
             probe_port: args.probe_port,
+            probes: Probes {
+                interval: args.probe_interval,
+                suspect_after: args.suspect_after,
+                dead_after: args.dead_after,
+            },
             drain_timeout: args.drain_timeout,
             admin: args.admin,
             metrics: args.metrics,
@@ -154,6 +162,7 @@ fn contradictions(args: &RunArgs) -> Vec<String> {
         errors.push("--interface has an empty name; give the name of an uplink".into());
     }
     errors.extend(ports(args.tunnel_port, args.probe_port));
+    errors.extend(bad_times(args));
     let endpoints = [
         ("--admin", &args.admin),
         ("--metrics", &args.metrics),
@@ -196,6 +205,29 @@ fn beside_an_agent(args: &RunArgs) -> Vec<String> {
                 "{flag} is the agent's business; give it to `forebay agent`, or leave --agent out"
             ));
         }
+    }
+    errors
+}
+
+/// Times of the probes that would take a late packet for a death, or no death for one.
+fn bad_times(args: &RunArgs) -> Vec<String> {
+    let (interval, suspect, dead) = (args.probe_interval, args.suspect_after, args.dead_after);
+    let mut errors = Vec::new();
+    let shortest = Duration::from_millis(10);
+    if interval < shortest || interval > Duration::from_secs(10) {
+        errors.push(format!(
+            "--probe-interval {interval:?} is out of range; give 10ms to 10s"
+        ));
+    }
+    if suspect < 2 * interval || suspect > Duration::from_secs(60) {
+        errors.push(format!(
+            "--suspect-after {suspect:?} is out of range; give at least two probe intervals and at most 60s"
+        ));
+    }
+    if dead < 2 * suspect || dead > Duration::from_secs(600) {
+        errors.push(format!(
+            "--dead-after {dead:?} is out of range; give at least twice --suspect-after and at most 10m"
+        ));
     }
     errors
 }
@@ -313,5 +345,33 @@ mod tests {
         );
         assert!(settings("--config x --admin 127.0.0.1:0 --ready 127.0.0.1:0").is_ok());
         assert!(settings("--config x --admin off --ready off").is_ok());
+    }
+
+    #[test]
+    fn times_of_probes_are_bounded() {
+        assert_eq!(
+            settings("--config x").expect("good").probes,
+            Probes::default()
+        );
+        let errors = |flags: &str| settings(&format!("--config x {flags}")).expect_err("bad");
+        assert_eq!(
+            errors("--probe-interval 0"),
+            ["--probe-interval 0ns is out of range; give 10ms to 10s"]
+        );
+        assert_eq!(
+            errors("--probe-interval 200ms"),
+            [
+                "--suspect-after 300ms is out of range; give at least two probe intervals and at most 60s"
+            ]
+        );
+        assert_eq!(
+            errors("--suspect-after 2s"),
+            [
+                "--dead-after 3s is out of range; give at least twice --suspect-after and at most 10m"
+            ]
+        );
+        assert!(
+            settings("--config x --probe-interval 1s --suspect-after 3s --dead-after 10s").is_ok()
+        );
     }
 }

@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use gateway_common::hash::{Key, sip13};
+
 use super::read::phrase;
 use crate::snapshot::ObjectKey;
 use crate::translate::Inputs;
+use crate::translate::objects::Secret;
 
 /// Namespace of the Secret.
 pub const NAMESPACE: &str = "forebay-system";
@@ -28,6 +31,48 @@ const FILE: &str = "hash-seed";
 pub struct Keys {
     /// Key of the flow hash; never changes in the life of a set of nodes.
     pub hash_seed: [u8; 16],
+    /// Key of the probes between nodes; without one of its own it follows from the hash seed.
+    pub probe: Option<[u8; 16]>,
+    /// The key of the probes before that one, while it is being replaced.
+    pub probe_previous: Option<[u8; 16]>,
+}
+
+impl Keys {
+    fn of_seed(hash_seed: [u8; 16]) -> Self {
+        Self {
+            hash_seed,
+            probe: None,
+            probe_previous: None,
+        }
+    }
+
+    /// The key of the flow hash as its two words.
+    #[must_use]
+    pub fn hash_key(&self) -> Key {
+        words(self.hash_seed)
+    }
+
+    /// The key of the probes, then the one before it; zero if there is none.
+    #[must_use]
+    pub fn probe_keys(&self) -> [Key; 2] {
+        let derived = |half: &[u8]| sip13(self.hash_key(), half);
+        let own = || {
+            [
+                derived(b"probe key, low half"),
+                derived(b"probe key, high half"),
+            ]
+        };
+        [
+            self.probe.map_or_else(own, words),
+            self.probe_previous.map_or([0, 0], words),
+        ]
+    }
+}
+
+/// SipHash takes its key as two words, lowest byte first.
+fn words(key: [u8; 16]) -> Key {
+    let word = |from: usize| u64::from_le_bytes(std::array::from_fn(|i| key[from + i]));
+    [word(0), word(8)]
 }
 
 impl std::fmt::Debug for Keys {
@@ -45,8 +90,8 @@ pub enum KeyError {
     )]
     Missing(usize),
     /// The Secret is there but bad.
-    #[error("Secret forebay-system/forebay-keys: hash-seed {0}; give 16 random bytes in base64")]
-    Bad(&'static str),
+    #[error("Secret forebay-system/forebay-keys: {0} {1}; give 16 random bytes in base64")]
+    Bad(&'static str, &'static str),
     /// The local file is bad.
     #[error("{path} does not hold a key of 16 bytes in base64; remove it to have a new one made", path = .0.display())]
     BadFile(PathBuf),
@@ -83,21 +128,27 @@ pub fn from_secret(inputs: &Inputs) -> Result<Option<Keys>, KeyError> {
     let Some(secret) = inputs.secrets.get(&ObjectKey::new(NAMESPACE, NAME)) else {
         return Ok(None);
     };
-    let seed = if let Some(text) = secret.string_data.get("hash-seed") {
+    let key = |name| key_of(secret, name);
+    Ok(Some(Keys {
+        hash_seed: key("hash-seed")?.ok_or(KeyError::Bad("hash-seed", "is missing"))?,
+        probe: key("probe-key")?,
+        probe_previous: key("probe-key-previous")?,
+    }))
+}
+
+/// A key of the Secret, if it is there.
+fn key_of(secret: &Secret, name: &'static str) -> Result<Option<[u8; 16]>, KeyError> {
+    let bytes = if let Some(text) = secret.string_data.get(name) {
         text.as_bytes().to_vec()
+    } else if let Some(text) = secret.data.get(name) {
+        let decoded = STANDARD.decode(text.trim());
+        decoded.map_err(|_| KeyError::Bad(name, "is not base64"))?
     } else {
-        let text = secret
-            .data
-            .get("hash-seed")
-            .ok_or(KeyError::Bad("is missing"))?;
-        STANDARD
-            .decode(text.trim())
-            .map_err(|_| KeyError::Bad("is not base64"))?
+        return Ok(None);
     };
-    let hash_seed = seed
-        .try_into()
-        .map_err(|_| KeyError::Bad("is not 16 bytes long"))?;
-    Ok(Some(Keys { hash_seed }))
+    let key = bytes.try_into();
+    key.map(Some)
+        .map_err(|_| KeyError::Bad(name, "is not 16 bytes long"))
 }
 
 fn from_file(state_dir: &Path) -> Result<Keys, KeyError> {
@@ -111,7 +162,7 @@ fn from_file(state_dir: &Path) -> Result<Keys, KeyError> {
             .decode(text.trim())
             .ok()
             .and_then(|seed| seed.try_into().ok())
-            .map(|hash_seed| Keys { hash_seed })
+            .map(Keys::of_seed)
             .ok_or_else(|| KeyError::BadFile(path.clone())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let mut hash_seed = [0; 16];
@@ -123,7 +174,7 @@ fn from_file(state_dir: &Path) -> Result<Keys, KeyError> {
                 format!("{}\n", STANDARD.encode(hash_seed)).as_bytes(),
             )
             .map_err(failed)?;
-            Ok(Keys { hash_seed })
+            Ok(Keys::of_seed(hash_seed))
         }
         Err(error) => Err(failed(error)),
     }
@@ -180,7 +231,26 @@ mod tests {
             (json!({"hash-seed": "?"}), "is not base64"),
             (json!({"hash-seed": "AAEC"}), "is not 16 bytes long"),
         ] {
-            assert_eq!(load(&inputs(&data), 1, dir.path()), Err(KeyError::Bad(why)));
+            assert_eq!(
+                load(&inputs(&data), 1, dir.path()),
+                Err(KeyError::Bad("hash-seed", why))
+            );
         }
+    }
+
+    #[test]
+    fn probe_keys_are_their_own_or_follow_from_the_seed() {
+        let seed = "AAECAwQFBgcICQoLDA0ODw==";
+        let keys = |data| from_secret(&inputs(&data)).map(|keys| keys.unwrap().probe_keys());
+        let alone = keys(json!({"hash-seed": seed})).unwrap();
+        assert_eq!(alone[1], [0, 0]);
+        assert!(alone[0] != [0, 0] && alone[0] != words(std::array::from_fn(|i| i as u8)));
+        let own = json!({"hash-seed": seed, "probe-key": "AQAAAAAAAAACAAAAAAAAAA==",
+            "probe-key-previous": "AwAAAAAAAAAEAAAAAAAAAA=="});
+        assert_eq!(keys(own), Ok([[1, 2], [3, 4]]));
+        assert_eq!(
+            keys(json!({"hash-seed": seed, "probe-key": "AAEC"})),
+            Err(KeyError::Bad("probe-key", "is not 16 bytes long"))
+        );
     }
 }
