@@ -134,13 +134,14 @@ impl App {
         // After the endpoints: a second daemon on this node, started by mistake, ends before it touches the kernel.
         let mut driver = open_kernel(&settings, &files.merged().inputs)?;
         let held = driver.as_ref().map(|driver| Held::new(driver.hash_key()));
+        let counted = held.clone();
         let readiness = Readiness::default();
         raise_open_files();
         let late = Arc::<OnceLock<Kernel>>::default();
         let proxy = start_proxy(&settings, &readiness, driver.as_mut(), held, &late)?;
         let shared = Arc::new(Shared::new(settings.node_name.clone(), proxy));
-        if let Some(driver) = driver {
-            let kernel = Kernel::start(driver, Arc::clone(&shared))?;
+        if let (Some(driver), Some(held)) = (driver, counted) {
+            let kernel = Kernel::start(driver, Arc::clone(&shared), settings.probes, held)?;
             shared.set_kernel(late.get_or_init(|| kernel).clone());
         }
         let drain_asked = Arc::new(Notify::new());
@@ -220,6 +221,18 @@ impl App {
         Ok(())
     }
 
+    /// The keys of the probes may change while we run; that of the flow hash never does.
+    fn follow_keys(&self, inputs: &Inputs) {
+        let Some(kernel) = self.shared.kernel() else {
+            return;
+        };
+        match keys::from_secret(inputs) {
+            Ok(Some(keys)) => kernel.set_probe_keys(keys.probe_keys()),
+            Ok(None) => {}
+            Err(error) => tracing::error!("the keys stay as they were: {error}"),
+        }
+    }
+
     /// Takes the manifests as they are now all the way to the proxy and the statuses.
     async fn reconfigure(&mut self) {
         let merged = self.files.merged();
@@ -241,6 +254,7 @@ impl App {
             tracing::error!(listener = %std::net::SocketAddr::from(*bind), "{why}");
         }
         let snapshot = Arc::new(translation.snapshot.clone());
+        self.follow_keys(&merged.inputs);
         let refused = self.program(&snapshot).await;
         let mut failed_listeners = published.failed;
         failed_listeners.extend(refused);

@@ -12,6 +12,7 @@
 
 pub mod agent;
 pub mod attach;
+mod batch;
 pub mod driver;
 pub mod error;
 pub mod gratuitous;
@@ -21,6 +22,7 @@ pub mod neighbours;
 pub mod netlink;
 pub mod object;
 pub mod pins;
+pub mod prober;
 pub mod routes;
 pub mod status;
 mod sys;

@@ -202,6 +202,7 @@ impl Node {
             forward: self.forward,
             tunnel_port: 17_410,
             probe_port: 17_411,
+            probe_keys: [[5, 6], [0, 0]],
             drain_timeout: Duration::from_secs(60),
         };
         let agent = self.settings();

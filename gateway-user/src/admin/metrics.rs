@@ -19,8 +19,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::app::view::Shared;
+use crate::datapath::status::{NodeStatus, ProbeStatus};
 use crate::datapath::{AttachState, Attachment, DatapathStatus};
 use crate::drain::Phase;
+use crate::l4::liveness::Standing;
 use crate::proxy::ClusterStatus;
 use crate::proxy::stats::{BUCKETS_US, Reading};
 
@@ -165,7 +167,43 @@ fn datapath(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Resu
         "forebay_rows_owned",
         "Rows that each listed node owns.",
         &as_rows(&owned),
-    )
+    )?;
+    probes(e, &status.nodes)
+}
+
+/// What the other nodes answer to probes.
+fn probes(e: &mut DescriptorEncoder<'_>, nodes: &[NodeStatus]) -> fmt::Result {
+    let of = |figure: &dyn Fn(&NodeStatus, &ProbeStatus) -> Option<u64>| -> Vec<_> {
+        let probed = nodes.iter().filter_map(|node| {
+            let n = figure(node, node.probes.as_ref()?)?;
+            Some(([("node", node.name.as_str())], n))
+        });
+        probed.collect()
+    };
+    let help = "Round trip of the last answered probe, in microseconds.";
+    let trips = of(&|_, probes| probes.round_trip_us);
+    gauge(e, "forebay_probe_round_trip_us", help, &as_rows(&trips))?;
+    let help = "1 while a listed node does not answer probes.";
+    let suspects = of(&|_, probes| {
+        let unwell = matches!(probes.standing, Standing::Suspect | Standing::Silent);
+        Some(u64::from(unwell))
+    });
+    gauge(e, "forebay_node_suspect", help, &as_rows(&suspects))?;
+    let help = "1 while a listed node is taken for dead.";
+    let dead = of(&|node, _| Some(u64::from(node.dead)));
+    gauge(e, "forebay_node_dead", help, &as_rows(&dead))?;
+    let help = "Connections that a listed node holds of rows that it does not own.";
+    let foreign = of(&|_, probes| probes.foreign_sockets.map(u64::from));
+    gauge(e, "forebay_node_foreign_sockets", help, &as_rows(&foreign))?;
+    let help = "Probes sent.";
+    let sent = of(&|_, probes| Some(probes.sent));
+    counter(e, "forebay_probes_sent", help, &as_rows(&sent))?;
+    let help = "Probes that were never answered.";
+    let lost = of(&|_, probes| Some(probes.lost));
+    counter(e, "forebay_probes_lost", help, &as_rows(&lost))?;
+    let help = "Times that a node became suspect.";
+    let suspected = of(&|_, probes| Some(probes.suspected));
+    counter(e, "forebay_node_suspicions", help, &as_rows(&suspected))
 }
 
 /// How the programs are attached.

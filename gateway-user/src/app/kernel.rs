@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gateway_common::abi::SLOTS_PER_GROUP;
+use gateway_common::hash::Key;
 use socket2::SockRef;
 use tokio::sync::oneshot;
 
@@ -19,22 +20,30 @@ use super::view::Shared;
 use crate::agent::Remote;
 use crate::args::ForwardArg;
 use crate::cli::check::default_interface;
+use crate::datapath::prober::Link;
 use crate::datapath::{
     Agent, AgentSettings, AttachMode, DatapathStatus, Driver, DriverSettings, Error, ForwardMode,
     NodePrivileges, SharedTables, return_freed_memory,
 };
 use crate::file::keys::Keys;
+use crate::l4::liveness::Settings as ProbeTimes;
+use crate::l4::tables::BEAT_LIMIT;
+use crate::proxy::held::Held;
 use crate::settings::{Datapath, Settings};
 use crate::snapshot::{BindKey, ObjectKey, Snapshot};
 
 /// VIPs that this node may not serve, each with the reason.
 pub type Refused = Vec<(BindKey, String)>;
 
+/// A pause between two beats that the kernel may have taken for the end: its limit without what it cannot measure.
+const GAP: Duration = BEAT_LIMIT.saturating_sub(Duration::from_millis(20));
+
 /// What the thread is told.
 enum Command {
     Snapshot(Arc<Snapshot>, oneshot::Sender<Result<Refused, String>>),
     Drain,
     OpenUdp(SocketAddr, Sender<Result<OwnedFd, String>>),
+    ProbeKeys([Key; 2]),
     Status(oneshot::Sender<DatapathStatus>),
     Stop(oneshot::Sender<()>),
 }
@@ -62,24 +71,29 @@ impl Kernel {
             ForwardArg::Udp => ForwardMode::Udp,
         };
         let (privileges, forward) = privileges(settings, mode, forward)?;
-        let (low, high) = keys.hash_seed.split_at(8);
-        let half = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
         let settings = DriverSettings {
             node_name: settings.node_name.clone(),
-            hash_key: [half(low), half(high)],
+            hash_key: keys.hash_key(),
             forward,
             tunnel_port: settings.tunnel_port,
             probe_port: settings.probe_port,
+            probe_keys: keys.probe_keys(),
             drain_timeout: settings.drain_timeout,
         };
         Driver::new(privileges, &settings, Instant::now()).map(Some)
     }
 
-    /// Starts the thread; it ends with [`Kernel::stop`] or the last handle.
+    /// Starts the thread, and the one that probes the other nodes; both end with [`Kernel::stop`] or the last handle.
     ///
     /// # Errors
     /// The system has no thread left.
-    pub fn start(driver: Driver, shared: Arc<Shared>) -> std::io::Result<Self> {
+    pub fn start(
+        mut driver: Driver,
+        shared: Arc<Shared>,
+        probes: ProbeTimes,
+        held: Arc<Held>,
+    ) -> std::io::Result<Self> {
+        driver.start_probing(probes, Box::new(move |own| held.foreign(own)))?;
         let (sender, commands) = channel();
         std::thread::Builder::new()
             .name("datapath".into())
@@ -114,6 +128,11 @@ impl Kernel {
     /// This node drains by its own decision.
     pub fn drain(&self) {
         self.tell(Command::Drain);
+    }
+
+    /// Other keys of the probes; the same again change nothing.
+    pub fn set_probe_keys(&self, keys: [Key; 2]) {
+        self.tell(Command::ProbeKeys(keys));
     }
 
     /// What the datapath does right now; none once it has ended.
@@ -162,7 +181,7 @@ fn privileges(
 }
 
 fn serve(mut driver: Driver, shared: &Arc<Shared>, commands: &Receiver<Command>) {
-    let heart = Heart::start(Arc::clone(shared), driver.shared());
+    let heart = Heart::start(Arc::clone(shared), driver.shared(), driver.link());
     let mut last = None;
     let mut failed = None;
     loop {
@@ -185,6 +204,7 @@ fn serve(mut driver: Driver, shared: &Arc<Shared>, commands: &Receiver<Command>)
                 drop(reply.send(opened));
                 Ok(())
             }
+            Ok(Command::ProbeKeys(keys)) => driver.set_probe_keys(keys, Instant::now()),
             Ok(Command::Status(reply)) => {
                 drop(reply.send(driver.status()));
                 Ok(())
@@ -223,14 +243,27 @@ struct Heart {
 }
 
 impl Heart {
-    fn start(shared: Arc<Shared>, tables: SharedTables) -> Self {
+    /// A beat says that the tables are ours: there is none before they are written. After a pause that the kernel may
+    /// have noticed the other nodes hold connections of our rows, and the rows say so before the kernel sees a beat.
+    fn start(shared: Arc<Shared>, tables: SharedTables, link: Option<Arc<Link>>) -> Self {
         let tables = Arc::new(Mutex::new(tables));
         let (stop, stopped) = channel();
         let into = Arc::clone(&tables);
+        let mut last = (0, Instant::now());
         let beat = move || {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
+                if link.as_ref().is_some_and(|link| !link.is_programmed()) {
+                    continue;
+                }
+                let (value, now) = (shared.proxy.beat(), Instant::now());
+                if value != last.0 {
+                    if now.saturating_duration_since(last.1) >= GAP {
+                        link.iter().for_each(|link| link.after_gap());
+                    }
+                    last = (value, now);
+                }
                 let tables = into.lock().unwrap_or_else(PoisonError::into_inner);
-                tables.beat(shared.proxy.beat());
+                tables.beat(value);
             }
         };
         let started = std::thread::Builder::new()

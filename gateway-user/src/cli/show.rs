@@ -121,9 +121,10 @@ fn datapath(datapath: &Value) -> String {
             ["name", "address", "state", "rows", "forward", "mac"].map(|cell| text(&node[cell]));
         nodes.row(cells);
     }
+    let peers = peers(&datapath["nodes"]);
     let announced = join(items(&datapath["announcing"]).iter().map(text));
     format!(
-        "{links}{nodes}Rows in transition: {}. Second chances: {}. Announced by this node: {announced}.\n\n",
+        "{links}{nodes}{peers}Rows in transition: {}. Second chances: {}. Announced by this node: {announced}.\n\n",
         text(&datapath["rows_in_transition"]),
         text(&datapath["counters"]["second_chance"]),
     )
@@ -133,6 +134,50 @@ fn datapath(datapath: &Value) -> String {
 fn cost(percent: &Value) -> String {
     let tenths = percent.as_u64().unwrap_or(100) / 10;
     format!("about {}.{} × native", tenths / 10, tenths % 10)
+}
+
+/// What the other nodes answer to probes.
+fn peers(nodes: &Value) -> Table {
+    let mut table = Table::new(
+        "Peers",
+        &[
+            "NAME",
+            "PROBES",
+            "LAST ANSWER",
+            "MEMBERSHIP",
+            "FOREIGN",
+            "PROXY",
+            "ROUND TRIP",
+            "LOST",
+        ],
+    );
+    for node in items(nodes).iter().filter(|node| !node["probes"].is_null()) {
+        let probes = &node["probes"];
+        let with = |value: &Value, unit: &str| match value {
+            Value::Null => "-".into(),
+            value => format!("{} {unit}", text(value)),
+        };
+        let either = |value: &Value, yes: &str, no: &str| match value.as_bool() {
+            Some(true) => yes.to_owned(),
+            Some(false) => no.to_owned(),
+            None => "-".to_owned(),
+        };
+        let standing = match node["dead"] == Value::Bool(true) {
+            true => "dead".into(),
+            false => text(&probes["standing"]),
+        };
+        table.row([
+            text(&node["name"]),
+            standing,
+            with(&probes["last_answer_ms"], "ms ago"),
+            either(&probes["same_membership"], "equal", "differs"),
+            text(&probes["foreign_sockets"]),
+            either(&probes["proxy_alive"], "alive", "hangs"),
+            with(&probes["round_trip_us"], "us"),
+            text(&probes["lost"]),
+        ]);
+    }
+    table
 }
 
 /// `forebay validate`.

@@ -5,28 +5,33 @@
 //! earlier. A failure leaves the tables at the last finished operation; the next tick tries again.
 
 mod other_side;
+mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gateway_common::abi::{NodeIndex, node_flag, vip_flag};
 use gateway_common::hash::Key;
+use gateway_common::rendezvous::name_hash;
 
 use super::attach::Attachment;
 use super::neighbours::ForwardMode;
-use super::status::{DatapathStatus, Forward, NodeStatus, VipStatus};
+use super::prober::{CountForeign, Link, Prober, Target, Targets};
 use super::{Error, LocalAddresses, NodePrivileges, SessionTags, SharedTables, listener_mss, sys};
-use crate::l4::address_of;
 use crate::l4::diff::{Image, MapOp, diff};
-use crate::l4::tables::{Planner, Reach, Settings};
-use crate::snapshot::{BindKey, ObjectKey, Snapshot, Transport};
+use crate::l4::liveness::{PeerId, Settings as ProbeTimes};
+use crate::l4::tables::{ListedNode, Planner, Reach, Settings};
+use crate::snapshot::{BindKey, ObjectKey, Snapshot};
 
 /// How often neighbours and local addresses are looked at.
 const REFRESH: Duration = Duration::from_secs(1);
 /// The same while a listed node is not resolved.
 const REFRESH_UNRESOLVED: Duration = Duration::from_millis(100);
+
+/// How often the prober's reports are looked at.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What the driver is told at its start.
 #[derive(Clone, Debug)]
@@ -41,6 +46,8 @@ pub struct DriverSettings {
     pub tunnel_port: u16,
     /// `--probe-port`.
     pub probe_port: u16,
+    /// Key of the probes, then the one before it; zero for none.
+    pub probe_keys: [Key; 2],
     /// `--drain-timeout`.
     pub drain_timeout: Duration,
 }
@@ -71,6 +78,7 @@ pub struct Driver {
     /// VIPs that this node may not serve, and why.
     refused: BTreeMap<BindKey, String>,
     renewed: bool,
+    prober: Option<Prober>,
 }
 
 impl Driver {
@@ -88,6 +96,7 @@ impl Driver {
             encapsulate_always: settings.forward == ForwardMode::Udp,
             tunnel_port: settings.tunnel_port,
             probe_port: settings.probe_port,
+            probe_keys: settings.probe_keys,
             ticks_per_second: sys::ticks_per_second(),
             drain_timeout: settings.drain_timeout,
         };
@@ -121,7 +130,42 @@ impl Driver {
             snapshot: Snapshot::default(),
             refused: BTreeMap::new(),
             renewed: false,
+            prober: None,
         })
+    }
+
+    /// Probes the other nodes from now on, and lets them know how many connections this node holds of rows that it
+    /// does not own, as `count` says. To be called before the first snapshot.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn start_probing(
+        &mut self,
+        times: ProbeTimes,
+        count: Box<CountForeign>,
+    ) -> std::io::Result<()> {
+        self.prober = Some(Prober::start(times, self.shared(), count)?);
+        self.planner.set_probing();
+        Ok(())
+    }
+
+    /// Other keys of the probes.
+    ///
+    /// # Errors
+    /// As [`Self::on_snapshot`].
+    pub fn set_probe_keys(&mut self, keys: [Key; 2], now: Instant) -> Result<(), Error> {
+        if self.planner.settings().probe_keys == keys {
+            return Ok(());
+        }
+        self.planner.set_probe_keys(keys);
+        self.dirty = true;
+        self.tick(now)
+    }
+
+    /// What the prober shares, for whoever beats.
+    #[must_use]
+    pub fn link(&self) -> Option<Arc<Link>> {
+        self.prober.as_ref().map(Prober::link)
     }
 
     /// Socket group of each Gateway: make the listening sockets and [`Self::set_listeners`] with them before
@@ -233,7 +277,13 @@ impl Driver {
     #[must_use]
     pub fn next_tick(&self) -> Instant {
         let timeout = self.planner.poll_timeout().map(|at| self.started + at);
-        timeout.map_or(self.next_refresh, |at| at.min(self.next_refresh))
+        let next = timeout.map_or(self.next_refresh, |at| at.min(self.next_refresh));
+        // Reports are looked at as often as they come.
+        let reports = self
+            .prober
+            .as_ref()
+            .filter(|_| self.planner.listed().len() > 1);
+        reports.map_or(next, |_| next.min(Instant::now() + LOOK))
     }
 
     /// Lets time pass: ends what has ended, looks at neighbours and addresses, writes what changed.
@@ -269,11 +319,53 @@ impl Driver {
             self.next_refresh = now + REFRESH;
             self.refresh(now)?;
         }
+        if let Some(link) = self.link() {
+            let time = self.time(now);
+            if link.take_gap() {
+                self.planner.after_gap(time);
+                // Whoever beats has put rows in transition.
+                self.image.rows = self.shared.rows();
+                self.dirty = true;
+            }
+            self.dirty |= self.planner.observe(&link.report(), time);
+        }
         if self.dirty {
+            let link = self.link();
+            link.iter().for_each(|link| link.begin_write());
             self.write()?;
             self.dirty = false;
+            link.iter().for_each(|link| link.end_write(self.targets()));
         }
         Ok(())
+    }
+
+    /// Whom to probe with the tables as they are.
+    fn targets(&self) -> Targets {
+        let settings = self.planner.settings();
+        let hash = |node: &ListedNode| name_hash(settings.hash_key, &node.member.name);
+        let mut targets = Targets {
+            fingerprint: self.planner.fingerprint(),
+            port: settings.probe_port,
+            keys: settings.probe_keys,
+            ..Targets::default()
+        };
+        for node in self.planner.listed() {
+            let address = node.member.address;
+            if node.own {
+                targets.own = Some((address, node.index, hash(node)));
+                continue;
+            }
+            targets.peers.push(Target {
+                id: PeerId {
+                    name: node.member.name.clone(),
+                    name_hash: hash(node),
+                    address,
+                },
+                index: node.index,
+                episode: node.member.episode.is_some(),
+            });
+        }
+        targets
     }
 
     /// Withdraws the local routes: the daemon stops, the programs go on.
@@ -367,97 +459,6 @@ impl Driver {
             self.routes = Some(wanted);
         }
         Ok(())
-    }
-
-    /// What the datapath does right now.
-    #[must_use]
-    pub fn status(&self) -> DatapathStatus {
-        let mut rows: BTreeMap<NodeIndex, u32> = BTreeMap::new();
-        for row in &self.image.rows {
-            *rows.entry(row.owner()).or_default() += 1;
-        }
-        let nodes = self
-            .planner
-            .listed()
-            .iter()
-            .map(|node| {
-                let reach = self
-                    .reach
-                    .get(&node.member.address)
-                    .copied()
-                    .unwrap_or_default();
-                NodeStatus {
-                    name: node.member.name.clone(),
-                    address: node.member.address,
-                    state: node.member.state,
-                    weight: node.member.weight,
-                    index: node.index,
-                    rows: rows.get(&node.index).copied().unwrap_or_default(),
-                    forward: self.way(node.index),
-                    mac: reach.mac,
-                }
-            })
-            .collect();
-        DatapathStatus {
-            interfaces: self.privileges.attachments().to_vec(),
-            forward: self.forward,
-            nodes,
-            rows_in_transition: self.image.rows_in_transition(),
-            draining: self.draining,
-            proxy_alive: self.proxy_alive,
-            vips: self.vip_status(),
-            announcing: self.announced.iter().copied().collect(),
-            routes: self.routes.iter().flatten().copied().collect(),
-            shared: self
-                .planner
-                .vips()
-                .addresses()
-                .intersection(&self.local.configured)
-                .copied()
-                .collect(),
-            left_out: self
-                .planner
-                .left_out()
-                .map(str::to_owned)
-                .chain(self.refused.values().cloned())
-                .collect(),
-            counters: self.privileges.counters(),
-            last_apply: self.last_apply,
-        }
-    }
-
-    /// As the table in the kernel says it.
-    fn way(&self, index: NodeIndex) -> Forward {
-        let flags = self.image.nodes[usize::from(index)].flags;
-        if flags & node_flag::SELF != 0 {
-            Forward::Own
-        } else if flags & node_flag::RESOLVED == 0 {
-            Forward::Unresolved
-        } else if flags & node_flag::ON_LINK != 0 && self.forward != ForwardMode::Udp {
-            Forward::L2
-        } else {
-            Forward::Udp
-        }
-    }
-
-    fn vip_status(&self) -> Vec<VipStatus> {
-        self.image
-            .vips
-            .values()
-            .filter(|entry| entry.key.protocol != 0)
-            .map(|entry| VipStatus {
-                vip: format!(
-                    "{}{}",
-                    SocketAddr::new(
-                        address_of(entry.key.address),
-                        u16::from_be_bytes(entry.key.port),
-                    ),
-                    Transport::of_number(entry.key.protocol).map_or("", Transport::suffix)
-                ),
-                group: entry.group,
-                draining: entry.flags & vip_flag::DRAINING != 0,
-            })
-            .collect()
     }
 }
 

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use gateway_common::abi::{MAX_NODES, NodeIndex, ROWS, Row, TAG_SETS, TagSet, map};
+use gateway_common::abi::{MAX_NODES, NodeIndex, ROWS, Row, TAG_SETS, TagSet, fact, map};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::Error;
@@ -123,7 +123,12 @@ impl SharedTables {
         Ok(Self {
             rows: Arc::new(MappedArray::new(map::ROWS, rows, ROWS, word)?),
             alive: Arc::new(MappedArray::new(map::ALIVE, alive, MAX_NODES, word)?),
-            heartbeat: Arc::new(MappedArray::new(map::HEARTBEAT, heartbeat, 1, word)?),
+            heartbeat: Arc::new(MappedArray::new(
+                map::HEARTBEAT,
+                heartbeat,
+                fact::WORDS,
+                word,
+            )?),
             tags: Arc::new(MappedArray::new(
                 map::TAGS,
                 tags,
@@ -163,17 +168,46 @@ impl SharedTables {
             .collect()
     }
 
-    /// Marks a node as suspect (does not answer) or not.
-    pub fn set_suspect(&self, node: NodeIndex, suspect: bool) {
+    /// What a node is held for: the low bits of `probe::view`.
+    pub fn set_alive(&self, node: NodeIndex, bits: u8) {
         if u32::from(node) < MAX_NODES {
-            self.alive.words()[usize::from(node)].store(u64::from(suspect), Ordering::Release);
+            self.alive.words()[usize::from(node)].store(u64::from(bits), Ordering::Release);
         }
+    }
+
+    /// What this node says of itself, by the slots of `abi::fact`; slots beyond the array are not looked at.
+    pub fn set_fact(&self, slot: u32, word: u64) {
+        if let Some(place) = self.heartbeat.words().get(slot as usize) {
+            place.store(word, Ordering::Release);
+        }
+    }
+
+    /// Puts every row that this node owns with others in transition, whoever writes rows at the same time.
+    pub fn doubt_rows_of(&self, owner: NodeIndex) {
+        let doubt = Row::new(0, true, [(0, false); 3]).0;
+        for word in self.rows.words().iter().take(ROWS as usize) {
+            let owned = |bits| {
+                let row = Row(bits);
+                (row.owner() == owner && row.next(0) != 0).then_some(bits | doubt)
+            };
+            // A row that another node owns stays as it is.
+            let _owned = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, owned);
+        }
+    }
+
+    /// The owner of a row; none beyond the table.
+    #[must_use]
+    pub fn owner(&self, row: u32) -> NodeIndex {
+        let words = self.rows.words();
+        words
+            .get(row as usize)
+            .map_or(0, |word| Row(word.load(Ordering::Relaxed)).owner())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use gateway_common::abi::{NodeEntry, fact};
+    use gateway_common::abi::NodeEntry;
 
     use super::*;
 
@@ -217,9 +251,20 @@ mod tests {
             (0, 5, 6, 65_536)
         );
         shared.beat(3);
-        shared.set_suspect(1023, true);
-        shared.set_suspect(1024, true);
+        shared.set_alive(1023, 5);
+        shared.set_alive(1024, 5);
         assert_eq!(shared.last_beat(), 3);
-        assert_eq!(shared.alive.words()[1023].load(Ordering::Relaxed), 1);
+        assert_eq!(shared.alive.words()[1023].load(Ordering::Relaxed), 5);
+        shared.set_fact(fact::WORDS - 1, 9);
+        shared.set_fact(fact::WORDS, 9);
+        assert_eq!(shared.heartbeat.words()[7].load(Ordering::Relaxed), 9);
+        assert_eq!((shared.owner(1), shared.owner(65_536)), (5, 0));
+        let with = |owner, doubt| Row::new(owner, doubt, [(7, false), (0, false), (0, false)]);
+        shared.store_rows(&[(2, with(3, false)), (3, with(4, false))]);
+        shared.doubt_rows_of(3);
+        let read = shared.rows();
+        assert_eq!([read[2], read[3]], [with(3, true), with(4, false)]);
+        shared.doubt_rows_of(5);
+        assert_eq!(shared.rows()[1].0, 5, "nobody else could hold anything");
     }
 }

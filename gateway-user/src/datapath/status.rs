@@ -9,6 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::attach::Attachment;
 use super::neighbours::ForwardMode;
+use crate::l4::Time;
+use crate::l4::liveness::{PeerReport, Standing};
 use crate::snapshot::ReplicaState;
 
 /// The whole picture.
@@ -63,6 +65,55 @@ pub struct NodeStatus {
     /// Its MAC, or the next hop's; zero if not resolved.
     #[serde(serialize_with = "mac")]
     pub mac: [u8; 6],
+    /// Taken for dead: it owns nothing here although it is listed.
+    pub dead: bool,
+    /// Others may hold connections of its rows since it was not well.
+    pub episode: bool,
+    /// What its answers to probes say; none of this node itself.
+    pub probes: Option<ProbeStatus>,
+}
+
+/// What one node's answers to probes say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ProbeStatus {
+    /// What it is held for.
+    pub standing: Standing,
+    /// Milliseconds since its last answer.
+    pub last_answer_ms: Option<u64>,
+    /// Whether it works with the same membership.
+    pub same_membership: Option<bool>,
+    /// Its connections of rows that it does not own.
+    pub foreign_sockets: Option<u32>,
+    /// Whether its proxy beats.
+    pub proxy_alive: Option<bool>,
+    /// Round trip of its last answer in microseconds.
+    pub round_trip_us: Option<u64>,
+    /// Probes sent to it.
+    pub sent: u64,
+    /// Probes that it never answered.
+    pub lost: u64,
+    /// Times that it became suspect.
+    pub suspected: u64,
+}
+
+impl ProbeStatus {
+    /// What a report says, to a node that works with membership `fingerprint`.
+    #[must_use]
+    pub fn of(report: &PeerReport, fingerprint: u32, now: Time) -> Self {
+        let age = report.heard_at.map(|at| now.saturating_sub(at));
+        let whole = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
+        Self {
+            standing: report.standing,
+            last_answer_ms: age.map(|age| whole(age.as_millis())),
+            same_membership: report.fingerprint.map(|theirs| theirs == fingerprint),
+            foreign_sockets: report.foreign,
+            proxy_alive: report.known.then_some(report.proxy_alive),
+            round_trip_us: report.round_trip.map(|time| whole(time.as_micros())),
+            sent: report.asked,
+            lost: report.lost,
+            suspected: report.suspected,
+        }
+    }
 }
 
 /// How packets go to a node.

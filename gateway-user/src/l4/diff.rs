@@ -214,6 +214,7 @@ mod tests {
             encapsulate_always: false,
             tunnel_port: 17410,
             probe_port: 17411,
+            probe_keys: [[5, 6], [0, 0]],
             ticks_per_second: 250,
             drain_timeout: Duration::from_secs(60),
         };

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use gateway_common::hash::Key;
 use gateway_common::probe::{ANSWER, Probe, REQUEST, flag, view};
 
 use super::{Time, abi_address};
@@ -214,6 +215,17 @@ impl Liveness {
             subject,
             ..Probe::default()
         })
+    }
+
+    /// The key to sign the next question to a peer with: the present one, and by turns the one before it while there is
+    /// one and no answer comes, for the peer may not know the present one yet.
+    #[must_use]
+    pub fn key_for(&self, peer: u64, [present, previous]: [Key; 2]) -> Key {
+        let in_doubt = |peer: &Peer| peer.due && !peer.turn.is_multiple_of(2);
+        match previous != [0, 0] && self.peers.get(&peer).is_some_and(in_doubt) {
+            true => previous,
+            false => present,
+        }
     }
 
     /// Whether the last question to a peer could be sent.

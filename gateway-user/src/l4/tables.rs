@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::diff::Image;
 use super::index::Indices;
-use super::membership::{Member, Membership};
+use super::liveness::Report;
+use super::membership::{Absence, Member, Membership};
 use super::ranks::{Ranked, Ranks, Standing, highest};
 use super::sources::SourceTable;
 use super::vips::{Vip, Vips};
@@ -35,6 +36,8 @@ pub struct Settings {
     pub tunnel_port: u16,
     /// `--probe-port`.
     pub probe_port: u16,
+    /// Key of the probes, then the one before it; zero for none.
+    pub probe_keys: [Key; 2],
     /// Ticks of the kernel per second, for the limits below.
     pub ticks_per_second: u32,
     /// `--drain-timeout`.
@@ -169,6 +172,48 @@ impl Planner {
     pub fn set_draining(&mut self, draining: bool, now: Time) {
         self.membership.set_draining(draining, now);
         self.relist(now);
+    }
+
+    /// What the absence of a list of replicas means.
+    pub fn set_absence(&mut self, absence: Absence) {
+        self.membership.set_absence(absence);
+    }
+
+    /// From now on reports about the peers come.
+    pub fn set_probing(&mut self) {
+        self.membership.set_probing();
+    }
+
+    /// Takes what is known of the peers; true if the tables change.
+    pub fn observe(&mut self, report: &Report, now: Time) -> bool {
+        let changed = self.membership.observe(report, self.settings.hash_key, now);
+        if changed {
+            self.relist(now);
+        }
+        changed
+    }
+
+    /// The own proxy's heart stood still, and is about to beat again.
+    pub fn after_gap(&mut self, now: Time) {
+        self.membership.after_gap(now);
+        self.relist(now);
+    }
+
+    /// Other keys of the probes.
+    pub fn set_probe_keys(&mut self, keys: [Key; 2]) {
+        self.settings.probe_keys = keys;
+    }
+
+    /// What stays the same while the process runs, the keys of the probes excepted.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The membership fingerprint.
+    #[must_use]
+    pub fn fingerprint(&self) -> u32 {
+        self.membership.fingerprint(self.settings.hash_key)
     }
 
     /// The proxy's last socket of a VIP is gone.
@@ -342,10 +387,12 @@ impl Planner {
         Config {
             abi_version: ABI_VERSION,
             self_index: own.map_or(0, |node| u32::from(node.index)),
-            fingerprint: self.membership.fingerprint(settings.hash_key),
+            fingerprint: self.fingerprint(),
             flags,
             tunnel_port: settings.tunnel_port.to_be_bytes(),
             probe_port: settings.probe_port.to_be_bytes(),
+            probe_key: settings.probe_keys[0],
+            probe_key_previous: settings.probe_keys[1],
             beat_limit_jiffies: ticks(BEAT_LIMIT),
             hop_limit: HOP_LIMIT,
             syn_limit: SYN_LIMIT,
@@ -489,6 +536,7 @@ mod tests {
             encapsulate_always: false,
             tunnel_port: 17410,
             probe_port: 17411,
+            probe_keys: [[5, 6], [0, 0]],
             ticks_per_second: 250,
             drain_timeout: Duration::from_secs(60),
         };

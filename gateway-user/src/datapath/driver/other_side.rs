@@ -63,6 +63,9 @@ impl Driver {
         tracing::info!("the agent is back");
         self.shared = self.privileges.shared();
         self.image = self.privileges.image();
+        if let Some(link) = self.link() {
+            link.set_tables(self.shared());
+        }
         self.routes = None;
         self.reach.clear();
         self.announced.clear();

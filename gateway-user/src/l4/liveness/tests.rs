@@ -353,3 +353,23 @@ fn a_peer_at_another_address_begins_anew() {
     assert_eq!(prober.standing(1), Standing::New);
     assert_eq!(prober.liveness.peers().len(), 1);
 }
+
+#[test]
+fn a_peer_that_knows_only_the_previous_key_is_not_suspected() {
+    let (present, previous) = ([1, 1], [2, 2]);
+    let mut prober = Prober::new(&[1]);
+    assert_eq!(prober.liveness.key_for(1, [present, [0, 0]]), present);
+    for round in 0..50 {
+        let key = prober.liveness.key_for(1, [present, previous]);
+        prober.round(&|_, q| (key == previous).then(|| answer(q)));
+        if round > 0 {
+            assert_eq!(prober.standing(1), Standing::Answering, "round {round}");
+        }
+    }
+    // Who knows the present one is asked under no other.
+    let mut prober = Prober::new(&[1]);
+    for _ in 0..50 {
+        assert_eq!(prober.liveness.key_for(1, [present, previous]), present);
+        prober.round(&|_, q| Some(answer(q)));
+    }
+}

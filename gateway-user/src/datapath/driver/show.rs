@@ -1,0 +1,114 @@
+//! What the driver's tables say, for whoever looks.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use gateway_common::abi::{NodeIndex, node_flag, vip_flag};
+
+use super::Driver;
+use crate::datapath::neighbours::ForwardMode;
+use crate::datapath::status::{DatapathStatus, Forward, NodeStatus, ProbeStatus, VipStatus};
+use crate::l4::address_of;
+use crate::snapshot::Transport;
+
+impl Driver {
+    /// What the datapath does right now.
+    #[must_use]
+    pub fn status(&self) -> DatapathStatus {
+        let mut rows: BTreeMap<NodeIndex, u32> = BTreeMap::new();
+        for row in &self.image.rows {
+            *rows.entry(row.owner()).or_default() += 1;
+        }
+        let link = self.link();
+        let report = link.as_ref().map(|link| link.report()).unwrap_or_default();
+        let heard = link.map_or(Duration::ZERO, |link| link.time(Instant::now()));
+        let fingerprint = self.planner.fingerprint();
+        let nodes = self
+            .planner
+            .listed()
+            .iter()
+            .map(|node| {
+                let reach = self
+                    .reach
+                    .get(&node.member.address)
+                    .copied()
+                    .unwrap_or_default();
+                let peer = report.peers.get(&node.member.name);
+                NodeStatus {
+                    name: node.member.name.clone(),
+                    address: node.member.address,
+                    state: node.member.state,
+                    weight: node.member.weight,
+                    index: node.index,
+                    rows: rows.get(&node.index).copied().unwrap_or_default(),
+                    forward: self.way(node.index),
+                    mac: reach.mac,
+                    dead: node.member.dead,
+                    episode: node.member.episode.is_some(),
+                    probes: peer.map(|peer| ProbeStatus::of(peer, fingerprint, heard)),
+                }
+            })
+            .collect();
+        DatapathStatus {
+            interfaces: self.privileges.attachments().to_vec(),
+            forward: self.forward,
+            nodes,
+            rows_in_transition: self.image.rows_in_transition(),
+            draining: self.draining,
+            proxy_alive: self.proxy_alive,
+            vips: self.vip_status(),
+            announcing: self.announced.iter().copied().collect(),
+            routes: self.routes.iter().flatten().copied().collect(),
+            shared: self
+                .planner
+                .vips()
+                .addresses()
+                .intersection(&self.local.configured)
+                .copied()
+                .collect(),
+            left_out: self
+                .planner
+                .left_out()
+                .map(str::to_owned)
+                .chain(self.refused.values().cloned())
+                .collect(),
+            counters: self.privileges.counters(),
+            last_apply: self.last_apply,
+        }
+    }
+
+    /// As the table in the kernel says it.
+    fn way(&self, index: NodeIndex) -> Forward {
+        let flags = self.image.nodes[usize::from(index)].flags;
+        if flags & node_flag::SELF != 0 {
+            Forward::Own
+        } else if flags & node_flag::RESOLVED == 0 {
+            Forward::Unresolved
+        } else if flags & node_flag::ON_LINK != 0 && self.forward != ForwardMode::Udp {
+            Forward::L2
+        } else {
+            Forward::Udp
+        }
+    }
+
+    fn vip_status(&self) -> Vec<VipStatus> {
+        self.image
+            .vips
+            .values()
+            .filter(|entry| entry.key.protocol != 0)
+            .map(|entry| VipStatus {
+                vip: format!(
+                    "{}{}",
+                    SocketAddr::new(
+                        address_of(entry.key.address),
+                        u16::from_be_bytes(entry.key.port),
+                    ),
+                    Transport::of_number(entry.key.protocol).map_or("", Transport::suffix)
+                ),
+                group: entry.group,
+                draining: entry.flags & vip_flag::DRAINING != 0,
+            })
+            .collect()
+    }
+}
