@@ -18,6 +18,7 @@ mod ejection;
 mod ipv6;
 mod leftovers;
 mod limits;
+mod liveness;
 mod metrics;
 mod mistakes;
 mod reload;

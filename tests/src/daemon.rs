@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::{
     eventually::eventually,
@@ -209,17 +210,58 @@ impl Daemon {
             .context("cannot wait for the daemon's end")
     }
 
+    /// Stops it without its knowing (SIGSTOP): its sockets stay, nothing of it runs.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after [`Self::pause`].
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .context("no process id")?;
+        kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.site.name))
+    }
+
+    /// The answer of `forebay status`.
+    ///
+    /// # Errors
+    /// If it cannot be asked, or says what is no JSON.
+    pub fn status(&self) -> Result<Value> {
+        let text = self.ask(&["status", "--output", "json"])?;
+        serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    }
+
+    /// What it says of a listed node.
+    ///
+    /// # Errors
+    /// If it cannot be asked, or lists no such node.
+    pub fn node_status(&self, name: &str) -> Result<Value> {
+        let status = self.status()?;
+        let nodes = status["datapath"]["nodes"].as_array();
+        let found = nodes.and_then(|nodes| nodes.iter().find(|node| node["name"] == name));
+        found
+            .cloned()
+            .with_context(|| format!("{} does not list {name}", self.site.name))
+    }
+
     /// Asks it to drain and waits for its end.
     ///
     /// # Errors
     /// If it does not end within `bound`, with the end of its log.
     pub fn terminate(&mut self, bound: Duration) -> Result<ExitStatus> {
-        let pid = i32::try_from(self.child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .context("no process id")?;
-        kill_process(pid, Signal::TERM)
-            .with_context(|| format!("cannot end {}", self.site.name))?;
+        self.signal(Signal::TERM)?;
         let name = self.site.name.clone();
         let ended = eventually(&format!("the end of {name}"), bound, || {
             self.child

@@ -55,6 +55,8 @@ pub struct Site {
 pub struct Topology {
     /// The client's namespace.
     pub client: Netns,
+    /// The switch: bridge `br0` with a port for each node, named as the node.
+    pub switch: Netns,
     /// The backends' namespace.
     pub backends: Netns,
     /// The nodes.
@@ -87,6 +89,7 @@ impl Topology {
         let ports = switch.run(|| pass_everything(&nodes))?;
         Ok(Self {
             client,
+            switch,
             backends,
             nodes,
             _ports: ports,
