@@ -1,11 +1,14 @@
 //! Answers of the daemon as text for people. Everything here is also in the JSON form.
 
+mod datapath;
 mod explanation;
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
+pub use self::datapath::bpf;
+use self::datapath::datapath;
 pub use self::explanation::explanation;
 use super::table::Table;
 
@@ -70,114 +73,6 @@ pub fn status(answer: &Value) -> String {
     out += &objects(&answer["objects"]);
     out += &problems(&answer["problems"]);
     out
-}
-
-/// `forebay bpf`.
-#[must_use]
-pub fn bpf(answer: &Value) -> String {
-    if answer.is_null() {
-        return "this daemon runs with --datapath off: it has no kernel tables\n".into();
-    }
-    let mut vips = Table::new("VIPs", &["ADDRESS", "GROUP", "STATE"]);
-    for vip in items(&answer["vips"]) {
-        let draining = vip["draining"] == Value::Bool(true);
-        let state = if draining { "draining" } else { "serving" };
-        vips.row([text(&vip["vip"]), text(&vip["group"]), state.into()]);
-    }
-    let mut counters = Table::new("Counters", &["REASON", "PACKETS"]);
-    for (reason, packets) in answer["counters"].as_object().into_iter().flatten() {
-        if packets.as_u64() != Some(0) {
-            counters.row([reason.clone(), text(packets)]);
-        }
-    }
-    format!("{}{vips}{counters}", datapath(answer))
-}
-
-/// The kernel half; nothing with `--datapath off`.
-fn datapath(datapath: &Value) -> String {
-    if datapath.is_null() {
-        return String::new();
-    }
-    let mut links = Table::new(
-        "Interfaces",
-        &["NAME", "STATE", "MODE", "COST", "MTU", "NOTE"],
-    );
-    for link in items(&datapath["interfaces"]) {
-        links.row([
-            text(&link["interface"]),
-            text(&link["state"]),
-            text(&link["mode"]),
-            cost(&link["cost_percent"]),
-            text(&link["mtu"]),
-            text(&link["note"]),
-        ]);
-    }
-    let mut nodes = Table::new(
-        "Nodes",
-        &["NAME", "ADDRESS", "STATE", "ROWS", "FORWARD", "MAC"],
-    );
-    for node in items(&datapath["nodes"]) {
-        let cells =
-            ["name", "address", "state", "rows", "forward", "mac"].map(|cell| text(&node[cell]));
-        nodes.row(cells);
-    }
-    let peers = peers(&datapath["nodes"]);
-    let announced = join(items(&datapath["announcing"]).iter().map(text));
-    format!(
-        "{links}{nodes}{peers}Rows in transition: {}. Second chances: {}. Announced by this node: {announced}.\n\n",
-        text(&datapath["rows_in_transition"]),
-        text(&datapath["counters"]["second_chance"]),
-    )
-}
-
-/// What a packet costs in a mode, beside what it costs natively.
-fn cost(percent: &Value) -> String {
-    let tenths = percent.as_u64().unwrap_or(100) / 10;
-    format!("about {}.{} × native", tenths / 10, tenths % 10)
-}
-
-/// What the other nodes answer to probes.
-fn peers(nodes: &Value) -> Table {
-    let mut table = Table::new(
-        "Peers",
-        &[
-            "NAME",
-            "PROBES",
-            "LAST ANSWER",
-            "MEMBERSHIP",
-            "FOREIGN",
-            "PROXY",
-            "ROUND TRIP",
-            "LOST",
-        ],
-    );
-    for node in items(nodes).iter().filter(|node| !node["probes"].is_null()) {
-        let probes = &node["probes"];
-        let with = |value: &Value, unit: &str| match value {
-            Value::Null => "-".into(),
-            value => format!("{} {unit}", text(value)),
-        };
-        let either = |value: &Value, yes: &str, no: &str| match value.as_bool() {
-            Some(true) => yes.to_owned(),
-            Some(false) => no.to_owned(),
-            None => "-".to_owned(),
-        };
-        let standing = match node["dead"] == Value::Bool(true) {
-            true => "dead".into(),
-            false => text(&probes["standing"]),
-        };
-        table.row([
-            text(&node["name"]),
-            standing,
-            with(&probes["last_answer_ms"], "ms ago"),
-            either(&probes["same_membership"], "equal", "differs"),
-            text(&probes["foreign_sockets"]),
-            either(&probes["proxy_alive"], "alive", "hangs"),
-            with(&probes["round_trip_us"], "us"),
-            text(&probes["lost"]),
-        ]);
-    }
-    table
 }
 
 /// `forebay validate`.

@@ -2,26 +2,28 @@
 //!
 //! Same input, same tables. Nothing here knows which half is live, what is written already or how to write it.
 
+mod place;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use gateway_common::abi::{
-    ABI_VERSION, Config, MAX_NODES, NodeEntry, NodeIndex, Row, VIP_PROBES, VIP_SLOTS, VipEntry,
-    VipKey, config, node_flag,
+    ABI_VERSION, Config, MAX_NODES, NodeEntry, NodeIndex, Row, VipEntry, config, node_flag,
 };
-use gateway_common::hash::{Key, sip13, vip_slot};
+use gateway_common::hash::{Key, sip13};
 use gateway_common::rendezvous::name_hash;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::place::vip_half;
 use super::diff::Image;
 use super::index::Indices;
 use super::liveness::Report;
 use super::membership::{Absence, Member, Membership};
 use super::ranks::{Ranked, Ranks, Standing, highest};
 use super::sources::SourceTable;
-use super::vips::{Vip, Vips};
+use super::vips::Vips;
 use super::{Time, abi_address, address_of};
 use crate::snapshot::{BindKey, ObjectKey, ReplicaState, Snapshot};
 
@@ -458,75 +460,13 @@ fn standing(member: &Member) -> Standing {
     }
 }
 
-/// Places every entry within [`VIP_PROBES`] slots of where its key hashes to, under the first seed for which
-/// that works. With at most half of the slots in use one of the first few seeds does; entries that no seed
-/// places are left out, last keys first.
-#[must_use]
-pub fn vip_half(entries: &BTreeMap<VipKey, Vip>) -> VipHalf {
-    const SEEDS: u32 = 256;
-    let mut entries: Vec<VipEntry> = entries
-        .iter()
-        .map(|(key, vip)| VipEntry {
-            key: *key,
-            flags: vip.flags,
-            group: vip.group,
-            number: vip.number,
-            sources: vip.sources,
-            reserved: 0,
-        })
-        .collect();
-    loop {
-        let placed = (0..SEEDS).find_map(|seed| {
-            Some(VipHalf {
-                seed,
-                slots: place(&entries, seed)?,
-            })
-        });
-        if let Some(half) = placed {
-            return half;
-        }
-        entries.pop();
-    }
-}
-
-/// Robin Hood placement: whoever is further from home keeps the slot, which keeps the longest way short.
-fn place(entries: &[VipEntry], seed: u32) -> Option<Vec<(u32, VipEntry)>> {
-    let mut slots: Vec<Option<(u32, VipEntry)>> = vec![None; VIP_SLOTS as usize];
-    for entry in entries {
-        let mut carried = (vip_slot(&entry.key, seed), *entry);
-        let mut slot = carried.0;
-        loop {
-            let distance = |home: u32| slot.wrapping_sub(home) & (VIP_SLOTS - 1);
-            if distance(carried.0) >= VIP_PROBES {
-                return None;
-            }
-            match &mut slots[slot as usize] {
-                Some(other) => {
-                    if distance(other.0) < distance(carried.0) {
-                        std::mem::swap(other, &mut carried);
-                    }
-                }
-                empty => {
-                    *empty = Some(carried);
-                    break;
-                }
-            }
-            slot = (slot + 1) & (VIP_SLOTS - 1);
-        }
-    }
-    let placed = (0..VIP_SLOTS).zip(slots);
-    Some(
-        placed
-            .filter_map(|(slot, entry)| Some((slot, entry?.1)))
-            .collect(),
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use gateway_common::abi::vip_flag;
+    use gateway_common::abi::{VIP_PROBES, VIP_SLOTS, VipKey, vip_flag};
+    use gateway_common::hash::vip_slot;
 
     use super::*;
+    use crate::l4::vips::Vip;
     use crate::snapshot::{Replica, Transport};
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use gateway_common::abi::ROWS;
-use gateway_common::hash::{Key, flow_v4, row_of};
+use gateway_common::hash::{Key, flow_v4, flow_v6, row_of};
 use gateway_common::packet::protocol;
 
 use crate::snapshot::BindKey;
@@ -30,7 +30,7 @@ impl Held {
         })
     }
 
-    /// Counts a connection until the guard is dropped. Connections that are not steered count for no row.
+    /// Counts a connection until the guard is dropped.
     #[must_use]
     pub fn connection(self: &Arc<Self>, client: SocketAddr, vip: BindKey) -> Holding {
         let row = self.row(client, vip);
@@ -52,15 +52,18 @@ impl Held {
     }
 
     fn row(&self, client: SocketAddr, vip: BindKey) -> Option<u32> {
-        let (IpAddr::V4(source), IpAddr::V4(destination)) =
-            (client.ip().to_canonical(), vip.address)
-        else {
-            return None;
-        };
         let [a, b] = client.port().to_be_bytes();
         let [c, d] = vip.port.to_be_bytes();
-        let (source, destination) = (source.octets(), destination.octets());
-        let flow = flow_v4(self.key, source, destination, [a, b, c, d], protocol::TCP);
+        let ports = [a, b, c, d];
+        let flow = match (client.ip().to_canonical(), vip.address) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                flow_v4(self.key, from.octets(), to.octets(), ports, protocol::TCP)
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                flow_v6(self.key, from.octets(), to.octets(), ports, protocol::TCP)
+            }
+            _ => return None,
+        };
         Some(row_of(flow))
     }
 }
@@ -104,5 +107,10 @@ mod tests {
         assert_eq!(held.foreign(|_| false), 1);
         drop(second);
         assert_eq!(held.foreign(|_| false), 0);
+        let (client, vip) = ("[2001:db8::7]:40000", "[2001:db8::1]:80");
+        let vip: SocketAddr = vip.parse().unwrap();
+        let client: SocketAddr = client.parse().unwrap();
+        let _third = held.connection(client, vip.into());
+        assert_eq!(held.foreign(|_| false), 1);
     }
 }

@@ -1,3 +1,5 @@
+//! Peers that answer, fall silent, flap and vote; a prober that stalls and a clock that jumps.
+
 use gateway_common::probe::Probe;
 
 use super::*;

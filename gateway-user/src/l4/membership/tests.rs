@@ -1,3 +1,5 @@
+//! One test for each rule, and random histories of what peers report.
+
 use gateway_common::probe::view;
 
 use super::*;
