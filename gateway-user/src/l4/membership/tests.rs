@@ -676,10 +676,8 @@ mod histories {
 
                 prop_assert!(!member(&m, "a").dead, "this node is never dead");
                 let of = |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, s)| *s);
-                let lost = pairs.iter().filter(|(n, s)| {
-                    let answers = !matches!(s, Says::Suspect | Says::Silent(_));
-                    !answers || (member(&before, n).dead && !answers)
-                }).count();
+                let answers = |s: &Says| !matches!(s, Says::Suspect | Says::Silent(_));
+                let lost = pairs.iter().filter(|(_, s)| !answers(s)).count();
                 for name in dead(&m) {
                     let was = member(&before, name).dead;
                     match of(name) {
