@@ -20,12 +20,40 @@ impl Driver {
         for row in &self.image.rows {
             *rows.entry(row.owner()).or_default() += 1;
         }
+        DatapathStatus {
+            interfaces: self.privileges.attachments().to_vec(),
+            forward: self.forward,
+            nodes: self.node_status(&rows),
+            rows_in_transition: self.image.rows_in_transition(),
+            draining: self.draining,
+            proxy_alive: self.proxy_alive,
+            vips: self.vip_status(),
+            announcing: self.announced.iter().copied().collect(),
+            routes: self.routes.iter().flatten().copied().collect(),
+            shared: self
+                .planner
+                .vips()
+                .addresses()
+                .intersection(&self.local.configured)
+                .copied()
+                .collect(),
+            left_out: self
+                .planner
+                .left_out()
+                .map(str::to_owned)
+                .chain(self.refused.values().cloned())
+                .collect(),
+            counters: self.privileges.counters(),
+            last_apply: self.last_apply,
+        }
+    }
+
+    fn node_status(&self, rows: &BTreeMap<NodeIndex, u32>) -> Vec<NodeStatus> {
         let link = self.link();
         let report = link.as_ref().map(|link| link.report()).unwrap_or_default();
         let heard = link.map_or(Duration::ZERO, |link| link.time(Instant::now()));
         let fingerprint = self.planner.fingerprint();
-        let nodes = self
-            .planner
+        self.planner
             .listed()
             .iter()
             .map(|node| {
@@ -49,33 +77,7 @@ impl Driver {
                     probes: peer.map(|peer| ProbeStatus::of(peer, fingerprint, heard)),
                 }
             })
-            .collect();
-        DatapathStatus {
-            interfaces: self.privileges.attachments().to_vec(),
-            forward: self.forward,
-            nodes,
-            rows_in_transition: self.image.rows_in_transition(),
-            draining: self.draining,
-            proxy_alive: self.proxy_alive,
-            vips: self.vip_status(),
-            announcing: self.announced.iter().copied().collect(),
-            routes: self.routes.iter().flatten().copied().collect(),
-            shared: self
-                .planner
-                .vips()
-                .addresses()
-                .intersection(&self.local.configured)
-                .copied()
-                .collect(),
-            left_out: self
-                .planner
-                .left_out()
-                .map(str::to_owned)
-                .chain(self.refused.values().cloned())
-                .collect(),
-            counters: self.privileges.counters(),
-            last_apply: self.last_apply,
-        }
+            .collect()
     }
 
     /// As the table in the kernel says it.
