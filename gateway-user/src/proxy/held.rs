@@ -1,4 +1,4 @@
-//! How many client connections are open in each steering row.
+//! How many client connections and UDP sessions are open in each steering row.
 //!
 //! The proxy knows its sockets exactly, so it can tell the other nodes when it holds none of their rows any more. Each
 //! connection adds one to its row's word and takes it away at its end; nothing here is locked, and only who asks sums.
@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use gateway_common::abi::ROWS;
 use gateway_common::hash::{Key, flow_v4, flow_v6, row_of};
-use gateway_common::packet::protocol;
 
-use crate::snapshot::BindKey;
+use crate::snapshot::{BindKey, UdpHash};
 
 /// Open connections by row.
 #[derive(Debug)]
@@ -33,7 +32,16 @@ impl Held {
     /// Counts a connection until the guard is dropped.
     #[must_use]
     pub fn connection(self: &Arc<Self>, client: SocketAddr, vip: BindKey) -> Holding {
-        let row = self.row(client, vip);
+        self.hold(self.row(client, vip, UdpHash::FiveTuple))
+    }
+
+    /// Counts a UDP session, whose VIP is hashed `by` that, until the guard is dropped.
+    #[must_use]
+    pub fn session(self: &Arc<Self>, client: SocketAddr, vip: BindKey, by: UdpHash) -> Holding {
+        self.hold(self.row(client, vip, by))
+    }
+
+    fn hold(self: &Arc<Self>, row: Option<u32>) -> Holding {
         if let Some(word) = row.and_then(|row| self.rows.get(row as usize)) {
             word.fetch_add(1, Relaxed);
         }
@@ -51,16 +59,20 @@ impl Held {
             .fold(0, |sum, (_, count)| sum.saturating_add(count))
     }
 
-    fn row(&self, client: SocketAddr, vip: BindKey) -> Option<u32> {
+    fn row(&self, client: SocketAddr, vip: BindKey, by: UdpHash) -> Option<u32> {
         let [a, b] = client.port().to_be_bytes();
         let [c, d] = vip.port.to_be_bytes();
-        let ports = [a, b, c, d];
+        let ports = match by {
+            UdpHash::FiveTuple => [a, b, c, d],
+            UdpHash::Addresses => [0; 4],
+        };
+        let protocol = vip.transport.number();
         let flow = match (client.ip().to_canonical(), vip.address) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
-                flow_v4(self.key, from.octets(), to.octets(), ports, protocol::TCP)
+                flow_v4(self.key, from.octets(), to.octets(), ports, protocol)
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
-                flow_v6(self.key, from.octets(), to.octets(), ports, protocol::TCP)
+                flow_v6(self.key, from.octets(), to.octets(), ports, protocol)
             }
             _ => return None,
         };
@@ -68,7 +80,7 @@ impl Held {
     }
 }
 
-/// One open connection.
+/// One open connection or session.
 #[derive(Debug)]
 pub struct Holding {
     held: Arc<Held>,
@@ -86,6 +98,7 @@ impl Drop for Holding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Transport;
 
     const KEY: Key = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 
@@ -94,7 +107,7 @@ mod tests {
         let held = Held::new(KEY);
         let vip = BindKey {
             address: [203, 0, 113, 10].into(),
-            transport: crate::snapshot::Transport::Tcp,
+            transport: Transport::Tcp,
             port: 80,
         };
         // The golden vector of the flow hash: row 36,267.
@@ -112,5 +125,14 @@ mod tests {
         let client: SocketAddr = client.parse().unwrap();
         let _third = held.connection(client, vip.into());
         assert_eq!(held.foreign(|_| false), 1);
+        // Hashed by addresses, all sessions of a client are in one row, and not in that of its connections.
+        let four = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let udp = BindKey::new(([203, 0, 113, 10], 53).into(), Transport::Udp);
+        let sessions = [1, 2].map(|port| held.session(four(port), udp, UdpHash::Addresses));
+        let rows: Vec<_> = sessions.iter().map(|session| session.row).collect();
+        assert!(rows[0].is_some() && rows[0] == rows[1]);
+        let apart = [1, 2].map(|port| held.row(four(port), udp, UdpHash::FiveTuple));
+        assert_ne!(apart[0], apart[1]);
+        assert_eq!(held.foreign(|_| false), 3);
     }
 }

@@ -270,6 +270,7 @@ fn open(
     let held = Held {
         _permit: permit,
         _tag: worker.tag(key.client, bind.into(), configured.policy.udp_hash),
+        _row: worker.holds_session(key.client, bind, configured.policy.udp_hash),
     };
     let session = Session::begin(worker, parts, held, upstream, live.number);
     let session = Rc::new(session);

@@ -199,6 +199,18 @@ impl Worker {
         held.map(|held| held.connection(client, vip))
     }
 
+    /// Counts a UDP session for its steering row, as long as the guard lives.
+    #[must_use]
+    pub(super) fn holds_session(
+        &self,
+        client: SocketAddr,
+        vip: BindKey,
+        by: UdpHash,
+    ) -> Option<Holding> {
+        let held = self.shared.held.as_ref();
+        held.map(|held| held.session(client, vip, by))
+    }
+
     fn lines_dropped(&self, lines: u64) {
         if lines > 0 {
             self.shared

@@ -20,6 +20,7 @@ use crate::datapath::Tag;
 use crate::l7::outlier::Outcome;
 use crate::proxy::access_log::{self, SessionLine};
 use crate::proxy::cluster::{LiveCluster, LiveEndpoint};
+use crate::proxy::held::Holding;
 use crate::proxy::permit::ConnectionPermit;
 use crate::proxy::runtime::{Live, LiveRule};
 use crate::proxy::stats::{Event, Flag};
@@ -85,6 +86,8 @@ pub(super) struct Held {
     pub(super) _permit: ConnectionPermit,
     /// Its tag in the kernel's table.
     pub(super) _tag: Option<Tag>,
+    /// Its share in the count of its row.
+    pub(super) _row: Option<Holding>,
 }
 
 /// See the module.
