@@ -194,8 +194,6 @@ fn serve(mut driver: Driver, shared: &Arc<Shared>, commands: &Receiver<Command>)
                 last = Some(snapshot);
                 // Nobody waits any more only while the daemon stops.
                 drop(reply.send(result.map(|()| refused).map_err(|e| e.to_string())));
-                // Rows are computed in tables that are thrown away; configurations are far between.
-                return_freed_memory();
                 Ok(())
             }
             Ok(Command::Drain) => driver.set_draining(true, Instant::now()),
@@ -227,6 +225,10 @@ fn serve(mut driver: Driver, shared: &Arc<Shared>, commands: &Receiver<Command>)
             last.as_ref()
                 .map_or(Ok(()), |snapshot| publish(&mut driver, shared, snapshot))
         });
+        if driver.take_written() {
+            // Rows are computed in tables that are thrown away; changes are far between.
+            return_freed_memory();
+        }
         let error = result.err().map(|error| error.to_string());
         if let Some(text) = error.as_ref().filter(|_| error != failed) {
             tracing::error!("the kernel tables are not as they should be, trying again: {text}");

@@ -79,6 +79,7 @@ pub struct Driver {
     refused: BTreeMap<BindKey, String>,
     renewed: bool,
     prober: Option<Prober>,
+    written: bool,
 }
 
 impl Driver {
@@ -131,6 +132,7 @@ impl Driver {
             refused: BTreeMap::new(),
             renewed: false,
             prober: None,
+            written: false,
         })
     }
 
@@ -160,6 +162,11 @@ impl Driver {
         self.planner.set_probe_keys(keys);
         self.dirty = true;
         self.tick(now)
+    }
+
+    /// Whether tables were computed since this was last asked.
+    pub fn take_written(&mut self) -> bool {
+        std::mem::take(&mut self.written)
     }
 
     /// What the prober shares, for whoever beats.
@@ -332,6 +339,7 @@ impl Driver {
         if self.dirty {
             let link = self.link();
             link.iter().for_each(|link| link.begin_write());
+            self.written = true;
             self.write()?;
             self.dirty = false;
             link.iter().for_each(|link| link.end_write(self.targets()));

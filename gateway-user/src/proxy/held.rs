@@ -25,7 +25,8 @@ impl Held {
     pub fn new(key: Key) -> Arc<Self> {
         Arc::new(Self {
             key,
-            rows: (0..ROWS).map(|_| AtomicU32::new(0)).collect(),
+            // Zero pages of the system: only rows with connections cost memory.
+            rows: bytemuck::zeroed_slice_box(ROWS as usize),
         })
     }
 
