@@ -15,7 +15,7 @@ use aya::maps::lpm_trie::{self, LpmTrie};
 use aya::maps::{DevMapHash, Map, MapData, MapError, SockMap};
 use gateway_common::abi::{
     self, COUNTERS_PER_CPU, Config, Counter, GROUPS, MAX_CPUS, MAX_NODES, NodeEntry, PORT_WORDS,
-    ROWS, SLOTS_PER_GROUP, SourceKey, TAG_SETS, TagSet, VIP_SLOTS, VipEntry,
+    ROWS, SLOTS_PER_GROUP, SourceKey, TAG_SETS, TagSet, VIP_SLOTS, VipEntry, fact,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -116,12 +116,7 @@ impl Agent {
         let shared = SharedTables {
             rows: Arc::new(array(programs, abi::map::ROWS, ROWS, words)?),
             alive: Arc::new(array(programs, abi::map::ALIVE, MAX_NODES, words)?),
-            heartbeat: Arc::new(array(
-                programs,
-                abi::map::HEARTBEAT,
-                abi::fact::WORDS,
-                words,
-            )?),
+            heartbeat: Arc::new(array(programs, abi::map::HEARTBEAT, fact::WORDS, words)?),
             tags: Arc::new(array(
                 programs,
                 abi::map::TAGS,

@@ -1,5 +1,7 @@
 //! Tables and sockets that the packet tests share: VIPs of every kind, nodes of every kind.
 
+mod probes;
+
 use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -9,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use gateway_common::abi::{
     ABI_VERSION, Config, MAX_NODES, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED,
-    SourceKey, VipKey, fact, node_flag, vip_flag,
+    SourceKey, VipKey, node_flag, vip_flag,
 };
 use gateway_common::hash::{flow_v4, flow_v6, row_of};
 use gateway_common::host::HostTables;
@@ -17,6 +19,8 @@ use gateway_common::packet::mapped;
 use gateway_common::steer::{Local, Tuple};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use self::probes::say;
+pub use self::probes::{FOREIGN, OWN_NAME, PROBE_KEY, PROBE_KEY_PREVIOUS, PROBES, ROUNDS};
 use crate::object::INGRESS;
 use crate::packet::{ACK, Ends, Frame, Load, SYN, TcpPacket};
 
@@ -72,18 +76,6 @@ pub const KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 pub const FINGERPRINT: u32 = 0xf00d_cafe;
 /// Tunnel port.
 pub const TUNNEL: u16 = 17_410;
-/// Probe port.
-pub const PROBES: u16 = 17_411;
-/// Key of the probes.
-pub const PROBE_KEY: [u64; 2] = [0x1111_2222_3333_4444, 0x5555_6666_7777_8888];
-/// The key before that one.
-pub const PROBE_KEY_PREVIOUS: [u64; 2] = [9, 8];
-/// Hash of this node's name.
-pub const OWN_NAME: u64 = 0x6d65_6d65_6d65_6d65;
-/// Foreign sockets of this node, counted under [`FINGERPRINT`].
-pub const FOREIGN: u32 = 77;
-/// Rounds of probing that this node has finished.
-pub const ROUNDS: u64 = 5;
 
 /// Address of a node.
 #[must_use]
@@ -113,20 +105,6 @@ pub const fn mac(node: u16) -> [u8; 6] {
 
 /// MAC of this node's uplink.
 pub const OWN_MAC: [u8; 6] = mac(ME);
-
-/// What this node says of itself.
-fn say(tables: &mut HostTables) {
-    for (slot, word) in [
-        (fact::NAME_HASH, OWN_NAME),
-        (
-            fact::COUNTED,
-            u64::from(FINGERPRINT) << 32 | u64::from(FOREIGN),
-        ),
-        (fact::ROUNDS, ROUNDS),
-    ] {
-        tables.facts[slot as usize] = word;
-    }
-}
 
 /// The tables; rows are empty.
 #[must_use]

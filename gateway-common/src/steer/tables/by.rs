@@ -1,0 +1,87 @@
+//! Nodes found by what their packets carry: an address or a MAC.
+
+use super::{Tables, node};
+use crate::abi::{Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, peers};
+use crate::hash::of_words;
+use crate::packet::Packet;
+
+/// The listed node, not this one, with this address (IPv4-mapped for IPv4); 0 if there is none.
+#[allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method by its name is for one lifetime, the closure for all"
+)]
+#[inline(always)]
+pub(in crate::steer) fn peer_at_address<T: Tables>(tables: &T, address: [u64; 2]) -> NodeIndex {
+    peer(
+        tables,
+        peers::address_slot(&of_words(address)),
+        |slot| slot.by_address(),
+        |peer| {
+            let [first, second] = peer.address();
+            (first ^ address[0]) | (second ^ address[1]) == 0
+        },
+    )
+}
+
+/// The listed node on our link with this MAC; 0 if there is none.
+#[allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method by its name is for one lifetime, the closure for all"
+)]
+#[inline(always)]
+pub(in crate::steer) fn peer_with_mac<T: Tables>(tables: &T, word: u64) -> NodeIndex {
+    let [a, b, c, d, e, f, ..] = word.to_le_bytes();
+    let mac = [a, b, c, d, e, f];
+    peer(
+        tables,
+        peers::mac_slot(mac),
+        |slot| slot.by_mac(),
+        |peer| {
+            let [first, second, _] = peer.macs();
+            let ([a, b, c, d], [e, f, ..]) = (first.to_ne_bytes(), second.to_ne_bytes());
+            u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) == word
+        },
+    )
+}
+
+/// Whether the packet's source MAC is that of a listed node on our link. Most senders are none, which their first slot says;
+/// the rest is done out of line.
+#[inline(always)]
+pub(in crate::steer) fn is_from_peer<T: Tables>(
+    packet: &T::Packet,
+    tables: &T,
+    config: LiveConfig<'_>,
+) -> bool {
+    // The last two bytes of the destination, then the source.
+    let Some([first, second]) = packet.words(4) else {
+        return false;
+    };
+    let ([_, _, a, b], [c, d, e, f]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    let half = (config.node_half() & 1) * MAX_NODES;
+    let known = tables
+        .node(half + peers::mac_slot([a, b, c, d, e, f]))
+        .is_some_and(|slot| slot.by_mac() != 0);
+    known && tables.call_peer_mac(u64::from_le_bytes([a, b, c, d, e, f, 0, 0])) != 0
+}
+
+#[inline(always)]
+fn peer<T: Tables>(
+    tables: &T,
+    first: u32,
+    field: impl Fn(Live<'_, NodeEntry>) -> NodeIndex,
+    is_it: impl Fn(Live<'_, NodeEntry>) -> bool,
+) -> NodeIndex {
+    let Some(config) = tables.config() else {
+        return 0;
+    };
+    let half = (config.node_half() & 1) * MAX_NODES;
+    for probe in 0..peers::PROBES {
+        let index = tables
+            .node(half + ((first + probe) & (MAX_NODES - 1)))
+            .map_or(0, &field);
+        if index == 0 || node(tables, config, index).is_some_and(&is_it) {
+            return index;
+        }
+    }
+    0
+}
