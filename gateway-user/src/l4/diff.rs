@@ -167,19 +167,20 @@ pub fn diff(applied: &Image, desired: &Desired) -> Vec<MapOp> {
         .filter(|prefix| !desired.sources.contains_key(prefix))
         .map(|(bits, key)| (*bits, *key, None))
         .collect();
-    ops.extend(chunks(new));
+    ops.extend(chunks(&new));
     if vips != applied.vips {
         ops.push(MapOp::Vips(desired.vips.clone()));
     }
-    ops.extend(chunks(old));
+    ops.extend(chunks(&old));
     ops
 }
 
 /// Prefixes in operations that fit one message to another process.
-fn chunks(prefixes: Vec<(u32, SourceKey, Option<u32>)>) -> impl Iterator<Item = MapOp> {
+fn chunks(prefixes: &[(u32, SourceKey, Option<u32>)]) -> impl Iterator<Item = MapOp> {
     const MOST: usize = 1_024;
-    let chunks: Vec<_> = prefixes.chunks(MOST).map(<[_]>::to_vec).collect();
-    chunks.into_iter().map(MapOp::Sources)
+    prefixes
+        .chunks(MOST)
+        .map(|chunk| MapOp::Sources(chunk.to_vec()))
 }
 
 /// Listed nodes that are to leave.

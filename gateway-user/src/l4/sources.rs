@@ -67,8 +67,8 @@ impl SourceLists {
     fn next(&mut self, old: &BTreeMap<Sources, u16>) -> u16 {
         loop {
             self.last = self.last.checked_add(1).unwrap_or(1);
-            let used = |n: &u16| *n == self.last;
-            let free = !old.values().any(|n| used(n)) && !self.numbers.values().any(|n| used(n));
+            let mut numbers = old.values().chain(self.numbers.values());
+            let free = numbers.all(|number| *number != self.last);
             if free && !self.taken.contains(&self.last) {
                 return self.last;
             }
