@@ -317,6 +317,7 @@ fn upload_crosses(test: &str, forward: ForwardMode, cut_by_the_node: bool) {
     let before = nodes[at].counter(counter);
     let sent: Vec<u8> = (0..BYTES).map(|i| (i * 31 + i / 251) as u8).collect();
     let mut received = vec![0; BYTES];
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
     thread::scope(|scope| {
         let mut reader = stream.try_clone().unwrap();
         reader.set_read_timeout(Some(PATIENCE)).unwrap();
