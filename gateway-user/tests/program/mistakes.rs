@@ -78,10 +78,6 @@ async fn the_command_line() {
             "--datapath xdp is not possible; give auto, native, tcx, generic or off",
         ),
         (
-            &["run", "--config", "x", "--datapath", "tcx"],
-            "--datapath tcx is not supported by this version; use auto, native, generic or off",
-        ),
-        (
             &[
                 "run",
                 "--config",
@@ -228,14 +224,12 @@ async fn all_mistakes_of_one_command_line_come_at_once() {
         "0",
         "--node-name",
         "A",
-        "--datapath",
-        "tcx",
+        "--kubernetes",
         "--tunnel-port",
         "17411",
     ];
-    let sentences = "--datapath tcx is not supported by this version; use auto, native, generic or off
+    let sentences = "--kubernetes is not supported by this version; give a directory of manifests with --config DIR
         --tunnel-port and --probe-port are both 17411; give two different ports
-        no source of objects; give a directory of manifests with --config DIR
         node name \"A\" is not a DNS name; give one of lower-case letters, digits, '-' and '.' with --node-name
         --workers 0 is out of range; give 1 to 64";
     let said = said(program().args(words)).await;
@@ -261,10 +255,6 @@ async fn the_environment() {
         (
             &[("FOREBAY_DATAPATH", "maybe")],
             "FOREBAY_DATAPATH=maybe is not possible; give auto, native, tcx, generic or off",
-        ),
-        (
-            &[("FOREBAY_DATAPATH", "tcx")],
-            "--datapath tcx is not supported by this version; use auto, native, generic or off",
         ),
         (
             &[("FOREBAY_DATAPATH", "")],
