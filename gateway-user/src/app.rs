@@ -91,8 +91,7 @@ impl From<datapath::Error> for RunError {
 /// # Errors
 /// See [`RunError`]; nothing is left running then.
 pub fn run(settings: Settings) -> Result<(), RunError> {
-    // A heap of a few MiB in pages of 2 MiB is mostly empty pages. Where the kernel has none, nothing is lost.
-    let _unsupported = rustix::thread::disable_transparent_huge_pages(true);
+    datapath::keep_freed_memory(0);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -176,6 +175,7 @@ impl App {
         };
         app.reconfigure().await;
         datapath::return_freed_memory();
+        datapath::keep_freed_memory(datapath::KEPT_WHILE_SERVING);
         Ok(app)
     }
 

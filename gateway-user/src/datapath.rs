@@ -44,7 +44,7 @@ pub use mmap::SharedTables;
 pub use neighbours::ForwardMode;
 pub use pins::{detach, open_shared};
 pub use status::DatapathStatus;
-pub use sys::return_freed_memory;
+pub use sys::{KEPT_WHILE_SERVING, keep_freed_memory, return_freed_memory};
 pub use tags::{SessionTags, Tag};
 pub use vip_socket::open_udp;
 

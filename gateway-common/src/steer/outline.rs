@@ -11,7 +11,7 @@ use crate::hash::{Key, flow_v6_of};
 use crate::packet::Packet;
 use crate::verdict::Verdict;
 
-/// Packed [`Place`] of a packet, found header by header; 0 if it is no IP packet.
+/// Packed `Place` of a packet, found header by header; 0 if it is no IP packet.
 #[inline(always)]
 pub fn walk<P: Packet>(packet: &P) -> u64 {
     place::walk(packet).map_or(0, Place::pack)
@@ -50,7 +50,7 @@ pub fn probe_code<P: Packet>(packet: &P, at: u64, key: Key) -> u64 {
     probe::code_of(packet, at, key)
 }
 
-/// The decision about a packet whose case is not one of the two plain ones: a packed [`decide::Next`].
+/// The decision about a packet whose case is not one of the two plain ones: a packed `decide::Next`.
 #[inline(always)]
 pub fn decide<T: Tables>(
     packet: &mut T::Packet,
@@ -77,13 +77,13 @@ pub fn send<T: Tables>(
     forward::send(packet, tables, place, hash, errand, arrival)
 }
 
-/// What this node's sockets say about a TCP packet; see [`decide::held`].
+/// What this node's sockets say about a TCP packet; see `decide::held`.
 #[inline(always)]
 pub fn held<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64) -> u64 {
     Place::unpack(place).map_or(0, |place| decide::held(packet, tables, place))
 }
 
-/// Index of the first of a row's other nodes from place `from` on that may take a packet; see [`decide::first_from`].
+/// Index of the first of a row's other nodes from place `from` on that may take a packet; see `decide::first_from`.
 #[inline(always)]
 pub fn first<T: Tables>(tables: &T, row: u64, from: u64, or_me: bool, ready: bool) -> u64 {
     u64::from(decide::first_from(tables, Row(row), from, or_me, ready))

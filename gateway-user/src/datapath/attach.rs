@@ -1,6 +1,6 @@
 //! Programs to interfaces and to the network namespace, by links that are pinned.
 //!
-//! Where XDP can be had the program is an XDP program, else a classifier of traffic control: [`plan`] says which ways are
+//! Where XDP can be had the program is an XDP program, else a classifier of traffic control: `plan` says which ways are
 //! tried in which order. A pinned link of an earlier process is adopted and its program replaced in one step: packets meet
 //! the old program or the new one. A program of somebody else is never touched.
 
@@ -32,7 +32,7 @@ use super::sys::{self, LinkTarget};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttachMode {
-    /// The best that can be had, see [`plan`].
+    /// The best that can be had, see `plan`.
     #[default]
     Auto,
     /// XDP in the driver.

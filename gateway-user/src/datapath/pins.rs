@@ -1,7 +1,7 @@
 //! The directory of pins: `<bpffs>/v<ABI_VERSION>/` with one pin for each map and each link.
 //!
 //! If the directory does not lie on a BPF file system one is mounted there and marked, so that [`detach`] takes
-//! it away again. Below [`SYSTEM`] the file system is mounted where every system has it, and stays.
+//! it away again. Below `SYSTEM` the file system is mounted where every system has it, and stays.
 
 use std::collections::BTreeSet;
 use std::fs;
