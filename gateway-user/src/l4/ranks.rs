@@ -84,6 +84,15 @@ impl Ranks {
                 *best = top(row, &listed);
             } else if !come.is_empty() {
                 let last = kept.checked_sub(1).map(|last| best[last]);
+                // Most rows see nothing of a newcomer: two scores tell, where a new ranking takes one for each node.
+                let below_all = |last: NodeIndex| {
+                    let lowest = key(&by_index[usize::from(last)], row);
+                    come.iter()
+                        .all(|index| key(&by_index[usize::from(*index)], row) < lowest)
+                };
+                if (kept == KEPT || kept < staying) && last.is_some_and(below_all) {
+                    continue;
+                }
                 let indices = best[..kept].iter().chain(&come);
                 candidates.clear();
                 candidates.extend(indices.map(|index| (*index, by_index[usize::from(*index)])));
