@@ -364,6 +364,18 @@ unsafe fn load_u16(address: usize) -> u16 {
     word as u16
 }
 
+/// Stores a word of eight bytes into a packet.
+///
+/// # Safety
+///
+/// Eight bytes at `address` must lie within the packet.
+#[cfg(feature = "bench")]
+#[inline(always)]
+unsafe fn store_u64(address: usize, word: u64) {
+    // SAFETY: the caller's; the instruction writes those bytes and nothing else.
+    unsafe { asm!("*(u64 *)({} + 0) = {}", in(reg) address, in(reg) word, options(nostack)) };
+}
+
 /// Stores a word into a packet.
 ///
 /// # Safety

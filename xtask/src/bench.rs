@@ -52,6 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     build_ebpf::build(&steps)?;
     let name = match args.which {
         Which::L4 => {
+            steps.run("clang", clang)?;
             build_ebpf::build_bench(&steps)?;
             "l4"
         }
@@ -79,6 +80,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .args(&args.flags)
         .exec();
     bail!("cannot start the benchmark: {error}")
+}
+
+/// The compiler of the forwarding path in C. Where it cannot be had the benchmark says so, and goes on without that comparison.
+fn clang(step: &Step) -> Result<String> {
+    if ["clang-22", "clang"].into_iter().any(cmd::is_there) {
+        return Ok("installed".to_owned());
+    }
+    Ok(setup::packages(step, &["clang-22"]).unwrap_or_else(|_| "not to be had".to_owned()))
 }
 
 fn peers(step: &Step) -> Result<String> {

@@ -19,10 +19,34 @@ pub struct XdpPacket {
 impl XdpPacket {
     /// Moves the packet's start by `delta` bytes.
     #[inline(always)]
-    fn adjust(&mut self, delta: i32) -> Option<()> {
+    pub(crate) fn adjust(&mut self, delta: i32) -> Option<()> {
         // SAFETY: the context is the program's own; addresses into the packet are never kept across calls.
         let result = unsafe { bpf_xdp_adjust_head(self.context.ctx, delta) };
         (result == 0).then_some(())
+    }
+
+    /// Stores half a word at `offset`, an even number, as it is in memory.
+    #[cfg(feature = "bench")]
+    #[inline(always)]
+    pub(crate) fn put_half(&mut self, offset: u32, half: u16) -> Option<()> {
+        let start = self.at(offset, 2)?;
+        // SAFETY: `at` checked the bounds.
+        unsafe { super::store_u16(start, half) };
+        Some(())
+    }
+
+    /// Stores `count` words of eight bytes, as they are in memory, from the packet's start on, as far as it reaches.
+    #[cfg(feature = "bench")]
+    #[inline(always)]
+    pub(crate) fn overwrite(&mut self, count: usize, word: impl Fn(usize) -> u64) {
+        let (start, end) = (self.start(), self.end());
+        for i in 0..count {
+            if start + 8 * i + 8 > end {
+                break;
+            }
+            // SAFETY: the bounds were just checked; nobody else has the packet while the program runs.
+            unsafe { super::store_u64(start + 8 * i, word(i)) };
+        }
     }
 }
 

@@ -1,46 +1,63 @@
-//! The benchmark object in the kernel: loading, tables for one VIP and two nodes, test runs.
+//! The benchmark object in the kernel, and the one in C beside it: loading, running, counters.
 //!
-//! Nothing is pinned: programs, maps and links end with this process.
+//! Maps are pinned in a file system of the run's own, so that both objects share them; it goes with the sandbox. What is in the
+//! tables is the business of [`super::tables`].
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Array, Map};
+use aya::maps::{Array, Map, SockMap};
 use aya::programs::{
-    ProgramError, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, TestRunResult, Xdp,
+    Program, SchedClassifier, SkLookup, TestRun, TestRunAttrs, TestRunOptions, TestRunResult, Xdp,
     XdpMode,
     links::LinkOrder,
     tc::{SchedClassifierLinkId, TcAttachOptions, TcAttachType},
     xdp::XdpLinkId,
 };
 use aya::{Ebpf, EbpfLoader};
-use gateway_common::abi::{
-    ABI_VERSION, Config, MAX_NODES, NodeEntry, ROWS, Row, VIP_SLOTS, VipEntry, VipKey, map,
-    node_flag, vip_flag,
-};
-use gateway_common::hash::vip_slot;
+use gateway_common::abi::{COUNTERS_PER_CPU, Counter, MAX_CPUS, map};
+use rustix::mount::{MountFlags, mount};
+use serde::Serialize;
 
-use super::frames::{PORT, VIP};
+/// Maps that the object in C has too.
+const SHARED: [&str; 8] = [
+    map::CONFIG,
+    map::ROWS,
+    map::VIPS,
+    map::NODES,
+    map::ALIVE,
+    map::COUNTERS,
+    "BENCH",
+    "TEMPLATE",
+];
 
-/// This node and the one that packets are forwarded to.
-pub(super) const SELF: u16 = 1;
-pub(super) const OTHER: u16 = 2;
+/// Times that each shipped program is loaded.
+const LOADS: usize = 5;
 
-const CONFIG: usize = size_of::<Config>();
-const NODE: usize = size_of::<NodeEntry>();
-const ENTRY: usize = size_of::<VipEntry>();
+/// What the verifier made of a program.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Verified {
+    pub(super) instructions: u32,
+    /// Milliseconds of each load.
+    pub(super) load_ms: Vec<f64>,
+}
 
-/// The loaded object.
+/// The loaded objects.
 pub(super) struct Kernel {
     ebpf: Ebpf,
-    rows: Option<Row>,
+    peer: Option<Ebpf>,
+    pins: PathBuf,
+    /// The shipped programs by name.
+    pub(super) verified: BTreeMap<String, Verified>,
 }
 
 impl Kernel {
-    /// Loads the object and verifies the programs that are named.
-    pub(super) fn load(object: &Path, programs: &[&str]) -> Result<Self> {
+    /// Loads the object and its programs.
+    pub(super) fn load(object: &Path, work: &Path) -> Result<Self> {
         let bytes = fs::read(object).with_context(|| {
             format!(
                 "cannot read {}: build the kernel programs with the feature `bench`",
@@ -50,12 +67,65 @@ impl Kernel {
         let mut ebpf = EbpfLoader::new()
             .load(&bytes)
             .context("cannot load the benchmark object")?;
-        for name in programs {
-            xdp(&mut ebpf, name)?
-                .load()
+        let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        let mut verified = BTreeMap::new();
+        for name in names {
+            let program = ebpf.program_mut(&name).context("a program is gone")?;
+            let loads = if name.starts_with("forebay_") {
+                LOADS
+            } else {
+                1
+            };
+            let load_ms = load(program, loads)
                 .with_context(|| format!("the kernel refuses the program {name}"))?;
+            if loads > 1 {
+                let instructions = program.info()?.verified_instruction_count().unwrap_or(0);
+                verified.insert(
+                    name,
+                    Verified {
+                        instructions,
+                        load_ms,
+                    },
+                );
+            }
         }
-        Ok(Self { ebpf, rows: None })
+        let pins = work.join("bpf");
+        fs::create_dir_all(&pins)?;
+        mount("bpf", &pins, "bpf", MountFlags::NOSUID, None)
+            .context("cannot mount a BPF file system for the run")?;
+        Ok(Self {
+            ebpf,
+            peer: None,
+            pins,
+            verified,
+        })
+    }
+
+    /// Loads the object in C, on the maps of the other one.
+    pub(super) fn add_peer(&mut self, object: &Path, programs: &[&str]) -> Result<()> {
+        let bytes = fs::read(object).context("cannot read the object in C")?;
+        let mut loader = EbpfLoader::new();
+        for name in SHARED {
+            let pin = self.pins.join(name);
+            let map = self.ebpf.map(name);
+            map.with_context(|| format!("the object has no map {name}"))?
+                .pin(&pin)?;
+            loader.map_pin_path(name, pin);
+        }
+        let mut peer = loader.load(&bytes).context("cannot load the object in C")?;
+        for name in programs {
+            let program = peer
+                .program_mut(name)
+                .with_context(|| format!("the object in C has no program {name}"))?;
+            load(program, 1).with_context(|| format!("the kernel refuses the program {name}"))?;
+        }
+        self.peer = Some(peer);
+        Ok(())
+    }
+
+    /// Whether the object in C is there.
+    pub(super) fn has_peer(&self) -> bool {
+        self.peer.is_some()
     }
 
     /// Sets an element of an array map.
@@ -70,14 +140,21 @@ impl Kernel {
     }
 
     /// Reads an element of an array map.
-    pub(super) fn get<V: aya::Pod>(&mut self, map: &str, index: u32) -> Result<V> {
+    pub(super) fn get<V: aya::Pod>(&self, map: &str, index: u32) -> Result<V> {
         let array = self
             .ebpf
-            .map_mut(map)
+            .map(map)
             .with_context(|| format!("the object has no map {map}"))?;
         Array::try_from(array)?
             .get(&index, 0)
             .with_context(|| format!("cannot read {map}[{index}]"))
+    }
+
+    /// A map by its name.
+    pub(super) fn map_mut(&mut self, map: &str) -> Result<&mut Map> {
+        self.ebpf
+            .map_mut(map)
+            .with_context(|| format!("the object has no map {map}"))
     }
 
     /// The file descriptor of an array map.
@@ -88,75 +165,53 @@ impl Kernel {
         }
     }
 
-    /// A row of the steering table as the kernel sees it.
-    pub(super) fn row(&self, row: u32) -> Result<u64> {
-        let rows = self.ebpf.map(map::ROWS).context("the object has no rows")?;
-        let rows = Array::<_, u64>::try_from(rows)?;
-        rows.get(&row, 0).context("cannot read a row")
+    /// Bytes that each of the shipped maps occupies in the kernel.
+    pub(super) fn memory(&self) -> Result<BTreeMap<String, u64>> {
+        let shipped = self.ebpf.maps().filter(|(name, _)| {
+            !matches!(*name, "BENCH" | "TEMPLATE" | "FRAME" | "SINK") && !name.starts_with('.')
+        });
+        shipped
+            .map(|(name, map)| {
+                let (Map::Array(data)
+                | Map::SockMap(data)
+                | Map::DevMapHash(data)
+                | Map::LpmTrie(data)
+                | Map::HashMap(data)
+                | Map::LruHashMap(data)
+                | Map::RingBuf(data)
+                | Map::PerCpuArray(data)) = map
+                else {
+                    bail!("the benchmark does not know the kind of the map {name}");
+                };
+                let info = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
+                Ok((name.to_owned(), memlock(&fs::read_to_string(info)?)?))
+            })
+            .collect()
     }
 
-    /// Writes the VIP and both nodes; the other node is on-link behind `ifindex`.
-    pub(super) fn tables(&mut self, ifindex: u32) -> Result<()> {
-        let vip = VipKey::v4(VIP, PORT.to_be_bytes(), 6);
-        let address = VipKey::v4(VIP, [0; 2], 0);
-        let mut taken = Vec::new();
-        for key in [vip, address] {
-            let first = vip_slot(&key, 0);
-            let slot = (first..)
-                .map(|s| s % VIP_SLOTS)
-                .find(|s| !taken.contains(s))
-                .unwrap_or(first);
-            taken.push(slot);
-            let entry = VipEntry {
-                key,
-                flags: vip_flag::USED,
-                ..VipEntry::default()
-            };
-            self.set::<[u8; ENTRY]>(map::VIPS, slot, bytemuck::cast(entry))?;
-        }
-        let usable = node_flag::LISTED | node_flag::READY | node_flag::RESOLVED;
-        for (index, flags) in [
-            (SELF, usable | node_flag::SELF),
-            (OTHER, usable | node_flag::ON_LINK),
-        ] {
-            let last = index as u8;
-            let entry = NodeEntry {
-                address: VipKey::v4([203, 0, 113, last], [0; 2], 0).address,
-                mac: [2, 0, 0, 0, 1, last],
-                source_mac: [2, 0, 0, 0, 1, SELF as u8],
-                ifindex,
-                flags,
-                ..NodeEntry::default()
-            };
-            ensure!(u32::from(index) < MAX_NODES, "the node table is too small");
-            self.set::<[u8; NODE]>(map::NODES, u32::from(index), bytemuck::cast(entry))?;
-        }
-        self.configure(0)
+    /// What a counter says, over all CPUs.
+    pub(super) fn counter(&self, counter: Counter) -> Result<u64> {
+        let counts = (0..MAX_CPUS)
+            .map(|cpu| self.get::<u64>(map::COUNTERS, cpu * COUNTERS_PER_CPU + counter.slot()));
+        counts.sum()
     }
 
-    /// Writes the configuration with these flags. The proxy's heartbeat is not watched, second-chance hops are not limited.
-    pub(super) fn configure(&mut self, flags: u32) -> Result<()> {
-        let config = Config {
-            abi_version: ABI_VERSION,
-            self_index: u32::from(SELF),
-            flags,
-            tunnel_port: 17410u16.to_be_bytes(),
-            probe_port: 17411u16.to_be_bytes(),
-            hash_key: [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908],
-            tunnel_source: VipKey::v4([203, 0, 113, SELF as u8], [0; 2], 0).address,
-            ..Config::default()
-        };
-        self.set::<[u8; CONFIG]>(map::CONFIG, 0, bytemuck::cast(config))
+    /// Puts a listening socket into a slot of the socket map.
+    pub(super) fn set_socket(&mut self, slot: u32, socket: &impl AsRawFd) -> Result<()> {
+        let mut sockets = SockMap::try_from(self.map_mut(map::SOCKETS)?)?;
+        sockets
+            .set(slot, socket, 0)
+            .with_context(|| format!("cannot write socket slot {slot}"))
     }
 
-    /// Makes every row of the table this one.
-    pub(super) fn steer_all(&mut self, row: Row) -> Result<()> {
-        if self.rows != Some(row) {
-            for index in 0..ROWS {
-                self.set(map::ROWS, index, row.0)?;
-            }
-            self.rows = Some(row);
-        }
+    /// Attaches the socket lookup program to this thread's network namespace; it stays until the object is dropped.
+    pub(super) fn attach_lookup(&mut self) -> Result<()> {
+        let program = self.ebpf.program_mut("forebay_lookup");
+        let lookup: &mut SkLookup = program.context("no program forebay_lookup")?.try_into()?;
+        let namespace = fs::File::open("/proc/thread-self/ns/net")?;
+        lookup
+            .attach(namespace)
+            .context("cannot attach forebay_lookup")?;
         Ok(())
     }
 
@@ -172,7 +227,7 @@ impl Kernel {
             repeat,
             ..TestRunOptions::new()
         };
-        let result = xdp(&mut self.ebpf, program)?.test_run(options);
+        let result = self.xdp(program)?.test_run(options);
         result.with_context(|| format!("cannot run the program {program}"))
     }
 
@@ -197,7 +252,7 @@ impl Kernel {
             attrs,
             ..TestRunOptions::new()
         };
-        let result = xdp(&mut self.ebpf, program)?.test_run(options);
+        let result = self.xdp(program)?.test_run(options);
         result
             .map(|_| ())
             .with_context(|| format!("cannot send frames with the program {program}"))
@@ -215,48 +270,104 @@ impl Kernel {
         interface: &str,
         mode: XdpMode,
     ) -> Result<XdpLinkId> {
-        let link = xdp(&mut self.ebpf, program)?.attach(interface, mode);
+        let link = self.xdp(program)?.attach(interface, mode);
         link.with_context(|| format!("cannot attach {program} to {interface} ({mode:?})"))
     }
 
     /// Attaches the classifier by tcx.
     pub(super) fn attach_tcx(&mut self, interface: &str) -> Result<SchedClassifierLinkId> {
-        let program = classifier(&mut self.ebpf)?;
-        if program.fd().is_err() {
-            program.load().context("the kernel refuses forebay_tc")?;
-        }
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-        program
+        self.classifier()?
             .attach_with_options(interface, TcAttachType::Ingress, options)
             .with_context(|| format!("cannot attach forebay_tc to {interface}"))
     }
 
     /// Ends it.
     pub(super) fn detach_tcx(&mut self, link: SchedClassifierLinkId) -> Result<()> {
-        let detached = classifier(&mut self.ebpf)?.detach(link);
+        let detached = self.classifier()?.detach(link);
         detached.context("cannot detach forebay_tc")
     }
 
     /// Ends an attachment.
     pub(super) fn detach(&mut self, program: &str, link: XdpLinkId) -> Result<()> {
-        xdp(&mut self.ebpf, program)?
+        self.xdp(program)?
             .detach(link)
             .with_context(|| format!("cannot detach {program}"))
     }
+
+    fn classifier(&mut self) -> Result<&mut SchedClassifier> {
+        let program = self.ebpf.program_mut("forebay_tc");
+        let program = program.context("the object has no program forebay_tc")?;
+        Ok(program.try_into()?)
+    }
+
+    fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
+        let own = self.ebpf.program_mut(name);
+        let program = own.or_else(|| self.peer.as_mut()?.program_mut(name));
+        program
+            .with_context(|| format!("there is no program {name}"))?
+            .try_into()
+            .with_context(|| format!("{name} is no XDP program"))
+    }
 }
 
-fn classifier(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
-    let program = ebpf
-        .program_mut("forebay_tc")
-        .context("the object has no program forebay_tc")?;
-    Ok(program.try_into()?)
+/// Loads a program `times` times and gives the milliseconds of each.
+fn load(program: &mut Program, times: usize) -> Result<Vec<f64>> {
+    let mut taken = Vec::with_capacity(times);
+    for time in 0..times {
+        let elapsed = match program {
+            Program::Xdp(xdp) => {
+                if time > 0 {
+                    xdp.unload()?;
+                }
+                timed(|| xdp.load())?
+            }
+            Program::SkLookup(lookup) => {
+                if time > 0 {
+                    lookup.unload()?;
+                }
+                timed(|| lookup.load())?
+            }
+            Program::SchedClassifier(classifier) => {
+                if time > 0 {
+                    classifier.unload()?;
+                }
+                timed(|| classifier.load())?
+            }
+            other => bail!(
+                "the benchmark does not know programs of the type {:?}",
+                other.prog_type()
+            ),
+        };
+        taken.push(elapsed.as_secs_f64() * 1_000.0);
+    }
+    Ok(taken)
 }
 
-fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
-    let program = ebpf
-        .program_mut(name)
-        .with_context(|| format!("the object has no program {name}"))?;
-    program
-        .try_into()
-        .map_err(|error: ProgramError| anyhow::anyhow!("{name} is no XDP program: {error}"))
+fn timed<E>(work: impl FnOnce() -> Result<(), E>) -> Result<Duration, E> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed())
+}
+
+/// Bytes of memory in what `/proc` says of a map's descriptor.
+fn memlock(text: &str) -> Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    let bytes = line.and_then(|bytes| bytes.trim().parse().ok());
+    let bytes = bytes.context("the kernel does not say how much memory a map has")?;
+    ensure!(bytes > 0, "the kernel says that a map has no memory");
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_the_descriptor() {
+        let text = "pos:\t0\nmap_type:\t2\nmemlock:\t524608\nmap_id:\t9\n";
+        assert_eq!(memlock(text).unwrap(), 524_608);
+        assert!(memlock("pos:\t0\n").is_err());
+        assert!(memlock("memlock:\t0\n").is_err());
+    }
 }

@@ -9,20 +9,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
-use gateway_common::abi::{COUNTERS_PER_CPU, Counter, MAX_CPUS, Row, config::flag, map};
+use gateway_common::abi::{Counter, Row};
 use rustix::mount::{MountFlags, mount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Serialize;
 
-use super::frames::{ACK, LENGTH, TO_VIP, VIP, frame, template};
-use super::kernel::{Kernel, OTHER, SELF};
+use super::frames::{LENGTH, VIP, live, template};
+use super::kernel::Kernel;
+use super::tables::{OTHER, SELF, Setting, Tables};
 use crate::bench::{cpu, sandbox};
 
-/// Programs that the live runs need.
-pub(super) const PROGRAMS: [&str; 4] = ["live_generate", "live_return", "live_sink", "forebay_xdp"];
+/// Flows of most handlers.
+const FLOWS: u64 = 10_000;
 
-/// Flows as a mask.
-const FLOWS: u64 = 16_383;
+/// Flows of the handlers that are to show that it does not matter.
+const MANY_FLOWS: u64 = 1_000_000;
+
+/// Share of its core above which a balancer, and not the generator, is taken for the limit.
+pub(super) const BUSY: f64 = 0.9;
 
 /// Most frames of one call, whose set-up costs tens of milliseconds.
 const FRAMES: u32 = 2_000_000;
@@ -38,7 +42,9 @@ const BACKENDS: usize = 100;
 pub(super) enum Handler {
     Floor,
     ForebayL2,
+    ForebayL2Many,
     ForebayUdp,
+    ForebayUdpMany,
     Tcx,
     TcxUdp,
     Generic,
@@ -46,26 +52,49 @@ pub(super) enum Handler {
 }
 
 impl Handler {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Floor,
         Self::ForebayL2,
+        Self::ForebayL2Many,
         Self::ForebayUdp,
+        Self::ForebayUdpMany,
         Self::Tcx,
         Self::TcxUdp,
         Self::Generic,
         Self::Nftables,
     ];
 
+    /// Those of Forebay that are judged: in native XDP.
+    pub(super) const OURS: [Self; 4] = [
+        Self::ForebayL2,
+        Self::ForebayL2Many,
+        Self::ForebayUdp,
+        Self::ForebayUdpMany,
+    ];
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor: XDP swaps MACs",
-            Self::ForebayL2 => "forebay, MAC rewrite",
-            Self::ForebayUdp => "forebay, UDP",
+            Self::ForebayL2 => "forebay, MAC rewrite, 10k flows",
+            Self::ForebayL2Many => "forebay, MAC rewrite, 1M flows",
+            Self::ForebayUdp => "forebay, UDP, 10k flows",
+            Self::ForebayUdpMany => "forebay, UDP, 1M flows",
             Self::Tcx => "forebay on tcx, MAC rewrite",
             Self::TcxUdp => "forebay on tcx, UDP",
             Self::Generic => "forebay in generic XDP, MAC rewrite",
-            Self::Nftables => "nftables DNAT",
+            Self::Nftables => "nftables DNAT, 10k flows",
         }
+    }
+
+    fn flows(self) -> u64 {
+        match self {
+            Self::ForebayL2Many | Self::ForebayUdpMany => MANY_FLOWS,
+            _ => FLOWS,
+        }
+    }
+
+    fn encapsulates(self) -> bool {
+        matches!(self, Self::ForebayUdp | Self::ForebayUdpMany | Self::TcxUdp)
     }
 }
 
@@ -95,7 +124,12 @@ pub(super) struct Rig {
 
 impl Rig {
     /// Makes the pair and attaches the sink. `cores`: generator and sink, then the balancer.
-    pub(super) fn new(kernel: &mut Kernel, work: &Path, cores: (usize, usize)) -> Result<Self> {
+    pub(super) fn new(
+        kernel: &mut Kernel,
+        tables: &Tables,
+        work: &Path,
+        cores: (usize, usize),
+    ) -> Result<Self> {
         let id = std::process::id() % 1_000_000;
         let (near, far) = (format!("lb{id}"), format!("gen{id}"));
         let namespace = work.join("generator");
@@ -120,6 +154,12 @@ impl Rig {
             cores,
         };
         rig.prepare(kernel, work)?;
+        tables.steer_all(Row::new(
+            OTHER,
+            false,
+            [(SELF, false), (0, false), (0, false)],
+        ));
+        tables.set_nodes(rig.near_index)?;
         Ok(rig)
     }
 
@@ -161,27 +201,24 @@ impl Rig {
             .context("cannot thread the balancer's NAPI")?;
         // Ahead of the generator on the same core: else returned frames find the ring full.
         alone_on(&far, self.cores.0)?;
-        kernel.set("FRAME", 0, template(self.near_mac, ACK, FLOWS))?;
-        kernel.steer_all(Row::new(
-            OTHER,
-            false,
-            [(SELF, false), (0, false), (0, false)],
-        ))?;
-        kernel.tables(self.near_index)
+        Ok(())
     }
 
     /// Runs one handler for about `span`.
     pub(super) fn cell(
         &self,
         kernel: &mut Kernel,
+        tables: &mut Tables,
         handler: Handler,
         span: Duration,
     ) -> Result<Cell> {
-        let encapsulates = matches!(handler, Handler::ForebayUdp | Handler::TcxUdp);
-        kernel.configure(if encapsulates { flag::ENCAP_ALWAYS } else { 0 })?;
+        tables.set(Setting {
+            encapsulate: handler.encapsulates(),
+            ..Setting::default()
+        });
+        kernel.set("FRAME", 0, template(self.near_mac, handler.flows()))?;
         let (program, mode) = match handler {
             Handler::Floor => ("live_return", XdpMode::Driver),
-            Handler::ForebayL2 | Handler::ForebayUdp => ("forebay_xdp", XdpMode::Driver),
             Handler::Generic => ("forebay_xdp", XdpMode::Skb),
             Handler::Tcx | Handler::TcxUdp => {
                 let link = kernel.attach_tcx(&self.near)?;
@@ -195,6 +232,7 @@ impl Rig {
                 sandbox::run("nft", &["delete", "table", "ip", "balancer"])?;
                 return cell;
             }
+            _ => ("forebay_xdp", XdpMode::Driver),
         };
         let link = kernel.attach_as(program, &self.near, mode)?;
         let cell = self.measure(kernel, handler, span);
@@ -218,7 +256,7 @@ impl Rig {
             kernel,
             span,
             if span < Duration::from_secs(1) {
-                FRAMES / 4
+                FRAMES / 8
             } else {
                 FRAMES
             },
@@ -248,7 +286,7 @@ impl Rig {
     /// Sends frames until `span` is over, one call of `frames` at least.
     fn send(&self, kernel: &mut Kernel, span: Duration, frames: u32) -> Result<()> {
         let start = Instant::now();
-        let packet: [u8; LENGTH] = frame(self.near_mac, TO_VIP, ACK);
+        let packet: [u8; LENGTH] = live(self.near_mac);
         self.in_generator(|| {
             loop {
                 kernel.live_run("live_generate", &packet, self.far_index, frames)?;
@@ -273,15 +311,15 @@ impl Rig {
 }
 
 /// What Forebay's own counter of this handler says; `None` for the others.
-fn forwarded(kernel: &mut Kernel, handler: Handler) -> Result<Option<u64>> {
+fn forwarded(kernel: &Kernel, handler: Handler) -> Result<Option<u64>> {
     let counter = match handler {
-        Handler::ForebayL2 | Handler::Tcx | Handler::Generic => Counter::ForwardL2,
-        Handler::ForebayUdp | Handler::TcxUdp => Counter::ForwardUdp,
+        Handler::ForebayL2 | Handler::ForebayL2Many | Handler::Tcx | Handler::Generic => {
+            Counter::ForwardL2
+        }
+        Handler::ForebayUdp | Handler::ForebayUdpMany | Handler::TcxUdp => Counter::ForwardUdp,
         Handler::Floor | Handler::Nftables => return Ok(None),
     };
-    let counts = (0..MAX_CPUS)
-        .map(|cpu| kernel.get::<u64>(map::COUNTERS, cpu * COUNTERS_PER_CPU + counter.slot()));
-    counts.sum::<Result<u64>>().map(Some)
+    kernel.counter(counter).map(Some)
 }
 
 /// DNAT of the VIP to one of a hundred addresses by a hash of the client's address and port.
