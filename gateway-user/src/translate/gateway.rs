@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::condition::{AddressStatus, Condition, GatewayStatus, list};
+use super::condition::{AddressStatus, Condition, GatewayStatus, SupportedKind, list};
 use super::l4_policy::Policies;
 use super::listener::{self, Fault, Listener};
-use super::objects;
+use super::objects::{self, ParentRef};
 use super::{Context, Inputs, gateway_class, precedence};
 use crate::allocate::{Allocation, Problem};
 use crate::l7::router::Router;
@@ -45,6 +45,45 @@ pub(super) fn read<'a>(
 }
 
 impl<'a> Gateway<'a> {
+    /// The listeners, with their places, that a parentRef means and that admit routes of this kind and namespace.
+    ///
+    /// # Errors
+    /// None is meant, or none admits the route.
+    pub(super) fn admitting(
+        &self,
+        inputs: &Inputs,
+        parent: &ParentRef,
+        kind: SupportedKind,
+        route: &ObjectKey,
+    ) -> Result<Vec<(usize, &Listener<'a>)>, Fault> {
+        let name = parent.section_name.as_deref().unwrap_or("");
+        let mut found: Vec<(usize, &Listener<'a>)> = self
+            .listeners
+            .iter()
+            .enumerate()
+            .filter(|(_, listener)| {
+                (name.is_empty() || listener.spec.name == name)
+                    && parent.port.is_none_or(|port| listener.spec.port == port)
+            })
+            .collect();
+        if found.is_empty() {
+            let message = format!(
+                "Gateway {} has no listener with the sectionName and port of the parentRef",
+                self.key
+            );
+            return Err(("NoMatchingParent", message));
+        }
+        found.retain(|(_, listener)| listener.allows(inputs, &self.key, kind, route));
+        if found.is_empty() {
+            let message = format!(
+                "no listener of Gateway {} admits {}s of namespace {}",
+                self.key, kind.kind, route.namespace
+            );
+            return Err(("NotAllowedByListeners", message));
+        }
+        Ok(found)
+    }
+
     fn read(key: &ObjectKey, object: &'a objects::Gateway, allocation: Option<Allocation>) -> Self {
         let allocation = allocation.unwrap_or_else(|| Allocation {
             addresses: Vec::new(),

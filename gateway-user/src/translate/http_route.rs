@@ -174,35 +174,8 @@ impl<'a> Route<'a> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        let named: Vec<(usize, &Listener<'_>)> = gateway
-            .listeners
-            .iter()
-            .enumerate()
-            .filter(|(_, listener)| {
-                let name = parent.section_name.as_deref().unwrap_or("");
-                (name.is_empty() || listener.spec.name == name)
-                    && parent.port.is_none_or(|port| listener.spec.port == port)
-            })
-            .collect();
-        if named.is_empty() {
-            let message = format!(
-                "Gateway {} has no listener with the sectionName and port of the parentRef",
-                gateway.key
-            );
-            return Err(("NoMatchingParent", message));
-        }
-        let allowed: Vec<(usize, &Listener<'_>)> = named
-            .into_iter()
-            .filter(|(_, listener)| listener.allows(inputs, &gateway.key, HTTP_ROUTE, self.key))
-            .collect();
-        if allowed.is_empty() {
-            let message = format!(
-                "no listener of Gateway {} admits HTTPRoutes of namespace {}",
-                gateway.key, self.key.namespace
-            );
-            return Err(("NotAllowedByListeners", message));
-        }
-        let matching: Vec<usize> = allowed
+        let matching: Vec<usize> = gateway
+            .admitting(inputs, parent, HTTP_ROUTE, self.key)?
             .into_iter()
             .filter(|(_, listener)| !self.effective(listener).is_empty())
             .map(|(at, _)| at)

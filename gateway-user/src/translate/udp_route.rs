@@ -126,36 +126,8 @@ impl<'a> Route<'a> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        let name = parent.section_name.as_deref().unwrap_or("");
-        let named: Vec<(usize, &Listener<'_>)> = gateway
-            .listeners
-            .iter()
-            .enumerate()
-            .filter(|(_, listener)| {
-                (name.is_empty() || listener.spec.name == name)
-                    && parent.port.is_none_or(|port| listener.spec.port == port)
-            })
-            .collect();
-        if named.is_empty() {
-            let message = format!(
-                "Gateway {} has no listener with the sectionName and port of the parentRef",
-                gateway.key
-            );
-            return Err(("NoMatchingParent", message));
-        }
-        let allowed: Vec<usize> = named
-            .into_iter()
-            .filter(|(_, listener)| listener.allows(inputs, &gateway.key, UDP_ROUTE, self.key))
-            .map(|(at, _)| at)
-            .collect();
-        if allowed.is_empty() {
-            let message = format!(
-                "no listener of Gateway {} admits UDPRoutes of namespace {}",
-                gateway.key, self.key.namespace
-            );
-            return Err(("NotAllowedByListeners", message));
-        }
-        Ok(allowed)
+        let admitting = gateway.admitting(inputs, parent, UDP_ROUTE, self.key)?;
+        Ok(admitting.into_iter().map(|(at, _)| at).collect())
     }
 
     fn resolve(
