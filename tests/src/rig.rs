@@ -1,12 +1,14 @@
 //! Everything together: topology, manifests, daemons, backends, client.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddrV4},
     path::PathBuf,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::{
     backend::Backends,
@@ -229,6 +231,22 @@ impl Rig {
         )
     }
 
+    /// Waits until every node's table is the one of [`Self::steering`] and every node holds every other for well:
+    /// from then on a new connection belongs to the node that [`Self::owner_of`] names.
+    ///
+    /// # Errors
+    /// What still differs, after 10 s.
+    pub fn wait_agreed(&self) -> Result<()> {
+        let shares = self.steering().shares();
+        for daemon in &self.daemons {
+            let what = format!("the agreed table on {}", daemon.site().name);
+            eventually(&what, Duration::from_secs(10), || {
+                agrees(&daemon.status()?, &shares)
+            })?;
+        }
+        Ok(())
+    }
+
     /// The name of the node that owns a finished request's connection.
     #[must_use]
     pub fn owner_of(steering: &Steering, finished: &Finished) -> String {
@@ -248,7 +266,28 @@ impl Rig {
         for index in 0..self.daemons.len() {
             self.wait_served(index, HOST)?;
         }
+        self.wait_agreed()?;
         self.backends.forget_all();
         Ok(())
     }
+}
+
+/// Whether a node's status shows these nodes with these numbers of rows, and none of them unwell.
+fn agrees(status: &Value, shares: &BTreeMap<String, usize>) -> Result<()> {
+    let nodes = status["datapath"]["nodes"].as_array();
+    let nodes = nodes.context("the status lists no nodes")?;
+    let rows = |node: &Value| {
+        let name = node["name"].as_str().unwrap_or_default().to_owned();
+        let rows = node["rows"].as_u64().and_then(|n| usize::try_from(n).ok());
+        (name, rows.unwrap_or(usize::MAX))
+    };
+    let owned: BTreeMap<String, usize> = nodes.iter().map(rows).collect();
+    ensure!(owned == *shares, "rows {owned:?} instead of {shares:?}");
+    for node in nodes {
+        let probes = &node["probes"];
+        let well =
+            probes.is_null() || probes["standing"] == "answering" && probes["proxy_alive"] == true;
+        ensure!(well && node["dead"] == false, "{node} is not well");
+    }
+    Ok(())
 }

@@ -1,8 +1,12 @@
 //! Which node should own a connection: computed from `gateway-common` alone, without asking any node.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
 use gateway_common::{
+    abi::{NodeIndex, ROWS},
     hash::{Key, flow_v4, row_of},
     rendezvous::{RankedNode, name_hash, rank},
 };
@@ -59,9 +63,26 @@ impl Steering {
             TCP,
         );
         let owner = rank(row_of(flow), &self.nodes, false).owner();
-        self.names
-            .get(usize::from(owner).checked_sub(1)?)
-            .map(String::as_str)
+        self.name(owner)
+    }
+
+    fn name(&self, index: NodeIndex) -> Option<&str> {
+        let name = self.names.get(usize::from(index).checked_sub(1)?)?;
+        Some(name)
+    }
+
+    /// Rows of every listed node.
+    #[must_use]
+    pub fn shares(&self) -> BTreeMap<String, usize> {
+        let mut shares: BTreeMap<String, usize> =
+            self.names.iter().map(|name| (name.clone(), 0)).collect();
+        for row in 0..ROWS {
+            let owner = rank(row, &self.nodes, false).owner();
+            if let Some(name) = self.name(owner) {
+                *shares.entry(name.to_owned()).or_default() += 1;
+            }
+        }
+        shares
     }
 
     /// Local ports from which connections to `vip` belong to `node`, in rising order.

@@ -69,6 +69,7 @@ pub fn death(rig: &mut Rig, hold: Duration) -> Result<Table> {
     let table = judge(&name, &by_owner(&under_way), &new)?;
     rig.start_again(dying)?;
     rig.wait_served(dying, HOST)?;
+    rig.wait_agreed()?;
     Ok(table)
 }
 

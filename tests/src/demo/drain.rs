@@ -229,6 +229,7 @@ fn come_back(rig: &mut Rig, index: usize) -> Result<()> {
     rig.start_again(index)?;
     mark(rig, index, ReplicaState::Ready)?;
     rig.wait_served(index, HOST)?;
+    rig.wait_agreed()?;
     wait_transition(rig, |rows| rows == 0).map(drop)
 }
 
