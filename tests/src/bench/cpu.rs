@@ -127,10 +127,9 @@ mod tests {
             tries.expect("threads stay for a moment")
         };
         let before = ran();
-        let mut sum = 0u64;
         while ran() == before {
-            sum = sum.wrapping_add((0..100_000u64).map(std::hint::black_box).sum());
+            (0..100_000u64).for_each(|n| _ = std::hint::black_box(n));
         }
-        assert!(sum > 0 && resident_kib(std::process::id()).unwrap() > 500);
+        assert!(resident_kib(std::process::id()).unwrap() > 500);
     }
 }

@@ -137,6 +137,7 @@ mod tests {
     #[test]
     fn the_longest_whisker_fills_the_axis_and_series_keep_their_colour() {
         let summary = |median, max| Summary {
+            quiet: median,
             median,
             min: 1.0,
             max,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::beside::Beside;
 use super::cases::{ACK_L2, ACK_L2_1M, ACK_UDP, HIT, MISS, OWN, SYN_L2_1M, SYN_OWN, TWINS};
 use super::live::{BUSY, Cell, Handler};
-use super::testrun::{Outcome, between};
+use super::testrun::{Outcome, above_floors, times};
 use crate::bench::report::{Bar, Table};
 use crate::bench::stats::{Summary, number};
 use crate::bench::svg::{Chart, Group};
@@ -52,7 +52,12 @@ fn chart(title: &str, unit: &str, bars: Vec<(String, Summary)>) -> Chart {
 }
 
 fn text(summary: Option<Summary>) -> String {
-    summary.map_or_else(|| "–".to_owned(), |s| s.text())
+    summary.map_or_else(none, |s| s.text())
+}
+
+/// What stands in a table where there is no figure.
+fn none() -> String {
+    "–".to_owned()
 }
 
 /// The test runs.
@@ -60,23 +65,20 @@ pub(super) fn test_runs(outcomes: &[Outcome<'_>]) -> Part {
     let mut part = Part::default();
     let (mut rows, mut bars) = (Vec::new(), Vec::new());
     for Outcome { case, gross, net } in outcomes {
-        let net = net.as_deref().and_then(Summary::of);
-        let Some(gross) = Summary::of(gross) else {
-            continue;
-        };
         rows.push(vec![
             case.name.to_owned(),
+            number(gross.quiet),
             gross.text(),
             case.floor.unwrap_or("–").to_owned(),
-            text(net),
+            net.map_or_else(none, number),
         ]);
-        bars.push((case.name.to_owned(), gross));
+        bars.push((case.name.to_owned(), *gross));
         if let (Some(net), Some(limit)) = (net, case.bar) {
             let what = format!("{}, above its floor", case.name);
-            part.bars.push(bar(what, net.median, limit, "ns", true));
+            part.bars.push(bar(what, *net, limit, "ns", true));
         }
     }
-    let columns = ["path", "gross ns", "floor", "difference ns"];
+    let columns = ["path", "quiet", "median (range)", "floor", "above it"];
     part.tables
         .push(table("Test runs, ns per packet", &columns, rows));
     part.charts
@@ -89,20 +91,14 @@ pub(super) fn test_runs(outcomes: &[Outcome<'_>]) -> Part {
 fn comparisons(outcomes: &[Outcome<'_>]) -> Vec<Bar> {
     let more = [(HIT, ACK_L2, 100.0), (MISS, ACK_UDP, 200.0)];
     let more = more.into_iter().filter_map(|(a, b, limit)| {
-        let more = between(outcomes, (a, b), true, |a, b| a - b)?;
+        let more = above_floors(outcomes, (a, b), |a, b| a - b)?;
         let what = format!("{a}: more than {b}, each above its floor");
-        Some(bar(what, more.median, limit, "ns", true))
+        Some(bar(what, more, limit, "ns", true))
     });
     let floods = [(SYN_L2_1M, ACK_L2_1M), (SYN_OWN, OWN)];
     let floods = floods.into_iter().filter_map(|(a, b)| {
-        let times = between(outcomes, (a, b), false, |a, b| a / b)?;
-        Some(bar(
-            format!("{a} against {b}"),
-            times.median,
-            1.05,
-            "×",
-            true,
-        ))
+        let times = times(outcomes, (a, b))?;
+        Some(bar(format!("{a} against {b}"), times, 1.05, "×", true))
     });
     more.chain(floods).collect()
 }
@@ -112,13 +108,15 @@ pub(super) fn twins(outcomes: &[Outcome<'_>]) -> Part {
     let mut part = Part::default();
     let mut rows = Vec::new();
     for (rust, c) in TWINS {
-        let net = between(outcomes, (rust, c), true, |a, b| a / b);
-        let gross = between(outcomes, (rust, c), false, |a, b| a / b);
-        let Some(net) = net else { continue };
-        rows.push(vec![rust.to_owned(), net.text(), text(gross)]);
+        let net = above_floors(outcomes, (rust, c), |a, b| a / b);
+        let gross = times(outcomes, (rust, c));
+        let (Some(net), Some(gross)) = (net, gross) else {
+            continue;
+        };
+        rows.push(vec![rust.to_owned(), number(net), number(gross)]);
         if [ACK_L2, ACK_L2_1M, ACK_UDP].contains(&rust) {
             let what = format!("{rust}: against the same in C, each above its floor");
-            part.bars.push(bar(what, net.median, 1.25, "×", true));
+            part.bars.push(bar(what, net, 1.25, "×", true));
         }
     }
     if !rows.is_empty() {
@@ -140,6 +138,7 @@ pub(super) fn live(live: &Live) -> Part {
     };
     let mpps: fn(&Cell) -> f64 = |c| c.mpps;
     let cost: fn(&Cell) -> f64 = |c| c.cpu_ns;
+    let dearer = |a: Handler, b: Handler| Some(of(a, cost)?.quiet / of(b, cost)?.quiet);
     let mut part = Part::default();
     let (mut rows, mut bars) = (Vec::new(), Vec::new());
     for handler in Handler::ALL {
@@ -147,9 +146,10 @@ pub(super) fn live(live: &Live) -> Part {
             handler.name().to_owned(),
             text(of(handler, mpps)),
             text(against(handler, Handler::Nftables, mpps)),
+            of(handler, cost).map_or_else(none, |s| number(s.quiet)),
             text(of(handler, cost)),
-            text(against(handler, Handler::Floor, cost)),
-            text(against(Handler::Nftables, handler, cost)),
+            dearer(handler, Handler::Floor).map_or_else(none, number),
+            dearer(Handler::Nftables, handler).map_or_else(none, number),
             text(of(handler, |c| 100.0 * c.busy)),
         ]);
         bars.extend(of(handler, mpps).map(|summary| (handler.name().to_owned(), summary)));
@@ -164,25 +164,26 @@ pub(super) fn live(live: &Live) -> Part {
         if busy.median >= BUSY {
             let what = format!("{}: throughput against nftables", handler.name());
             part.bars.push(bar(what, more.median, 6.0, "×", false));
-        } else if let Some(less) = against(Handler::Nftables, handler, cost) {
+        } else if let Some(less) = dearer(Handler::Nftables, handler) {
             let what = format!(
                 "{}: CPU per packet of nftables against its own (the generator is the limit: its core was {} % busy, throughput {} ×)",
                 handler.name(),
                 number(100.0 * busy.median),
                 number(more.median)
             );
-            part.bars.push(bar(what, less.median, 6.0, "×", false));
+            part.bars.push(bar(what, less, 6.0, "×", false));
         }
-        if let Some(times) = against(handler, Handler::Floor, cost) {
+        if let Some(times) = dearer(handler, Handler::Floor) {
             let what = format!("{}: CPU per packet against a MAC swap", handler.name());
-            part.bars.push(bar(what, times.median, 1.8, "×", true));
+            part.bars.push(bar(what, times, 1.8, "×", true));
         }
     }
     let columns = [
         "balancer",
         "Mpps",
         "× nftables",
-        "CPU ns per packet",
+        "CPU ns per packet, quiet",
+        "median (range)",
         "× floor",
         "nftables ×",
         "% of its core",

@@ -41,7 +41,9 @@ pub(super) fn run(
             if case.setting.flooded {
                 sockets.fill_queue()?;
             }
-            let nanoseconds = measure(kernel, case, repeat)?;
+            // Where the round before ended, so that all flows of a case come up.
+            let flow = u64::from(repeat) * round as u64;
+            let nanoseconds = measure(kernel, case, flow, repeat)?;
             // The first round warms caches and branch predictors.
             if round > 0 {
                 figures.entry(case.name).or_default().push(nanoseconds);
@@ -51,9 +53,10 @@ pub(super) fn run(
     Ok(figures)
 }
 
-fn measure(kernel: &mut Kernel, case: &Case, repeat: u32) -> Result<f64> {
+fn measure(kernel: &mut Kernel, case: &Case, flow: u64, repeat: u32) -> Result<f64> {
     kernel.set::<[u64; KEPT]>("TEMPLATE", 0, case.frame.words())?;
-    kernel.set("BENCH", 0, settings(case, 0))?;
+    let flow = flow % u64::from(case.flows.max(1));
+    kernel.set("BENCH", 0, settings(case, flow))?;
     kernel.test_run(case.program, &case.frame.bytes, WARM_UP)?;
     let flow = kernel.get::<[u64; 8]>("BENCH", 0)?[3];
     kernel.set("BENCH", 0, settings(case, flow))?;
@@ -94,49 +97,43 @@ fn settings(case: &Case, flow: u64) -> [u64; 8] {
     ]
 }
 
-/// What a case came to, round by round.
+/// What a case came to.
 #[derive(Debug)]
 pub(super) struct Outcome<'a> {
     pub(super) case: &'a Case,
-    pub(super) gross: Vec<f64>,
-    /// Above its floor; `None` for floors.
-    pub(super) net: Option<Vec<f64>>,
+    pub(super) gross: Summary,
+    /// The quiet figures' difference to the floor; `None` for floors.
+    pub(super) net: Option<f64>,
 }
 
-/// Each case with its figures and those above its floor.
+/// Each case with its figures and what is left above its floor.
 pub(super) fn outcomes<'a>(cases: &'a [Case], figures: &Figures) -> Vec<Outcome<'a>> {
-    let of = |name: &str| figures.get(name).cloned().unwrap_or_default();
+    let of = |name: &str| Summary::of(figures.get(name)?);
     let outcome = |case: &'a Case| {
-        let gross = of(case.name);
-        let net = case
-            .floor
-            .map(|floor| pairs(&gross, &of(floor), |a, b| a - b));
-        Outcome { case, gross, net }
+        let gross = of(case.name)?;
+        let floor = case.floor.and_then(of);
+        let net = floor.map(|floor| gross.quiet - floor.quiet);
+        Some(Outcome { case, gross, net })
     };
-    cases.iter().map(outcome).collect()
+    cases.iter().filter_map(outcome).collect()
 }
 
-/// Combines two rows of rounds, round by round.
-pub(super) fn pairs(a: &[f64], b: &[f64], with: impl Fn(f64, f64) -> f64) -> Vec<f64> {
-    a.iter().zip(b).map(|(a, b)| with(*a, *b)).collect()
-}
-
-/// Two cases against each other, round by round: above their floors, or gross if one is none.
-pub(super) fn between(
+/// Two cases against each other, above their floors: `with` of the first and the second.
+pub(super) fn above_floors(
     outcomes: &[Outcome<'_>],
     (a, b): (&str, &str),
-    net: bool,
     with: impl Fn(f64, f64) -> f64,
-) -> Option<Summary> {
-    let of = |name: &str| {
-        let found = outcomes.iter().find(|outcome| outcome.case.name == name)?;
-        if net {
-            found.net.as_ref()
-        } else {
-            Some(&found.gross)
-        }
-    };
-    Summary::of(&pairs(of(a)?, of(b)?, with))
+) -> Option<f64> {
+    Some(with(find(outcomes, a)?.net?, find(outcomes, b)?.net?))
+}
+
+/// How many times as dear as the second the first is, floors included.
+pub(super) fn times(outcomes: &[Outcome<'_>], (a, b): (&str, &str)) -> Option<f64> {
+    Some(find(outcomes, a)?.gross.quiet / find(outcomes, b)?.gross.quiet)
+}
+
+fn find<'a, 'c>(outcomes: &'a [Outcome<'c>], name: &str) -> Option<&'a Outcome<'c>> {
+    outcomes.iter().find(|outcome| outcome.case.name == name)
 }
 
 #[cfg(test)]
@@ -153,20 +150,19 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_made_within_each_round() {
+    fn floors_are_taken_off_the_quiet_figures() {
         let all = cases(false);
         let figures = [
-            (STUB, vec![10.0, 30.0]),
+            (STUB, vec![30.0, 10.0, 90.0]),
             (OWN, vec![15.0, 37.0]),
-            (ACK_L2, vec![20.0, 50.0]),
+            (ACK_L2, vec![50.0, 20.0]),
         ];
         let outcomes = outcomes(&all, &figures.into());
-        let own = outcomes.iter().find(|o| o.case.name == OWN).unwrap();
-        assert_eq!(own.net, Some(vec![5.0, 7.0]));
-        let more = between(&outcomes, (ACK_L2, OWN), true, |a, b| a - b).unwrap();
-        assert_eq!((more.min, more.max), (5.0, 13.0));
-        let ratio = between(&outcomes, (ACK_L2, STUB), false, |a, b| a / b).unwrap();
-        assert_eq!((ratio.min, ratio.rounds), (50.0 / 30.0, 2));
-        assert!(between(&outcomes, (ACK_L2, STUB), true, |a, b| a / b).is_none());
+        let own = find(&outcomes, OWN).unwrap();
+        assert_eq!((own.net, own.gross.median), (Some(5.0), 26.0));
+        let more = above_floors(&outcomes, (ACK_L2, OWN), |a, b| a - b);
+        assert_eq!(more, Some(5.0));
+        assert_eq!(times(&outcomes, (ACK_L2, STUB)), Some(2.0));
+        assert_eq!(above_floors(&outcomes, (ACK_L2, STUB), |a, b| a / b), None);
     }
 }
