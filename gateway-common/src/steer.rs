@@ -24,8 +24,8 @@ pub use tables::{Cookie, Headers, Local, Tables, Tuple, Way, find_vip};
 
 use self::decide::Next;
 use self::flow::Flow;
-use self::place::{Place, find, kind};
-use crate::abi::{ABI_VERSION, Counter};
+use self::place::{Place, kind};
+use crate::abi::{ABI_VERSION, Counter, LiveConfig};
 use crate::encap::Tunnel;
 use crate::packet::{Ethernet, Packet, ethertype, protocol};
 use crate::verdict::Verdict;
@@ -49,12 +49,28 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
         .config()
         .filter(|config| config.abi_version() == ABI_VERSION && config.self_index() != 0);
     let config = config.ok_or(Verdict::pass(Counter::NotConfigured))?;
-    let mut foreign = Verdict::pass(Counter::NotOurs);
+    let foreign = Verdict::pass(Counter::NotOurs);
     let ethernet = packet.read::<Ethernet>(0).ok_or(foreign)?;
-    if ethernet.kind == ethertype::ARP {
+    // The stack takes no flow from a frame to a group, and a flooded one must not be forwarded by every node.
+    let to_group = ethernet.destination[0] & 1 != 0;
+    // Two copies of the way of plain packets, in which offsets are constants, and one for all others.
+    if ethernet.kind == ethertype::IPV4 {
+        let place = place::plain_v4(packet, foreign)?;
+        if let Some(place) = place.filter(|place| is_plain(packet, config, *place, to_group)) {
+            return onward::<T, true>(packet, tables, config, place, None, foreign);
+        }
+    } else if ethernet.kind == ethertype::IPV6 {
+        let place = place::plain_v6(packet, foreign)?;
+        if let Some(place) = place.filter(|place| is_plain(packet, config, *place, to_group)) {
+            return onward::<T, true>(packet, tables, config, place, None, foreign);
+        }
+    } else if ethernet.kind == ethertype::ARP {
         return Err(Verdict::unpack(tables.call_arp(packet)).unwrap_or(foreign));
+    } else if ethernet.kind != ethertype::VLAN && ethernet.kind != ethertype::OUTER_VLAN {
+        return Err(foreign);
     }
-    let mut place = find(packet, tables, &ethernet).ok_or(foreign)?;
+    let mut foreign = foreign;
+    let mut place = Place::unpack(tables.call_walk(packet)).ok_or(foreign)?;
     let mut arrival = None;
     let port = match place.protocol {
         protocol::UDP => tunnel::own_port(packet, config, place),
@@ -79,13 +95,36 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
         place = Place::unpack(word).ok_or(foreign)?;
     }
     let steered = matches!(place.protocol, protocol::TCP | protocol::UDP);
-    // The stack takes no flow from a frame to a group, and a flooded one must not be forwarded by every node.
-    let to_group = ethernet.destination[0] & 1 != 0;
     if !steered && !place.is(kind::TOO_MANY) || to_group {
         return Err(foreign);
     }
+    onward::<T, false>(packet, tables, config, place, arrival, foreign)
+}
+
+/// Whether a packet whose headers lie in a plain place is neither one of the cluster's own nor one that needs more thought.
+#[inline(always)]
+fn is_plain<P: Packet>(packet: &P, config: LiveConfig<'_>, place: Place, to_group: bool) -> bool {
+    let steered = match place.protocol {
+        protocol::TCP => true,
+        protocol::UDP => tunnel::own_port(packet, config, place)
+            .is_none_or(|port| port != config.tunnel_port() && port != config.probe_port()),
+        _ => false,
+    };
+    steered && !to_group
+}
+
+/// Looks for the VIP and decides; `PLAIN` for a packet in a plain place that came out of no tunnel.
+#[inline(always)]
+fn onward<T: Tables, const PLAIN: bool>(
+    packet: &mut T::Packet,
+    tables: &T,
+    config: LiveConfig<'_>,
+    place: Place,
+    arrival: Option<Tunnel>,
+    foreign: Verdict,
+) -> Result<Verdict, Verdict> {
     let flow = Flow::of(packet, tables, config, place, foreign)?;
-    match decide::next(packet, tables, config, &flow, arrival) {
+    match decide::next::<T, PLAIN>(packet, tables, config, &flow, arrival) {
         Next::Stay(verdict) => Ok(verdict),
         Next::Send(errand) => {
             let (place, arrival) = (flow.place.pack(), arrival.map_or(0, Tunnel::pack));

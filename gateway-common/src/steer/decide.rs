@@ -18,7 +18,7 @@ use super::forward::{Errand, Purpose};
 use super::heartbeat::{self, Proxy};
 use super::place::{Place, kind};
 use super::tables::{Headers, is_from_peer, node};
-use super::{Local, Tables};
+use super::{Local, Tables, forward};
 use crate::abi::row::ROW_NODES;
 use crate::abi::{
     Counter, LiveConfig, NodeIndex, Row, config::flag, cpu_state, node_flag, vip_flag,
@@ -69,9 +69,10 @@ impl Next {
     }
 }
 
-/// Decides about a VIP packet; `arrival` is what the tunnel said that it came out of.
+/// Decides about a VIP packet; `arrival` is what the tunnel said that it came out of. A `PLAIN` one is delivered at once if
+/// nothing speaks against it.
 #[inline(always)]
-pub(super) fn next<T: Tables>(
+pub(super) fn next<T: Tables, const PLAIN: bool>(
     packet: &mut T::Packet,
     tables: &T,
     config: LiveConfig<'_>,
@@ -93,6 +94,12 @@ pub(super) fn next<T: Tables>(
                 return Next::Stay(Verdict::pass(Counter::OwnPass));
             }
         } else if owner != 0 && !row.is_outranked() && !tables.suspect(owner) {
+            if PLAIN
+                && let Some(verdict) =
+                    forward::plain(packet, tables, config, flow.place, flow.hash, owner)
+            {
+                return Next::Stay(verdict);
+            }
             return Next::Send(Errand {
                 to: owner,
                 purpose: Purpose::Deliver,

@@ -2,7 +2,7 @@
 
 use super::flow::{is_mapped, length};
 use super::place::{Place, kind};
-use super::tables::{is_from_peer, node};
+use super::tables::{is_from_peer, may_be_from_peer, node};
 use super::{Tables, heartbeat, too_big};
 use crate::abi::{Counter, Live, LiveConfig, NodeEntry, NodeIndex, config::flag, node_flag};
 use crate::checksum;
@@ -135,8 +135,7 @@ fn try_send<T: Tables>(
         && on_link
         && !from_peer
         && has_tags_of(packet, place, entry.vlan());
-    let address = entry.address();
-    let overhead = overhead(rewrites, address);
+    let overhead = overhead(rewrites, entry.address());
     let mtu = u32::from(entry.mtu());
     if mtu != 0 && longest(packet, place, carried.length)? + overhead > mtu {
         let fits = mtu.saturating_sub(overhead);
@@ -145,25 +144,94 @@ fn try_send<T: Tables>(
         }
         return silently(Counter::TooBig);
     }
+    let (tunnel, counter) = header(errand, hops - 1);
+    let counter = if rewrites { None } else { Some(counter) };
+    go(
+        packet, config, place, entry, &carried, hash, tunnel, counter,
+    )
+    .map(Sent::Verdict)
+}
+
+/// Delivers a packet that came from no peer to the owner of its row where nothing about it is out of the ordinary: no tag, hops
+/// left, not too big, a node that is resolved. `None`, and nothing changed, for all others: [`send`] is for them.
+#[inline(always)]
+pub(super) fn plain<T: Tables>(
+    packet: &mut T::Packet,
+    tables: &T,
+    config: LiveConfig<'_>,
+    place: Place,
+    hash: u64,
+    to: NodeIndex,
+) -> Option<Verdict> {
+    let entry = node(tables, config, to)?;
+    let flags = entry.flags();
+    let carried = carried(packet, place)?;
+    let ordinary = flags & node_flag::RESOLVED != 0
+        && entry.vlan() == 0
+        && place.l3 == IP
+        && carried.ttl > 1
+        && packet.segment() == 0
+        && !may_be_from_peer(packet, tables, config);
+    if !ordinary {
+        return None;
+    }
+    let rewrites = flags & node_flag::ON_LINK != 0 && config.flags() & flag::ENCAP_ALWAYS == 0;
+    let mtu = u32::from(entry.mtu());
+    if mtu != 0 && carried.length + overhead(rewrites, entry.address()) > mtu {
+        return None;
+    }
+    let tunnel = Tunnel {
+        hops: MAX_HOPS - 1,
+        phase: Phase::Delivery,
+        fingerprint: config.fingerprint(),
+    };
+    let counter = if rewrites {
+        None
+    } else {
+        Some(Counter::ForwardUdp)
+    };
+    go(
+        packet, config, place, entry, &carried, hash, tunnel, counter,
+    )
+}
+
+/// Takes a hop off the packet and sends it: in the UDP form counted as `encapsulated`, else by MAC rewrite.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "all of them are at hand in registers, and it is inlined twice"
+)]
+#[inline(always)]
+fn go<P: Packet>(
+    packet: &mut P,
+    config: LiveConfig<'_>,
+    place: Place,
+    entry: Live<'_, NodeEntry>,
+    carried: &Carried,
+    hash: u64,
+    tunnel: Tunnel,
+    encapsulated: Option<Counter>,
+) -> Option<Verdict> {
     age(packet, place)?;
-    if rewrites {
+    let Some(counter) = encapsulated else {
         packet.write_words(0, entry.macs())?;
         let ifindex = entry.ifindex();
-        let verdict = Verdict::out_of(ifindex, packet.ingress(), Counter::ForwardL2);
-        return Some(Sent::Verdict(verdict));
-    }
-    let (tunnel, counter) = header(errand, hops - 1);
+        return Some(Verdict::out_of(
+            ifindex,
+            packet.ingress(),
+            Counter::ForwardL2,
+        ));
+    };
     let inner = Inner {
         length: carried.length,
         long: packet.segment() != 0 && carried.length + OVERHEAD_V6 > u32::from(u16::MAX),
         class: carried.class,
         flow: hash,
     };
+    let address = entry.address();
     if encapsulate(packet, config, place, entry, address, &inner, tunnel).is_none() {
-        return silently(Counter::AdjustFailed);
+        return Some(Verdict::drop(Counter::AdjustFailed));
     }
-    let verdict = Verdict::out_of(entry.ifindex(), packet.ingress(), counter);
-    Some(Sent::Verdict(verdict))
+    Some(Verdict::out_of(entry.ifindex(), packet.ingress(), counter))
 }
 
 /// The tunnel header of an errand, and what it is counted as.

@@ -3,10 +3,10 @@
 //! Nothing here judges a packet. What stands in a [`Place`] is where to look; that the bytes are there is checked again at
 //! each read, and offsets are masked, so that the kernel sees their bounds.
 
-use super::Tables;
 use crate::packet::{
     Ethernet, Extension, FragmentHeader, IP, Ipv4, Ipv6, Packet, TAG, Vlan, ethertype, protocol,
 };
+use crate::verdict::Verdict;
 
 /// Where the headers of a packet lie, and what kind they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,31 +102,24 @@ impl Place {
     }
 }
 
-/// The place of an IP packet; `None` if it is no IP packet.
+/// The place of an IPv4 packet without tag, options and fragments; `None` for another. `foreign` if its header is cut.
 #[inline(always)]
-pub(super) fn find<T: Tables>(
-    packet: &mut T::Packet,
-    tables: &T,
-    ethernet: &Ethernet,
-) -> Option<Place> {
-    if ethernet.kind == ethertype::IPV4 {
-        let ip = packet.read::<Ipv4>(IP)?;
-        if ip.version_ihl == 0x45 && !ip.is_fragment() {
-            return Some(Place::plain(size_of::<Ipv4>(), ip.protocol, 0));
-        }
-    } else if ethernet.kind == ethertype::IPV6 {
-        let ip = packet.read::<Ipv6>(IP)?;
-        if ip.version() == 6 && (ip.next_header == protocol::TCP || ip.next_header == protocol::UDP)
-        {
-            return Some(Place::plain(size_of::<Ipv6>(), ip.next_header, kind::V6));
-        }
-    } else if ethernet.kind != ethertype::VLAN && ethernet.kind != ethertype::OUTER_VLAN {
-        return None;
-    }
-    Place::unpack(tables.call_walk(packet))
+pub(super) fn plain_v4<P: Packet>(packet: &P, foreign: Verdict) -> Result<Option<Place>, Verdict> {
+    let ip = packet.read::<Ipv4>(IP).ok_or(foreign)?;
+    let plain = ip.version_ihl == 0x45 && !ip.is_fragment();
+    Ok(plain.then(|| Place::plain(size_of::<Ipv4>(), ip.protocol, 0)))
 }
 
-/// [`find`] for every kind of packet, one header after the other.
+/// The place of an IPv6 packet of TCP or UDP without tag and extension headers; `None` for another. `foreign` if its header is
+/// cut.
+#[inline(always)]
+pub(super) fn plain_v6<P: Packet>(packet: &P, foreign: Verdict) -> Result<Option<Place>, Verdict> {
+    let ip = packet.read::<Ipv6>(IP).ok_or(foreign)?;
+    let plain = ip.version() == 6 && matches!(ip.next_header, protocol::TCP | protocol::UDP);
+    Ok(plain.then(|| Place::plain(size_of::<Ipv6>(), ip.next_header, kind::V6)))
+}
+
+/// The place of any IP packet, found one header after the other; `None` if it is none.
 #[inline(always)]
 pub(super) fn walk<P: Packet>(packet: &P) -> Option<Place> {
     let (mut next, mut l3) = (packet.read::<Ethernet>(0)?.kind, IP);

@@ -2,7 +2,7 @@
 
 mod by;
 
-pub(super) use self::by::{is_from_peer, peer_at_address, peer_with_mac};
+pub(super) use self::by::{is_from_peer, may_be_from_peer, peer_at_address, peer_with_mac};
 use super::outline;
 use crate::abi::{
     Counter, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED,

@@ -51,6 +51,9 @@ pub(super) struct L4 {
     /// Rounds of the live runs [default: 15, with --quick 3]
     #[arg(long)]
     live_rounds: Option<usize>,
+    /// Only the test runs whose name contains this, and their floors
+    #[arg(long, conflicts_with = "record")]
+    only: Option<String>,
     #[command(flatten)]
     pub(super) common: Common,
 }
@@ -72,7 +75,10 @@ pub(super) fn run(args: &L4, outside: &str) -> Result<()> {
     let mut kernel = Kernel::load(&args.object, &work)?;
     let c = peer(&mut kernel, &work);
     let mut tables = Tables::new(&kernel)?;
-    let cases = cases::cases(kernel.has_peer());
+    let mut cases = cases::cases(kernel.has_peer());
+    if let Some(only) = &args.only {
+        cases.retain(|case| case.floor.is_none() || case.name.contains(only));
+    }
     // The lookup program must know the VIPs before somebody connects to one.
     tables.set(Setting::default());
     let sockets = Sockets::open(&mut kernel)?;
@@ -84,7 +90,10 @@ pub(super) fn run(args: &L4, outside: &str) -> Result<()> {
     let count = (args.rounds.unwrap_or(rounds), repeat);
     let ((measured, beside), real_time) = alone(core, || {
         let measured = testrun::run(&mut kernel, &mut tables, &sockets, &cases, count)?;
-        let beside = beside::run(&mut kernel, &tables, BESIDE)?;
+        let beside = match args.only {
+            Some(_) => Beside::default(),
+            None => beside::run(&mut kernel, &tables, BESIDE)?,
+        };
         Ok((measured, beside))
     })?;
     eprintln!("test runs done");
@@ -99,8 +108,12 @@ pub(super) fn run(args: &L4, outside: &str) -> Result<()> {
         (15, 500)
     };
     let rounds = args.live_rounds.unwrap_or(rounds);
-    let rig = Rig::new(&mut kernel, &tables, &work, (others, core))?;
-    let live = live_runs(&rig, &mut kernel, &mut tables, (rounds, span))?;
+    let live = if args.only.is_some() {
+        Live::new()
+    } else {
+        let rig = Rig::new(&mut kernel, &tables, &work, (others, core))?;
+        live_runs(&rig, &mut kernel, &mut tables, (rounds, span))?
+    };
     let mut report = report(&cases, &measured, &beside, &live);
     report.notes = notes(count, real_time, span);
     report.notes.push(c);

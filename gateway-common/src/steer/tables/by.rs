@@ -52,16 +52,41 @@ pub(in crate::steer) fn is_from_peer<T: Tables>(
     tables: &T,
     config: LiveConfig<'_>,
 ) -> bool {
+    source_mac(packet).is_some_and(|mac| {
+        is_known(tables, config, mac) && tables.call_peer_mac(u64::from_le_bytes(mac)) != 0
+    })
+}
+
+/// Whether [`is_from_peer`] needs a closer look.
+#[inline(always)]
+pub(in crate::steer) fn may_be_from_peer<T: Tables>(
+    packet: &T::Packet,
+    tables: &T,
+    config: LiveConfig<'_>,
+) -> bool {
+    source_mac(packet).is_some_and(|mac| is_known(tables, config, mac))
+}
+
+/// The source MAC, and two zeros.
+#[inline(always)]
+fn source_mac<P: Packet>(packet: &P) -> Option<[u8; 8]> {
     // The last two bytes of the destination, then the source.
-    let Some([first, second]) = packet.words(4) else {
-        return false;
-    };
+    let [first, second] = packet.words(4)?;
     let ([_, _, a, b], [c, d, e, f]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    Some([a, b, c, d, e, f, 0, 0])
+}
+
+/// Whether the first slot of a MAC is used.
+#[inline(always)]
+fn is_known<T: Tables>(
+    tables: &T,
+    config: LiveConfig<'_>,
+    [a, b, c, d, e, f, ..]: [u8; 8],
+) -> bool {
     let half = (config.node_half() & 1) * MAX_NODES;
-    let known = tables
+    tables
         .node(half + peers::mac_slot([a, b, c, d, e, f]))
-        .is_some_and(|slot| slot.by_mac() != 0);
-    known && tables.call_peer_mac(u64::from_le_bytes([a, b, c, d, e, f, 0, 0])) != 0
+        .is_some_and(|slot| slot.by_mac() != 0)
 }
 
 #[inline(always)]
