@@ -292,6 +292,9 @@ header! {
 }
 
 impl Ipv4 {
+    /// "More fragments" and the offset, in the field of flags and offset.
+    pub const PIECE: u16 = 0x3fff;
+
     /// Where source and destination lie in the header.
     pub const ADDRESSES: u32 = 12;
 
@@ -306,7 +309,7 @@ impl Ipv4 {
     #[inline(always)]
     #[must_use]
     pub const fn is_fragment(&self) -> bool {
-        u16::from_be_bytes(self.fragment) & 0x3fff != 0
+        u16::from_be_bytes(self.fragment) & Self::PIECE != 0
     }
 
     /// Length of header and payload in bytes.
@@ -398,6 +401,9 @@ impl Icmp {
 }
 
 impl Udp {
+    /// Where the word with length and checksum begins.
+    pub const LENGTH: u32 = 4;
+
     /// Length of header and payload in bytes.
     #[inline(always)]
     #[must_use]
@@ -407,6 +413,9 @@ impl Udp {
 }
 
 impl Tcp {
+    /// Where the word with offset, flags and window begins.
+    pub const OFFSET: u32 = 12;
+
     /// Flag: close.
     pub const FIN: u8 = 1;
     /// Flag: open.

@@ -24,10 +24,10 @@ pub use tables::{Cookie, Headers, Local, Tables, Tuple, Way, find_vip};
 
 use self::decide::Next;
 use self::flow::Flow;
-use self::place::{Place, kind};
+use self::place::{NOT_PLAIN, Place, kind};
 use crate::abi::{ABI_VERSION, Counter, LiveConfig};
 use crate::encap::Tunnel;
-use crate::packet::{Ethernet, Packet, ethertype, protocol};
+use crate::packet::{IP, Ipv4, Ipv6, Packet, ethertype, protocol};
 use crate::verdict::Verdict;
 
 /// Decides about a packet, and changes it as the verdict needs.
@@ -50,27 +50,38 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
         .filter(|config| config.abi_version() == ABI_VERSION && config.self_index() != 0);
     let config = config.ok_or(Verdict::pass(Counter::NotConfigured))?;
     let foreign = Verdict::pass(Counter::NotOurs);
-    let ethernet = packet.read::<Ethernet>(0).ok_or(foreign)?;
+    // The last two bytes of the source, then the type.
+    let [end] = packet.words(IP - 4).ok_or(foreign)?;
+    let [first] = packet.words(0).ok_or(foreign)?;
+    let [_, _, a, b] = end.to_ne_bytes();
+    let ethertype = [a, b];
     // The stack takes no flow from a frame to a group, and a flooded one must not be forwarded by every node.
-    let to_group = ethernet.destination[0] & 1 != 0;
+    let to_group = first.to_ne_bytes()[0] & 1 != 0;
     // Two copies of the way of plain packets, in which offsets are constants, and one for all others.
-    if ethernet.kind == ethertype::IPV4 {
-        let place = place::plain_v4(packet, foreign)?;
-        if let Some(place) = place.filter(|place| is_plain(packet, config, *place, to_group)) {
+    let mut known = None;
+    if ethertype == ethertype::IPV4 {
+        let protocol = place::plain_v4(packet).ok_or(foreign)?;
+        let place = Place::plain(size_of::<Ipv4>(), protocol, 0);
+        known = (protocol != NOT_PLAIN).then_some(place);
+        if is_plain(packet, config, place, to_group) {
             return onward::<T, true>(packet, tables, config, place, None, foreign);
         }
-    } else if ethernet.kind == ethertype::IPV6 {
-        let place = place::plain_v6(packet, foreign)?;
-        if let Some(place) = place.filter(|place| is_plain(packet, config, *place, to_group)) {
+    } else if ethertype == ethertype::IPV6 {
+        let protocol = place::plain_v6(packet).ok_or(foreign)?;
+        let place = Place::plain(size_of::<Ipv6>(), protocol, kind::V6);
+        known = is_steered(protocol).then_some(place);
+        if is_plain(packet, config, place, to_group) {
             return onward::<T, true>(packet, tables, config, place, None, foreign);
         }
-    } else if ethernet.kind == ethertype::ARP {
+    } else if ethertype == ethertype::ARP {
         return Err(Verdict::unpack(tables.call_arp(packet)).unwrap_or(foreign));
-    } else if ethernet.kind != ethertype::VLAN && ethernet.kind != ethertype::OUTER_VLAN {
+    } else if ethertype != ethertype::VLAN && ethertype != ethertype::OUTER_VLAN {
         return Err(foreign);
     }
     let mut foreign = foreign;
-    let mut place = Place::unpack(tables.call_walk(packet)).ok_or(foreign)?;
+    let mut place = known
+        .or_else(|| Place::unpack(tables.call_walk(packet)))
+        .ok_or(foreign)?;
     let mut arrival = None;
     let port = match place.protocol {
         protocol::UDP => tunnel::own_port(packet, config, place),
@@ -94,11 +105,16 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
         }
         place = Place::unpack(word).ok_or(foreign)?;
     }
-    let steered = matches!(place.protocol, protocol::TCP | protocol::UDP);
-    if !steered && !place.is(kind::TOO_MANY) || to_group {
+    if !is_steered(place.protocol) && !place.is(kind::TOO_MANY) || to_group {
         return Err(foreign);
     }
     onward::<T, false>(packet, tables, config, place, arrival, foreign)
+}
+
+/// Whether packets of a protocol have flows.
+#[inline(always)]
+const fn is_steered(protocol: u8) -> bool {
+    matches!(protocol, protocol::TCP | protocol::UDP)
 }
 
 /// Whether a packet whose headers lie in a plain place is neither one of the cluster's own nor one that needs more thought.
@@ -124,15 +140,17 @@ fn onward<T: Tables, const PLAIN: bool>(
     foreign: Verdict,
 ) -> Result<Verdict, Verdict> {
     let flow = Flow::of(packet, tables, config, place, foreign)?;
-    match decide::next::<T, PLAIN>(packet, tables, config, &flow, arrival) {
+    match decide::next::<T, PLAIN>(packet, tables, config, place, &flow, arrival) {
         Next::Stay(verdict) => Ok(verdict),
         Next::Send(errand) => {
-            let (place, arrival) = (flow.place.pack(), arrival.map_or(0, Tunnel::pack));
+            let place = place.of_flow(flow.syn);
+            let (place, arrival) = (place.pack(), arrival.map_or(0, Tunnel::pack));
             let word = tables.call_send(packet, place, flow.hash, errand.pack(), arrival);
             Ok(Verdict::unpack(word).unwrap_or_else(|| too_big::tell(packet, tables, word)))
         }
         Next::Cookie => {
-            let word = tables.call_cookie(packet, flow.place.pack(), arrival.is_none());
+            let word =
+                tables.call_cookie(packet, place.of_flow(flow.syn).pack(), arrival.is_none());
             Ok(match word as u32 {
                 0 => Verdict::pass(Counter::OwnSyn),
                 way => Verdict::out_of(way, packet.ingress(), Counter::SynCookie),

@@ -37,6 +37,21 @@ const TCP_WORDS: usize = 15;
 /// Offsets of headers lie below this: the verifier must see it.
 const REACH: u32 = 1024;
 
+/// Does something for each of a header's words, whose number must be a constant expression by the place where it stands: each time
+/// the word's own number is a constant, as the displacement of an instruction has to be.
+macro_rules! each_word {
+    ($word:ident, $count:expr => $body:block) => {
+        const { assert!($count <= 14, "more words than are counted") };
+        each_word!(@ $word, $count => $body; 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+    };
+    (@ $word:ident, $count:expr => $body:block; $($number:literal)*) => {
+        $(if $number < $count {
+            const $word: usize = $number;
+            $body
+        })*
+    };
+}
+
 /// A packet with its context.
 pub trait Frame: Packet {
     /// The program's context.
@@ -64,15 +79,11 @@ pub trait Frame: Packet {
     fn load<H: Header>(&self, offset: u32) -> Option<H> {
         let start = self.at(offset, size_of::<H>())?;
         let mut header = H::zeroed();
-        let to = &raw mut header;
-        for word in 0..size_of::<H>() / 4 {
+        let to = (&raw mut header).cast::<u32>();
+        each_word!(WORD, size_of::<H>() / 4 => {
             // SAFETY: `at` checked the bounds; any bytes are a valid header.
-            unsafe {
-                to.cast::<u32>()
-                    .add(word)
-                    .write_unaligned(load_u32(start + 4 * word))
-            };
-        }
+            unsafe { to.add(WORD).write_unaligned(load_u32::<{ 4 * WORD }>(start)) };
+        });
         if size_of::<H>() % 4 == 2 {
             let rest = size_of::<H>() - 2;
             // SAFETY: as above; the last two bytes.
@@ -90,16 +101,24 @@ pub trait Frame: Packet {
     #[inline(always)]
     fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         let start = self.at(offset, 4 * N)?;
-        // SAFETY: `at` checked the bounds.
-        Some(core::array::from_fn(|i| unsafe { load_u32(start + 4 * i) }))
+        let mut words = [0; N];
+        each_word!(I, N => {
+            // SAFETY: `at` checked the bounds.
+            words[I] = unsafe { load_u32::<{ 4 * I }>(start) };
+        });
+        Some(words)
     }
 
     /// See [`Packet::longs`].
     #[inline(always)]
     fn load_longs<const N: usize>(&self, offset: u32) -> Option<[u64; N]> {
         let start = self.at(offset, 8 * N)?;
-        // SAFETY: `at` checked the bounds.
-        Some(core::array::from_fn(|i| unsafe { load_u64(start + 8 * i) }))
+        let mut longs = [0; N];
+        each_word!(I, N => {
+            // SAFETY: `at` checked the bounds.
+            longs[I] = unsafe { load_u64::<{ 8 * I }>(start) };
+        });
+        Some(longs)
     }
 
     /// See [`Packet::write`].
@@ -107,15 +126,13 @@ pub trait Frame: Packet {
     fn store<H: Header>(&mut self, offset: u32, header: H) -> Option<()> {
         let start = self.at(offset, size_of::<H>())?;
         let from = &raw const header;
-        for word in 0..size_of::<H>() / 4 {
+        each_word!(WORD, size_of::<H>() / 4 => {
             // SAFETY: `at` checked the bounds; nobody else has the packet while the program runs.
             unsafe {
-                store_u32(
-                    start + 4 * word,
-                    from.cast::<u32>().add(word).read_unaligned(),
-                )
+                let word = from.cast::<u32>().add(WORD).read_unaligned();
+                store_u32::<{ 4 * WORD }>(start, word);
             };
-        }
+        });
         if size_of::<H>() % 4 == 2 {
             let rest = size_of::<H>() - 2;
             // SAFETY: as above; the last two bytes.
@@ -133,10 +150,10 @@ pub trait Frame: Packet {
     #[inline(always)]
     fn store_words<const N: usize>(&mut self, offset: u32, words: [u32; N]) -> Option<()> {
         let start = self.at(offset, 4 * N)?;
-        for (i, word) in words.into_iter().enumerate() {
+        each_word!(I, N => {
             // SAFETY: `at` checked the bounds.
-            unsafe { store_u32(start + 4 * i, word) };
-        }
+            unsafe { store_u32::<{ 4 * I }>(start, words[I]) };
+        });
         Some(())
     }
 
@@ -205,7 +222,7 @@ pub trait Frame: Packet {
                     return 0;
                 };
                 // SAFETY: `at` checked the four bytes.
-                *place = unsafe { load_u32(from) };
+                *place = unsafe { load_u32::<0>(from) };
             }
         }
         let context = self.pointer();
@@ -323,13 +340,13 @@ fn bounded(offset: u32) -> usize {
 ///
 /// # Safety
 ///
-/// Eight bytes at `address` must lie within the packet.
+/// Eight bytes `AT` bytes behind `address` must lie within the packet.
 #[inline(always)]
-unsafe fn load_u64(address: usize) -> u64 {
+unsafe fn load_u64<const AT: usize>(address: usize) -> u64 {
     let word: u64;
     // SAFETY: the caller's; the instruction reads those bytes and nothing else.
     unsafe {
-        asm!("{} = *(u64 *)({} + 0)", out(reg) word, in(reg) address, options(pure, readonly, nostack))
+        asm!("{} = *(u64 *)({} + {})", out(reg) word, in(reg) address, const AT, options(pure, readonly, nostack))
     };
     word
 }
@@ -338,13 +355,13 @@ unsafe fn load_u64(address: usize) -> u64 {
 ///
 /// # Safety
 ///
-/// Four bytes at `address` must lie within the packet.
+/// Four bytes `AT` bytes behind `address` must lie within the packet.
 #[inline(always)]
-unsafe fn load_u32(address: usize) -> u32 {
+unsafe fn load_u32<const AT: usize>(address: usize) -> u32 {
     let word: u32;
     // SAFETY: the caller's; the instruction reads those bytes and nothing else.
     unsafe {
-        asm!("{} = *(u32 *)({} + 0)", out(wreg) word, in(reg) address, options(pure, readonly, nostack))
+        asm!("{} = *(u32 *)({} + {})", out(wreg) word, in(reg) address, const AT, options(pure, readonly, nostack))
     };
     word
 }
@@ -380,11 +397,11 @@ unsafe fn store_u64(address: usize, word: u64) {
 ///
 /// # Safety
 ///
-/// Four bytes at `address` must lie within the packet.
+/// Four bytes `AT` bytes behind `address` must lie within the packet.
 #[inline(always)]
-unsafe fn store_u32(address: usize, word: u32) {
+unsafe fn store_u32<const AT: usize>(address: usize, word: u32) {
     // SAFETY: the caller's; the instruction writes those bytes and nothing else.
-    unsafe { asm!("*(u32 *)({} + 0) = {}", in(reg) address, in(wreg) word, options(nostack)) };
+    unsafe { asm!("*(u32 *)({} + {}) = {}", in(reg) address, const AT, in(wreg) word, options(nostack)) };
 }
 
 /// Stores half a word into a packet.

@@ -76,6 +76,7 @@ pub(super) fn next<T: Tables, const PLAIN: bool>(
     packet: &mut T::Packet,
     tables: &T,
     config: LiveConfig<'_>,
+    place: Place,
     flow: &Flow,
     arrival: Option<Tunnel>,
 ) -> Next {
@@ -86,7 +87,7 @@ pub(super) fn next<T: Tables, const PLAIN: bool>(
     let (owner, me) = (row.owner(), config.self_index() as NodeIndex);
     if arrival.is_none() {
         if owner == me {
-            let plain = !flow.place.is(kind::SYN) && !row.in_transition();
+            let plain = !flow.syn && !row.in_transition();
             if plain
                 && config.flags() & flag::DRAINING == 0
                 && heartbeat::proxy(tables, config) == Proxy::Alive
@@ -96,7 +97,7 @@ pub(super) fn next<T: Tables, const PLAIN: bool>(
         } else if owner != 0 && !row.is_outranked() && !tables.suspect(owner) {
             if PLAIN
                 && let Some(verdict) =
-                    forward::plain(packet, tables, config, flow.place, flow.hash, owner)
+                    forward::plain(packet, tables, config, place, flow.hash, owner)
             {
                 return Next::Stay(verdict);
             }
@@ -108,7 +109,8 @@ pub(super) fn next<T: Tables, const PLAIN: bool>(
         }
     }
     let arrival = arrival.map_or(0, Tunnel::pack);
-    Next::unpack(tables.call_decide(packet, flow.place.pack(), flow.hash, arrival))
+    let place = place.of_flow(flow.syn).pack();
+    Next::unpack(tables.call_decide(packet, place, flow.hash, arrival))
 }
 
 /// Decides about a packet in any case, in one word.

@@ -11,12 +11,12 @@ use crate::verdict::Verdict;
 /// A packet for a VIP.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flow {
-    /// Where its headers lie.
-    pub(super) place: Place,
     /// Keyed hash of addresses and ports.
     pub(super) hash: u64,
     /// Bits of [`vip_flag`] of the VIP.
     pub(super) vip: u32,
+    /// Whether it is a SYN without ACK.
+    pub(super) syn: bool,
 }
 
 /// Addresses and ports, from client to VIP; addresses in [`words`](crate::hash::words), IPv4-mapped for IPv4, ports as a
@@ -35,7 +35,7 @@ impl Flow {
         packet: &T::Packet,
         tables: &T,
         config: LiveConfig<'_>,
-        mut place: Place,
+        place: Place,
         foreign: Verdict,
     ) -> Result<Self, Verdict> {
         let (client, vip, length) = addresses(packet, place).ok_or(foreign)?;
@@ -57,12 +57,10 @@ impl Flow {
         }
         let last = ends.ports >> 16 | (place.protocol as u32) << 16;
         let entry = find_vip(tables, config, (ends.vip, last)).ok_or(foreign)?;
-        if !place.is(kind::REVERSED) && is_whole(packet, place, length)? {
-            place.kind |= kind::SYN;
-        }
+        let syn = !place.is(kind::REVERSED) && is_whole(packet, place, length)?;
         let flags = entry.flags();
         source_may_send(tables, entry.sources(), flags, ends.client)?;
-        if flags & vip_flag::DRAINING != 0 && place.is(kind::SYN) {
+        if flags & vip_flag::DRAINING != 0 && syn {
             // The VIP is deleted: refused by the stack of whichever node the SYN reaches.
             return Err(Verdict::pass(Counter::OwnPass));
         }
@@ -70,9 +68,9 @@ impl Flow {
             ends.ports = 0;
         }
         Ok(Self {
-            place,
             hash: ends.hash(tables, config, place),
             vip: flags,
+            syn,
         })
     }
 }
@@ -176,9 +174,9 @@ fn without_ports<T: Tables>(
             ports: 0,
         };
         return Ok(Flow {
-            place,
             hash: ends.hash(tables, config, place),
             vip: flags,
+            syn: false,
         });
     }
     Err(if place.is(kind::TOO_MANY) {
@@ -202,18 +200,21 @@ fn is_whole<P: Packet>(packet: &P, place: Place, length: u32) -> Result<bool, Ve
         return Err(cut);
     }
     let (rest, syn) = if place.protocol == protocol::TCP {
-        let tcp = packet.read::<Tcp>(place.l4).ok_or(cut)?;
-        let header = tcp.header_length();
+        let [word] = packet.words(place.l4 + Tcp::OFFSET).ok_or(cut)?;
+        let [offset, flags, ..] = word.to_ne_bytes();
+        let header = (offset >> 4) as u32 * 4;
         if header < size_of::<Tcp>() as u32 {
             return Err(cut);
         }
-        (header, tcp.opens())
+        (header, flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN)
     } else {
-        let udp = packet.read::<Udp>(place.l4).ok_or(cut)?;
-        if udp.length() < size_of::<Udp>() as u32 {
+        let [word] = packet.words(place.l4 + Udp::LENGTH).ok_or(cut)?;
+        let [high, low, ..] = word.to_ne_bytes();
+        let length = u16::from_be_bytes([high, low]) as u32;
+        if length < size_of::<Udp>() as u32 {
             return Err(cut);
         }
-        (udp.length(), false)
+        (length, false)
     };
     if length < before + rest {
         return Err(cut);

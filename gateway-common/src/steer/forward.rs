@@ -135,7 +135,8 @@ fn try_send<T: Tables>(
         && on_link
         && !from_peer
         && has_tags_of(packet, place, entry.vlan());
-    let overhead = overhead(rewrites, entry.address());
+    let address = entry.address();
+    let overhead = overhead(rewrites, address);
     let mtu = u32::from(entry.mtu());
     if mtu != 0 && longest(packet, place, carried.length)? + overhead > mtu {
         let fits = mtu.saturating_sub(overhead);
@@ -146,10 +147,12 @@ fn try_send<T: Tables>(
     }
     let (tunnel, counter) = header(errand, hops - 1);
     let counter = if rewrites { None } else { Some(counter) };
-    go(
-        packet, config, place, entry, &carried, hash, tunnel, counter,
-    )
-    .map(Sent::Verdict)
+    let to = Target {
+        entry,
+        address,
+        vlan: entry.vlan(),
+    };
+    go(packet, config, place, to, &carried, hash, tunnel, counter).map(Sent::Verdict)
 }
 
 /// Delivers a packet that came from no peer to the owner of its row where nothing about it is out of the ordinary: no tag, hops
@@ -177,7 +180,8 @@ pub(super) fn plain<T: Tables>(
     }
     let rewrites = flags & node_flag::ON_LINK != 0 && config.flags() & flag::ENCAP_ALWAYS == 0;
     let mtu = u32::from(entry.mtu());
-    if mtu != 0 && carried.length + overhead(rewrites, entry.address()) > mtu {
+    let address = entry.address();
+    if mtu != 0 && carried.length + overhead(rewrites, address) > mtu {
         return None;
     }
     let tunnel = Tunnel {
@@ -190,9 +194,20 @@ pub(super) fn plain<T: Tables>(
     } else {
         Some(Counter::ForwardUdp)
     };
-    go(
-        packet, config, place, entry, &carried, hash, tunnel, counter,
-    )
+    let to = Target {
+        entry,
+        address,
+        vlan: 0,
+    };
+    go(packet, config, place, to, &carried, hash, tunnel, counter)
+}
+
+/// A node, and what was already read of its entry.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    entry: Live<'a, NodeEntry>,
+    address: [u64; 2],
+    vlan: u16,
 }
 
 /// Takes a hop off the packet and sends it: in the UDP form counted as `encapsulated`, else by MAC rewrite.
@@ -205,7 +220,7 @@ fn go<P: Packet>(
     packet: &mut P,
     config: LiveConfig<'_>,
     place: Place,
-    entry: Live<'_, NodeEntry>,
+    to: Target<'_>,
     carried: &Carried,
     hash: u64,
     tunnel: Tunnel,
@@ -213,8 +228,8 @@ fn go<P: Packet>(
 ) -> Option<Verdict> {
     age(packet, place)?;
     let Some(counter) = encapsulated else {
-        packet.write_words(0, entry.macs())?;
-        let ifindex = entry.ifindex();
+        packet.write_words(0, to.entry.macs())?;
+        let ifindex = to.entry.ifindex();
         return Some(Verdict::out_of(
             ifindex,
             packet.ingress(),
@@ -227,11 +242,11 @@ fn go<P: Packet>(
         class: carried.class,
         flow: hash,
     };
-    let address = entry.address();
-    if encapsulate(packet, config, place, entry, address, &inner, tunnel).is_none() {
+    if encapsulate(packet, config, place, to, &inner, tunnel).is_none() {
         return Some(Verdict::drop(Counter::AdjustFailed));
     }
-    Some(Verdict::out_of(entry.ifindex(), packet.ingress(), counter))
+    let ifindex = to.entry.ifindex();
+    Some(Verdict::out_of(ifindex, packet.ingress(), counter))
 }
 
 /// The tunnel header of an errand, and what it is counted as.
@@ -398,20 +413,20 @@ fn encapsulate<P: Packet>(
     packet: &mut P,
     config: LiveConfig<'_>,
     place: Place,
-    to: Live<'_, NodeEntry>,
-    address: [u64; 2],
+    to: Target<'_>,
     inner: &Inner,
     tunnel: Tunnel,
 ) -> Option<()> {
+    let address = to.address;
     let over_v4 = is_mapped(address);
     let outer = Outer {
         bytes: if over_v4 { OVERHEAD_V4 } else { OVERHEAD_V6 },
         v6: !over_v4,
         inner_v6: place.is(kind::V6),
-        vlan: to.vlan(),
+        vlan: to.vlan,
     };
     let link = packet.wrap(place.l3, outer)?;
-    packet.write_words(0, to.macs())?;
+    packet.write_words(0, to.entry.macs())?;
     let port = config.tunnel_port();
     if over_v4 {
         let from = config.tunnel_source_v4();

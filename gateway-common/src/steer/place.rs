@@ -6,7 +6,6 @@
 use crate::packet::{
     Ethernet, Extension, FragmentHeader, IP, Ipv4, Ipv6, Packet, TAG, Vlan, ethertype, protocol,
 };
-use crate::verdict::Verdict;
 
 /// Where the headers of a packet lie, and what kind they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +52,23 @@ const REACH: u32 = 512;
 impl Place {
     /// The IP header right behind Ethernet, nothing between it and the payload's header.
     #[inline(always)]
-    const fn plain(length: usize, protocol: u8, kind: u8) -> Self {
+    pub(super) const fn plain(length: usize, protocol: u8, kind: u8) -> Self {
         Self {
             l3: IP,
             flow: IP,
             l4: IP + length as u32,
             protocol,
             kind: kind | kind::FOUND,
+        }
+    }
+
+    /// With what is known of the flow's packet.
+    #[inline(always)]
+    pub(super) const fn of_flow(self, syn: bool) -> Self {
+        let syn = if syn { kind::SYN } else { 0 };
+        Self {
+            kind: self.kind | syn,
+            ..self
         }
     }
 
@@ -102,22 +111,35 @@ impl Place {
     }
 }
 
-/// The place of an IPv4 packet without tag, options and fragments; `None` for another. `foreign` if its header is cut.
+/// Protocol of an IPv4 packet without tag, options and fragments; [`NOT_PLAIN`] for another, `None` if its header is cut.
 #[inline(always)]
-pub(super) fn plain_v4<P: Packet>(packet: &P, foreign: Verdict) -> Result<Option<Place>, Verdict> {
-    let ip = packet.read::<Ipv4>(IP).ok_or(foreign)?;
-    let plain = ip.version_ihl == 0x45 && !ip.is_fragment();
-    Ok(plain.then(|| Place::plain(size_of::<Ipv4>(), ip.protocol, 0)))
+pub(super) fn plain_v4<P: Packet>(packet: &P) -> Option<u8> {
+    let [first, second, third] = packet.words(IP)?;
+    let ([version_ihl, ..], [_, protocol, ..]) = (first.to_ne_bytes(), third.to_ne_bytes());
+    let [_, _, high, low] = second.to_ne_bytes();
+    let fragment = u16::from_be_bytes([high, low]) & Ipv4::PIECE != 0;
+    Some(if version_ihl == 0x45 && !fragment {
+        protocol
+    } else {
+        NOT_PLAIN
+    })
 }
 
-/// The place of an IPv6 packet of TCP or UDP without tag and extension headers; `None` for another. `foreign` if its header is
+/// Protocol of an IPv6 packet without tag whose next header is no extension; [`NOT_PLAIN`] for another, `None` if its header is
 /// cut.
 #[inline(always)]
-pub(super) fn plain_v6<P: Packet>(packet: &P, foreign: Verdict) -> Result<Option<Place>, Verdict> {
-    let ip = packet.read::<Ipv6>(IP).ok_or(foreign)?;
-    let plain = ip.version() == 6 && matches!(ip.next_header, protocol::TCP | protocol::UDP);
-    Ok(plain.then(|| Place::plain(size_of::<Ipv6>(), ip.next_header, kind::V6)))
+pub(super) fn plain_v6<P: Packet>(packet: &P) -> Option<u8> {
+    let [first, second] = packet.words(IP)?;
+    let ([version_class, ..], [_, _, next, _]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    Some(if version_class >> 4 == 6 {
+        next
+    } else {
+        NOT_PLAIN
+    })
 }
+
+/// No protocol that is steered: for packets that need a closer look (reserved by IANA).
+pub(super) const NOT_PLAIN: u8 = 255;
 
 /// The place of any IP packet, found one header after the other; `None` if it is none.
 #[inline(always)]
