@@ -332,6 +332,7 @@ impl App {
             "draining; ends with the last connection, at the latest after {:?}",
             self.settings.drain_timeout
         );
+        self.shared.set_drain(self.drain.phase());
         self.shared.proxy.drain();
         if let Some(kernel) = self.shared.kernel() {
             kernel.drain();

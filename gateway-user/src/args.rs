@@ -242,6 +242,9 @@ pub struct DumpArgs {
         default_value = "127.0.0.1:15000"
     )]
     pub admin: Endpoint,
+    /// Form of the answer; the tables leave out what the JSON has beyond them.
+    #[arg(long, value_name = "FORM", default_value = "json")]
+    pub output: Output,
 }
 
 /// Flags of `forebay validate`.

@@ -208,12 +208,20 @@ Other objects
         serde_json::from_str(&daemon.ask(&["dump"]).await.stdout).unwrap();
     let pages: Vec<&String> = dump.as_object().unwrap().keys().collect();
     assert_eq!(pages, ["config", "endpoints", "stats", "status"]);
+    let said = daemon.ask(&["dump", "--output", "json"]).await.stdout;
+    assert!(serde_json::from_str::<serde_json::Value>(&said).is_ok());
+    let tables = daemon.ask(&["dump", "--output", "table"]).await.stdout;
+    for heading in ["Gateways", "Listeners", "Routes", "Clusters", "Endpoints"] {
+        assert!(tables.contains(&format!("\n{heading}\n")), "{tables}");
+    }
 
     let drained = daemon.ask(&["drain"]).await;
     assert_eq!(
         (drained.code, drained.stdout.as_str()),
         (Some(0), "draining\n")
     );
+    // The answer comes once that is so.
+    assert_eq!(daemon.admin("/status").await["drain"], "draining");
     let (ended, log) = daemon.terminate().await;
     assert_eq!(ended.code(), Some(0));
     // The built-in listener's port is fixed: somebody else on this machine may have it.
