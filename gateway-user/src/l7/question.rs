@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::explain::{Explanation, explain};
+use super::path;
 use super::router::RequestView;
 use crate::snapshot::{Snapshot, Transport};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
@@ -62,10 +63,10 @@ impl Question {
             map.append(name, value);
         }
         Ok(Self {
-            host,
+            host: host.strip_suffix('.').unwrap_or(&host).to_owned(),
             port,
             transport,
-            path: uri.path().to_owned(),
+            path: path::normalise(uri.path()).into_owned(),
             query: uri.query().map(str::to_owned),
             method: method.as_str().to_ascii_uppercase(),
             headers: map,
@@ -145,6 +146,9 @@ mod tests {
             ("POST", Some("x=1"))
         );
         assert_eq!(q.headers["x-y"], "z");
+        // As the proxy takes them.
+        let q = Question::new("http://a.example./a/%2e%2e/b", "GET", &[]).unwrap();
+        assert_eq!((q.host.as_str(), q.path.as_str()), ("a.example", "/b"));
         let q = Question::new("udp://192.0.2.1:53", "GET", &[]).unwrap();
         assert_eq!((q.transport, q.port), (Transport::Udp, 53));
         for bad in [

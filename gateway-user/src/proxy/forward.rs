@@ -20,12 +20,12 @@ use super::exchange::Exchange;
 use super::pool::{self, Refusal};
 use super::reply::Reply;
 use super::runtime::{Live, LiveRule};
-use super::scan::{response, routing_authority, target};
+use super::scan::{response, routing_authority};
 use super::stats::Event;
 use super::worker::Worker;
-use crate::l7::header;
 use crate::l7::outlier::Outcome;
 use crate::l7::router::RequestView;
+use crate::l7::{header, path};
 use crate::snapshot::BindKey;
 
 /// Pooled connections in a row that may turn out to be closed before a request gives up.
@@ -155,7 +155,7 @@ fn rewrite_target(request: &mut Request<Incoming>) -> Result<(), Reply> {
         request.headers_mut().insert(HOST, host);
         *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     }
-    if let Cow::Owned(mut path) = target::normalise(request.uri().path()) {
+    if let Cow::Owned(mut path) = path::normalise(request.uri().path()) {
         if request.uri() == "*" {
             return Ok(());
         }
