@@ -3,6 +3,7 @@
 //! Reading and asking only: what becomes of the request is said by [`super::explain`].
 
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::str::FromStr;
 
 use super::explain::{Explanation, explain};
@@ -47,7 +48,8 @@ impl Question {
     pub fn new(url: &str, method: &str, headers: &[String]) -> Result<Self, QuestionError> {
         let bad = || QuestionError::Url(url.to_owned());
         let uri = Uri::from_str(url).map_err(|_| bad())?;
-        let (transport, port) = match (uri.scheme_str(), uri.port_u16()) {
+        let port = port_of(&uri).ok_or_else(bad)?;
+        let (transport, port) = match (uri.scheme_str(), port) {
             (Some("http"), port) => (Transport::Tcp, port.unwrap_or(80)),
             (Some("udp"), Some(port)) => (Transport::Udp, port),
             _ => return Err(bad()),
@@ -113,6 +115,18 @@ impl Question {
     }
 }
 
+/// The port that a URL names, if it names one; `None` if no request could be sent to such an authority.
+fn port_of(uri: &Uri) -> Option<Option<u16>> {
+    let authority = uri.authority()?;
+    match authority.as_str().strip_prefix(authority.host())? {
+        "" => Some(None),
+        named => {
+            let port: NonZero<u16> = named.strip_prefix(':')?.parse().ok()?;
+            Some(Some(port.get()))
+        }
+    }
+}
+
 /// Explains the request on every address and port that it could have been sent to: the port of the URL on all VIPs,
 /// or on the one that the URL names.
 #[must_use]
@@ -158,6 +172,10 @@ mod tests {
             "https://a/",
             "http:///x",
             "http://a b/",
+            "http://a:99999/",
+            "http://a:0/",
+            "http://a:/",
+            "http://u@a/",
         ] {
             let error = Question::new(bad, "GET", &[]).unwrap_err();
             assert_eq!(error, QuestionError::Url(bad.into()));
