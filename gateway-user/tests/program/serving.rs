@@ -337,6 +337,22 @@ async fn a_port_that_another_process_has() {
 }
 
 #[tokio::test]
+async fn a_port_that_another_process_gives_up() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let config = manifests(&[("a.yaml", &gateway(&[port], server("ok").await))]);
+    let daemon = Daemon::start(config.path(), &[], &[]).await;
+    assert_eq!(daemon.ask(&["status"]).await.code, Some(1));
+    drop(other);
+    until("the listener is opened", || async {
+        (daemon.ask(&["status"]).await.code == Some(0)).then_some(())
+    })
+    .await;
+    assert_eq!(get(port, "a").await, (200, "ok".into()));
+    assert_eq!(daemon.terminate().await.0.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_port_below_1024_without_the_capability() {
     let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     if first.trim() != "1024" {
