@@ -30,7 +30,7 @@ use crate::proxy::stats::Stats;
 use crate::proxy::{Mode, OpenUdp, Proxy, ProxySettings, StartError, Timers};
 use crate::readiness::{Progress, Readiness};
 use crate::settings::{Datapath, Settings};
-use crate::snapshot::{Generation, Replica, ReplicaState, Snapshot};
+use crate::snapshot::{BindKey, Generation, Replica, ReplicaState, Snapshot};
 use crate::status::{self, Report};
 use crate::translate::{Context, Inputs, translate};
 
@@ -40,7 +40,7 @@ use self::view::{Shared, View};
 /// How often heartbeat, drain and readiness are looked at.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Pause before the kernel's tables are tried again.
+/// Pause before the kernel's tables, or listeners that could not be opened, are tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// How long idle connections get after the drain has ended.
@@ -111,6 +111,10 @@ struct App {
     progress: Progress,
     /// When the kernel's tables are tried again.
     program_again: Option<Instant>,
+    /// Listeners that could not be opened, and why.
+    failed: Vec<(BindKey, String)>,
+    /// When they are tried again.
+    listen_again: Option<Instant>,
     drain: Drain,
     drain_asked: Arc<Notify>,
     /// A signal came: the process ends with the drain.
@@ -167,6 +171,8 @@ impl App {
             readiness,
             progress: Progress::default(),
             program_again: None,
+            failed: Vec::new(),
+            listen_again: None,
             drain: Drain::new(settings.drain_timeout),
             drain_asked,
             stopping: false,
@@ -210,6 +216,7 @@ impl App {
                         self.program(&snapshot).await;
                         self.readiness.set(&self.progress);
                     }
+                    self.listen_again().await;
                 }
             }
         }
@@ -256,6 +263,8 @@ impl App {
         let snapshot = Arc::new(translation.snapshot.clone());
         self.follow_keys(&merged.inputs);
         let refused = self.program(&snapshot).await;
+        self.listen_again = (!published.failed.is_empty()).then(|| Instant::now() + AGAIN);
+        self.failed.clone_from(&published.failed);
         let mut failed_listeners = published.failed;
         failed_listeners.extend(refused);
         let report = Report {
@@ -289,6 +298,19 @@ impl App {
         self.progress.source_synced = true;
         self.progress.translated = true;
         self.readiness.set(&self.progress);
+    }
+
+    /// Tries again to open what could not be opened: whoever had the port may be gone. Statuses follow if anything changed.
+    async fn listen_again(&mut self) {
+        if self.listen_again.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let snapshot = Arc::clone(&self.shared.view().snapshot);
+        if self.shared.proxy.publish(&snapshot).failed == self.failed {
+            self.listen_again = Some(Instant::now() + AGAIN);
+        } else {
+            self.reconfigure().await;
+        }
     }
 
     /// Brings the kernel's tables in line; if that fails it is tried again. Returns what this node may not serve.
@@ -332,6 +354,7 @@ impl App {
             "draining; ends with the last connection, at the latest after {:?}",
             self.settings.drain_timeout
         );
+        self.shared.set_drain(self.drain.phase());
         self.shared.proxy.drain();
         if let Some(kernel) = self.shared.kernel() {
             kernel.drain();

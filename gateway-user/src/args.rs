@@ -93,7 +93,7 @@ pub struct RunArgs {
     )]
     pub forward: ForwardArg,
     /// Worker threads [default: cores available, at most 8].
-    #[arg(long, env = "FOREBAY_WORKERS", value_name = "N", value_parser = parse_count)]
+    #[arg(long, env = "FOREBAY_WORKERS", value_name = "N", value_parser = parse_count, allow_hyphen_values = true)]
     pub workers: Option<usize>,
     /// Where maps and links are pinned.
     #[arg(
@@ -117,7 +117,8 @@ pub struct RunArgs {
         env = "FOREBAY_TUNNEL_PORT",
         value_name = "PORT",
         default_value_t = 17410,
-        value_parser = parse_port
+        value_parser = parse_port,
+        allow_hyphen_values = true
     )]
     pub tunnel_port: u16,
     /// UDP port of the probes between nodes.
@@ -126,7 +127,8 @@ pub struct RunArgs {
         env = "FOREBAY_PROBE_PORT",
         value_name = "PORT",
         default_value_t = 17411,
-        value_parser = parse_port
+        value_parser = parse_port,
+        allow_hyphen_values = true
     )]
     pub probe_port: u16,
     /// Time between two probes of another node.
@@ -135,7 +137,8 @@ pub struct RunArgs {
         env = "FOREBAY_PROBE_INTERVAL",
         value_name = "DURATION",
         default_value = "100ms",
-        value_parser = parse_duration
+        value_parser = parse_duration,
+        allow_hyphen_values = true
     )]
     pub probe_interval: Duration,
     /// A node that has not answered for so long gets no new connections.
@@ -144,7 +147,8 @@ pub struct RunArgs {
         env = "FOREBAY_SUSPECT_AFTER",
         value_name = "DURATION",
         default_value = "300ms",
-        value_parser = parse_duration
+        value_parser = parse_duration,
+        allow_hyphen_values = true
     )]
     pub suspect_after: Duration,
     /// A node that has not answered for so long is dead if most nodes agree.
@@ -153,7 +157,8 @@ pub struct RunArgs {
         env = "FOREBAY_DEAD_AFTER",
         value_name = "DURATION",
         default_value = "3s",
-        value_parser = parse_duration
+        value_parser = parse_duration,
+        allow_hyphen_values = true
     )]
     pub dead_after: Duration,
     /// How long a draining node waits for its connections.
@@ -162,7 +167,8 @@ pub struct RunArgs {
         env = "FOREBAY_DRAIN_TIMEOUT",
         value_name = "DURATION",
         default_value = "60s",
-        value_parser = parse_duration
+        value_parser = parse_duration,
+        allow_hyphen_values = true
     )]
     pub drain_timeout: Duration,
     /// Admin endpoint: ADDR:PORT, unix:PATH or off.
@@ -242,6 +248,9 @@ pub struct DumpArgs {
         default_value = "127.0.0.1:15000"
     )]
     pub admin: Endpoint,
+    /// Form of the answer; the tables leave out what the JSON has beyond them.
+    #[arg(long, value_name = "FORM", default_value = "json")]
+    pub output: Output,
 }
 
 /// Flags of `forebay validate`.

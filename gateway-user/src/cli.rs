@@ -62,12 +62,7 @@ pub fn dispatch(command: Command) -> ExitCode {
                     Err(error) => return no_answer(&error),
                 }
             }
-            print(
-                Output::Json,
-                &Value::Object(all),
-                |_| String::new(),
-                |_| true,
-            )
+            print(args.output, &Value::Object(all), show::dump, |_| true)
         }
         Command::Bpf(args) => ask(&args, "/datapath", show::bpf, |_| true),
         Command::Detach(args) => match crate::datapath::detach(&args.bpffs) {

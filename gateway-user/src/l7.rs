@@ -5,6 +5,7 @@ pub mod explain;
 pub mod header;
 pub mod limit;
 pub mod outlier;
+pub mod path;
 pub mod question;
 pub mod router;
 pub mod split;

@@ -18,9 +18,10 @@ use crate::status;
 
 /// `/config`, `/status`, `/stats`, `/endpoints`, `/explain`, `/datapath`, `POST /drain`.
 pub fn router(shared: Arc<Shared>, drain: Arc<Notify>) -> Router {
-    let ask_drain = move || async move {
+    let ask_drain = async move |State(shared): State<Arc<Shared>>| {
         // Kept until the control task looks, so a request is never lost.
         drain.notify_one();
+        shared.drain_begins().await;
         Json(json!({"draining": true}))
     };
     Router::new()

@@ -1,10 +1,10 @@
 //! What the control task shows to whoever asks: the admin endpoint, the metrics.
 
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::kernel::Kernel;
 use crate::drain::Phase;
@@ -34,7 +34,7 @@ pub struct Shared {
     /// When the daemon started.
     pub started: Instant,
     view: ArcSwap<View>,
-    drain: AtomicU8,
+    drain: watch::Sender<Phase>,
     kernel: OnceLock<Kernel>,
 }
 
@@ -47,7 +47,7 @@ impl Shared {
             proxy,
             started: Instant::now(),
             view: ArcSwap::default(),
-            drain: AtomicU8::new(0),
+            drain: watch::Sender::default(),
             kernel: OnceLock::new(),
         }
     }
@@ -78,22 +78,19 @@ impl Shared {
     /// How far this node's drain has come.
     #[must_use]
     pub fn drain(&self) -> Phase {
-        match self.drain.load(Relaxed) {
-            0 => Phase::Serving,
-            1 => Phase::Draining,
-            _ => Phase::Drained,
-        }
+        *self.drain.borrow()
+    }
+
+    /// Waits until this node drains or has drained.
+    pub async fn drain_begins(&self) {
+        let mut drain = self.drain.subscribe();
+        // The sender lives in this object.
+        let _phase = drain.wait_for(|phase| *phase != Phase::Serving).await;
     }
 
     /// Shows how far the drain has come.
     pub fn set_drain(&self, phase: Phase) {
-        self.drain.store(
-            match phase {
-                Phase::Serving => 0,
-                Phase::Draining => 1,
-                Phase::Drained => 2,
-            },
-            Relaxed,
-        );
+        self.drain
+            .send_if_modified(|shown| std::mem::replace(shown, phase) != phase);
     }
 }

@@ -38,7 +38,8 @@ pub struct AgentArgs {
         env = "FOREBAY_ALLOW_UID",
         value_name = "UID",
         value_delimiter = ',',
-        value_parser = parse_id
+        value_parser = parse_id,
+        allow_hyphen_values = true
     )]
     pub allow_uid: Vec<u32>,
     /// Group that may connect, repeatable: the first group of the process.
@@ -47,7 +48,8 @@ pub struct AgentArgs {
         env = "FOREBAY_ALLOW_GID",
         value_name = "GID",
         value_delimiter = ',',
-        value_parser = parse_id
+        value_parser = parse_id,
+        allow_hyphen_values = true
     )]
     pub allow_gid: Vec<u32>,
     /// Port that no VIP on an address of the node itself takes, repeatable; added to those of ssh, Kubernetes and Forebay.
@@ -56,7 +58,8 @@ pub struct AgentArgs {
         env = "FOREBAY_RESERVED_PORT",
         value_name = "PORT",
         value_delimiter = ',',
-        value_parser = parse_port
+        value_parser = parse_port,
+        allow_hyphen_values = true
     )]
     pub reserved_port: Vec<u16>,
     /// How long the listening sockets of a `forebay run` that ended wait for the next one.
@@ -65,7 +68,8 @@ pub struct AgentArgs {
         env = "FOREBAY_KEEP_LISTENERS",
         value_name = "DURATION",
         default_value = "30s",
-        value_parser = parse_duration
+        value_parser = parse_duration,
+        allow_hyphen_values = true
     )]
     pub keep_listeners: Duration,
     /// Uplink, repeatable [default: the one with the default route].

@@ -42,6 +42,10 @@ pub fn one_sentence(
             "{} is given more than once; give it once",
             flag(&context(ContextKind::InvalidArg))
         ),
+        ErrorKind::TooManyValues => format!(
+            "{} takes no value; give it alone or leave it out",
+            context(ContextKind::InvalidArg)
+        ),
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => bad_value(error, words, env),
         _ => format!("{}; `{command} --help` lists the flags", first_line(error)),
     }
@@ -65,6 +69,9 @@ fn bad_value(
     if value.is_empty() {
         return match variable {
             Some(name) => format!("{name} is empty; give it a value or unset it"),
+            None if flag.starts_with('<') => {
+                format!("{} is empty; give it a value", flag.replace(['<', '>'], ""))
+            }
             None => format!("{flag} has no value; give one after it"),
         };
     }
@@ -160,7 +167,7 @@ mod tests {
         let table = [
             (
                 "forebay run --kubernetes=yes",
-                "unexpected value 'yes' for '--kubernetes' found; no more were expected; `forebay run --help` lists the flags",
+                "--kubernetes takes no value; give it alone or leave it out",
             ),
             (
                 "forebay status --admin off --admin off",

@@ -75,6 +75,12 @@ pub fn status(answer: &Value) -> String {
     out
 }
 
+/// `forebay dump`: what `status`, `routes` and `endpoints` show.
+#[must_use]
+pub fn dump(answer: &Value) -> String {
+    status(&answer["status"]) + &routes(&answer["config"]) + &endpoints(&answer["endpoints"])
+}
+
 /// `forebay validate`.
 #[must_use]
 pub fn validation(answer: &Value) -> String {

@@ -1,10 +1,12 @@
 //! Follows a directory of manifests: says when to read it again and reads it.
 //!
 //! A file that somebody writes in place is read when it is closed, not half-way: between truncation and close
-//! what was last read from it stays. Every directory is watched by itself; a directory that was replaced and file
-//! systems without change events are found by a full reading every [`RESYNC`].
+//! what was last read from it stays. Every directory is watched by itself. Another directory put in the place of the
+//! whole one (a symbolic link that leads elsewhere now, a mount) changes nothing in what is watched: it is looked for every
+//! [`LOOK`]. File systems without change events are followed by a full reading every [`RESYNC`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,9 @@ use super::read::{self, Listing};
 
 /// Longest time between two readings.
 pub const RESYNC: Duration = Duration::from_secs(10);
+
+/// How often the directory is looked at by its path, in case that leads to another one now.
+pub const LOOK: Duration = Duration::from_secs(1);
 
 /// A file that is written to counts as complete after this long, also when nobody closes it.
 const WRITE_LIMIT: Duration = Duration::from_secs(1);
@@ -33,6 +38,9 @@ pub struct Watch {
     watched: BTreeMap<PathBuf, (u64, u64)>,
     being_written: BTreeMap<PathBuf, Instant>,
     debounce: Debounce,
+    /// Device and inode of the directory when it was last read; none: it could not be.
+    root: Option<(u64, u64)>,
+    next_look: Instant,
     next_resync: Instant,
 }
 
@@ -61,6 +69,8 @@ impl Watch {
             watched: BTreeMap::new(),
             being_written: BTreeMap::new(),
             debounce,
+            root: None,
+            next_look: now() + LOOK,
             next_resync: now() + RESYNC,
         }
     }
@@ -70,17 +80,17 @@ impl Watch {
         loop {
             let due = self.debounce.due();
             let written = self.being_written.values().min().copied();
-            let wake = [due, written, Some(self.next_resync)]
+            let wake = [due, written, Some(self.next_look)]
                 .into_iter()
                 .flatten()
-                .min()
-                .unwrap_or(self.next_resync);
+                .fold(self.next_resync, Instant::min);
             tokio::select! {
                 biased;
                 Some(event) = self.events.recv(), if self.watcher.is_some() => self.take(event, now()),
                 () = tokio::time::sleep_until(wake.into()) => {
                     let now = now();
                     self.give_up_waiting(now);
+                    self.look(now);
                     if self.debounce.due().is_some_and(|due| due <= now) || self.next_resync <= now {
                         self.debounce.acted(now);
                         self.next_resync = now + RESYNC;
@@ -119,6 +129,18 @@ impl Watch {
         }
     }
 
+    /// Notes if the directory's path leads to another directory than the one that was read.
+    fn look(&mut self, now: Instant) {
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + LOOK;
+        let there = std::fs::metadata(&self.dir).ok();
+        if there.map(|meta| (meta.dev(), meta.ino())) != self.root {
+            self.debounce.changed(now);
+        }
+    }
+
     fn give_up_waiting(&mut self, now: Instant) {
         let before = self.being_written.len();
         self.being_written.retain(|_, until| *until > now);
@@ -138,6 +160,7 @@ impl Watch {
             }
             listing = read::read(&self.dir, &being_written);
         }
+        self.root = listing.directories.get(&self.dir).copied();
         listing
     }
 
@@ -244,6 +267,33 @@ mod tests {
         file.write_all(b"w").unwrap();
         drop(file);
         until(&mut watch, "a.yaml", Some("new")).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_directory_in_its_place_is_noticed() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for release in ["one", "two"] {
+            fs::create_dir(at(release)).unwrap();
+            fs::write(at(release).join("a.yaml"), release).unwrap();
+        }
+        symlink("one", at("current")).unwrap();
+        let mut watch = Watch::new(&at("current"));
+        assert_eq!(text(&watch.next().await, "a.yaml").as_deref(), Some("one"));
+        symlink("two", at("next")).unwrap();
+        fs::rename(at("next"), at("current")).unwrap();
+        let start = now();
+        assert_eq!(text(&watch.next().await, "a.yaml").as_deref(), Some("two"));
+        assert_eq!(now() - start, LOOK);
+        fs::remove_file(at("current")).unwrap();
+        let start = now();
+        assert_eq!(watch.next().await.unreadable.len(), 1);
+        assert_eq!(now() - start, LOOK);
+        // What stays away is no change.
+        let start = now();
+        watch.next().await;
+        assert_eq!(now() - start, RESYNC);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
     TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 /// `X-Forwarded-For`.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -28,13 +28,8 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// Claims about earlier hops that an untrusted peer must not make.
-const CLAIMS: [HeaderName; 4] = [
-    FORWARDED,
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-real-ip"),
-];
+/// Claims about earlier hops that an untrusted peer must not make, with all of `X-Forwarded-…`.
+const CLAIMS: [HeaderName; 2] = [FORWARDED, HeaderName::from_static("x-real-ip")];
 
 /// A field that `Connection` must not nominate: removing it would change framing, routing or identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,7 +48,7 @@ pub fn prepare_request(
     let (mut hop, mut claims, mut expect, mut te) = (false, false, false, false);
     for name in headers.keys() {
         hop |= HOP_BY_HOP.contains(name);
-        claims |= CLAIMS.contains(name);
+        claims |= is_claim(name);
         expect |= name == EXPECT;
         te |= name == TE;
     }
@@ -68,7 +63,8 @@ pub fn prepare_request(
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     if claims {
-        for name in CLAIMS {
+        let claimed: Vec<HeaderName> = headers.keys().filter(|n| is_claim(n)).cloned().collect();
+        for name in claimed {
             headers.remove(name);
         }
     }
@@ -81,8 +77,16 @@ pub fn prepare_request(
     Ok(())
 }
 
+fn is_claim(name: &HeaderName) -> bool {
+    CLAIMS.contains(name) || name.as_str().starts_with("x-forwarded-")
+}
+
 /// Makes an upstream's response head fit to be sent to the client.
-pub fn prepare_response(headers: &mut HeaderMap) {
+pub fn prepare_response(status: StatusCode, headers: &mut HeaderMap) {
+    if status == StatusCode::NO_CONTENT {
+        // It never has one (RFC 9110, 8.6), not even in an answer to HEAD.
+        headers.remove(CONTENT_LENGTH);
+    }
     if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         // A backend's nominations are not refused: its response is all that there is.
         let _ = remove_hop_by_hop(headers, false);
@@ -131,7 +135,7 @@ fn is_protected(name: &HeaderName) -> bool {
         PROXY_AUTHENTICATE,
         http::header::COOKIE,
     ];
-    FIXED.contains(name) || CLAIMS.contains(name) || name.as_str().starts_with("x-forwarded-")
+    FIXED.contains(name) || is_claim(name)
 }
 
 fn accepts_trailers(headers: &HeaderMap) -> bool {
@@ -205,6 +209,8 @@ mod tests {
             ("x-forwarded-for", "1.1.1.1"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "evil"),
+            ("x-forwarded-client-cert", "By=spiffe://a"),
+            ("x-forwarded-ssl", "on"),
             ("forwarded", "for=1.1.1.1"),
             ("x-real-ip", "1.1.1.1"),
         ]);
@@ -245,10 +251,17 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("server", "b"),
         ]);
-        prepare_response(&mut headers);
+        prepare_response(StatusCode::OK, &mut headers);
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-length", "server"]);
+    }
+
+    #[test]
+    fn no_content_has_no_length() {
+        let mut headers = map(&[("content-length", "2"), ("etag", "x")]);
+        prepare_response(StatusCode::NO_CONTENT, &mut headers);
+        assert_eq!(headers, map(&[("etag", "x")]));
     }
 
     #[test]

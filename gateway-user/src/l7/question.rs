@@ -3,9 +3,11 @@
 //! Reading and asking only: what becomes of the request is said by [`super::explain`].
 
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::str::FromStr;
 
 use super::explain::{Explanation, explain};
+use super::path;
 use super::router::RequestView;
 use crate::snapshot::{Snapshot, Transport};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
@@ -46,7 +48,8 @@ impl Question {
     pub fn new(url: &str, method: &str, headers: &[String]) -> Result<Self, QuestionError> {
         let bad = || QuestionError::Url(url.to_owned());
         let uri = Uri::from_str(url).map_err(|_| bad())?;
-        let (transport, port) = match (uri.scheme_str(), uri.port_u16()) {
+        let port = port_of(&uri).ok_or_else(bad)?;
+        let (transport, port) = match (uri.scheme_str(), port) {
             (Some("http"), port) => (Transport::Tcp, port.unwrap_or(80)),
             (Some("udp"), Some(port)) => (Transport::Udp, port),
             _ => return Err(bad()),
@@ -62,10 +65,10 @@ impl Question {
             map.append(name, value);
         }
         Ok(Self {
-            host,
+            host: host.strip_suffix('.').unwrap_or(&host).to_owned(),
             port,
             transport,
-            path: uri.path().to_owned(),
+            path: path::normalise(uri.path()).into_owned(),
             query: uri.query().map(str::to_owned),
             method: method.as_str().to_ascii_uppercase(),
             headers: map,
@@ -112,6 +115,18 @@ impl Question {
     }
 }
 
+/// The port that a URL names, if it names one; `None` if no request could be sent to such an authority.
+fn port_of(uri: &Uri) -> Option<Option<u16>> {
+    let authority = uri.authority()?;
+    match authority.as_str().strip_prefix(authority.host())? {
+        "" => Some(None),
+        named => {
+            let port: NonZero<u16> = named.strip_prefix(':')?.parse().ok()?;
+            Some(Some(port.get()))
+        }
+    }
+}
+
 /// Explains the request on every address and port that it could have been sent to: the port of the URL on all VIPs,
 /// or on the one that the URL names.
 #[must_use]
@@ -145,6 +160,9 @@ mod tests {
             ("POST", Some("x=1"))
         );
         assert_eq!(q.headers["x-y"], "z");
+        // As the proxy takes them.
+        let q = Question::new("http://a.example./a/%2e%2e/b", "GET", &[]).unwrap();
+        assert_eq!((q.host.as_str(), q.path.as_str()), ("a.example", "/b"));
         let q = Question::new("udp://192.0.2.1:53", "GET", &[]).unwrap();
         assert_eq!((q.transport, q.port), (Transport::Udp, 53));
         for bad in [
@@ -154,6 +172,10 @@ mod tests {
             "https://a/",
             "http:///x",
             "http://a b/",
+            "http://a:99999/",
+            "http://a:0/",
+            "http://a:/",
+            "http://u@a/",
         ] {
             let error = Question::new(bad, "GET", &[]).unwrap_err();
             assert_eq!(error, QuestionError::Url(bad.into()));

@@ -37,15 +37,21 @@ impl Split {
         split
     }
 
-    /// Takes new weights. With as many backends as before the cursor goes on from where it is.
+    /// Takes new weights. If the same backends have any, the cursor goes on from where it is.
     pub fn set_weights(&self, weights: &[u32]) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.weights == weights {
             return;
         }
-        let restart = state.weights.len() != weights.len();
+        let total = weights.iter().map(|w| i64::from(*w)).sum();
+        let same = |(old, new): (&u32, &u32)| (*old == 0) == (*new == 0);
+        let restart =
+            state.weights.len() != weights.len() || !state.weights.iter().zip(weights).all(same);
+        if !restart {
+            state.rescale(total);
+        }
         state.weights = weights.to_vec();
-        state.total = weights.iter().map(|w| i64::from(*w)).sum();
+        state.total = total;
         let mut used = (0..weights.len()).filter(|i| weights[*i] > 0);
         state.single = used.next().filter(|_| used.next().is_none());
         if restart {
@@ -76,6 +82,19 @@ impl State {
             .fold(0, |a, w| gcd(a, u64::from(*w)))
             .max(1);
         self.total.unsigned_abs() / divisor
+    }
+
+    /// Keeps the credits' shares of the total: in the measure of the old weights they could outweigh the new ones for
+    /// thousands of requests.
+    fn rescale(&mut self, total: i64) {
+        for credit in &mut self.current {
+            *credit = (*credit * total).checked_div(self.total).unwrap_or(0);
+        }
+        // Credits sum to zero, else the balance drifts; what rounding left over goes to one that has any.
+        let rest: i64 = self.current.iter().sum();
+        if let Some(credit) = self.current.iter_mut().find(|credit| **credit != 0) {
+            *credit -= rest;
+        }
     }
 
     fn step(&mut self) -> Option<usize> {
@@ -152,6 +171,40 @@ mod tests {
         assert_eq!(split.next(), Some(1), "a restart would give 0 again");
         split.set_weights(&[1, 3]);
         assert_eq!(counts(&split, 2, 400), [100, 300]);
+    }
+
+    #[test]
+    fn the_old_measure_does_not_outweigh_new_weights() {
+        for old in [[1_000_000, 1], [1, 1_000_000], [90, 10], [33, 67], [1, 1]] {
+            for new in [[1, 1], [7, 3], [500_000, 500_000], [50, 50]] {
+                for position in 0..20 {
+                    let split = Split::new(&old, 4000);
+                    counts(&split, 2, position);
+                    split.set_weights(&new);
+                    let got = counts(&split, 2, 10);
+                    let want = 10 * new[0] as usize / (new[0] + new[1]) as usize;
+                    assert!(
+                        got[0].abs_diff(want) <= 1,
+                        "{old:?} at {position}, then {new:?}: {got:?}"
+                    );
+                    assert_eq!(
+                        split.state.lock().unwrap().current.iter().sum::<i64>(),
+                        0,
+                        "{old:?} {new:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_backend_that_comes_or_goes_starts_the_cycle_anew() {
+        let split = Split::new(&[1, 1, 0], 0);
+        counts(&split, 3, 7);
+        split.set_weights(&[1, 1, 2]);
+        assert_eq!(counts(&split, 3, 8), [2, 2, 4]);
+        split.set_weights(&[0, 1, 1]);
+        assert_eq!(counts(&split, 3, 8), [0, 4, 4]);
     }
 
     #[test]

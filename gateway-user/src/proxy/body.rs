@@ -68,7 +68,7 @@ impl Body for RequestBody {
         {
             progress.add(data.len() as u64);
         }
-        if frame.is_none() || incoming.is_end_stream() {
+        if is_last(frame.as_ref().and_then(|f| f.as_ref().ok())) || incoming.is_end_stream() {
             progress.ended.store(true, Relaxed);
         }
         Poll::Ready(frame)
@@ -89,6 +89,83 @@ impl Body for RequestBody {
     }
 }
 
+/// Whether nothing comes after this frame. The codec asks no more after trailers, so they have to be known as the end.
+fn is_last(frame: Option<&Frame<Bytes>>) -> bool {
+    frame.is_none_or(Frame::is_trailers)
+}
+
+/// Whether the endpoint's framing was broken, rather than its connection.
+pub(super) fn is_malformed(error: &hyper::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput};
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+            return matches!(error.kind(), InvalidData | InvalidInput);
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// An endpoint's response body, of which what came with the head has been looked at: what breaks at once is then
+/// answered by the proxy instead of being cut off.
+#[derive(Debug)]
+pub(super) struct UpstreamBody {
+    first: Option<Frame<Bytes>>,
+    rest: Incoming,
+}
+
+impl UpstreamBody {
+    /// Takes the first frame if it is there already; does not wait for it.
+    ///
+    /// # Errors
+    /// If the body is broken before its first frame.
+    pub(super) async fn begin(mut rest: Incoming) -> Result<Self, hyper::Error> {
+        if rest.is_end_stream() {
+            return Ok(Self { first: None, rest });
+        }
+        let first = std::future::poll_fn(|cx| {
+            Poll::Ready(match Pin::new(&mut rest).poll_frame(cx) {
+                Poll::Ready(frame) => frame.transpose(),
+                Poll::Pending => Ok(None),
+            })
+        })
+        .await?;
+        Ok(Self { first, rest })
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.first.take() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.size_hint();
+        let first = self.first.as_ref().and_then(Frame::data_ref);
+        let first = first.map_or(0, |data| data.len() as u64);
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + first);
+        }
+        hint.set_lower(rest.lower() + first);
+        hint
+    }
+}
+
 /// Why a response body breaks off.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
@@ -106,7 +183,7 @@ pub(super) enum ResponseBody {
     /// A local answer, or nothing.
     Local(Option<Bytes>),
     /// The endpoint's.
-    Upstream(Incoming, Box<Exchange>),
+    Upstream(UpstreamBody, Box<Exchange>),
 }
 
 impl Body for ResponseBody {
@@ -117,17 +194,21 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let (incoming, exchange) = match &mut *self {
+        let (body, exchange) = match &mut *self {
             Self::Local(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Self::Upstream(incoming, exchange) => (incoming, exchange),
+            Self::Upstream(body, exchange) => (body, exchange),
         };
         if exchange.timed_out(cx) {
             exchange.fail(Flag::Timeout);
             return Poll::Ready(Some(Err(BodyError::Timeout)));
         }
-        let frame = match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+        let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
             Some(Err(error)) => {
-                exchange.fail(Flag::UpstreamClosed);
+                exchange.fail(if is_malformed(&error) {
+                    Flag::UpstreamProtocol
+                } else {
+                    Flag::UpstreamClosed
+                });
                 return Poll::Ready(Some(Err(error.into())));
             }
             Some(Ok(frame)) => Some(frame),
@@ -136,7 +217,7 @@ impl Body for ResponseBody {
         if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
             exchange.sent += data.len() as u64;
         }
-        if frame.is_none() || incoming.is_end_stream() {
+        if is_last(frame.as_ref()) || body.is_end_stream() {
             exchange.complete();
         }
         Poll::Ready(frame.map(Ok))
@@ -145,7 +226,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Local(bytes) => bytes.is_none(),
-            Self::Upstream(incoming, _) => incoming.is_end_stream(),
+            Self::Upstream(body, _) => body.is_end_stream(),
         }
     }
 
@@ -154,7 +235,7 @@ impl Body for ResponseBody {
             Self::Local(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
-            Self::Upstream(incoming, _) => incoming.size_hint(),
+            Self::Upstream(body, _) => body.size_hint(),
         }
     }
 }

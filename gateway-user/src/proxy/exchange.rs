@@ -139,6 +139,7 @@ impl Exchange {
         self.flag = Some(flag);
         let outcome = match flag {
             Flag::Timeout => Outcome::Timeout,
+            Flag::UpstreamProtocol => Outcome::ProtocolError,
             _ => Outcome::ConnectFailure,
         };
         self.judge(outcome);

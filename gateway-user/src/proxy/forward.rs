@@ -8,24 +8,24 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::body::{Progress, RequestBody, ResponseBody};
+use super::body::{Progress, RequestBody, ResponseBody, UpstreamBody, is_malformed};
 use super::cluster::{LiveCluster, LiveEndpoint};
 use super::downstream::Downstream;
 use super::exchange::Exchange;
 use super::pool::{self, Refusal};
 use super::reply::Reply;
 use super::runtime::{Live, LiveRule};
-use super::scan::{response, routing_authority, target};
-use super::stats::{Event, Flag};
+use super::scan::{response, routing_authority};
+use super::stats::Event;
 use super::worker::Worker;
-use crate::l7::header;
 use crate::l7::outlier::Outcome;
 use crate::l7::router::RequestView;
+use crate::l7::{header, path};
 use crate::snapshot::BindKey;
 
 /// Pooled connections in a row that may turn out to be closed before a request gives up.
@@ -48,7 +48,7 @@ pub(super) async fn handle(
     };
     // A body whose framing broke is answered with the status of what was wrong with it.
     let answer = answer.map_err(|reply| match (reply, downstream.refusal()) {
-        (Reply::BadRequest, Some(refusal)) => Reply::Refused(refusal),
+        (Reply::BadRequest | Reply::BodyAborted, Some(refusal)) => Reply::Refused(refusal),
         _ => reply,
     });
     let mut response = match answer {
@@ -74,9 +74,9 @@ fn local(reply: Reply, method: &Method, mut exchange: Box<Exchange>) -> Response
 }
 
 /// The endpoint's answer; its exchange ends with its body.
-fn finish(response: Response<Incoming>, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+fn finish(response: Response<UpstreamBody>, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
-    header::prepare_response(&mut parts.headers);
+    header::prepare_response(parts.status, &mut parts.headers);
     parts.version = Version::HTTP_11;
     let body = if body.is_end_stream() {
         exchange.complete();
@@ -124,7 +124,17 @@ fn admit(
         exchange.body = Some(Arc::clone(&progress));
         RequestBody::Client(body, progress)
     });
-    Ok((request, cluster))
+    Ok((frame(request), cluster))
+}
+
+/// Says how the body is framed where the codec would take a body of unknown length for none: in methods that rarely
+/// have one (GET, HEAD).
+fn frame(mut request: Request<RequestBody>) -> Request<RequestBody> {
+    if request.body().size_hint().exact().is_none() {
+        let chunked = HeaderValue::from_static("chunked");
+        request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+    }
+    request
 }
 
 /// An address as the authority of an `http` URL.
@@ -145,7 +155,7 @@ fn rewrite_target(request: &mut Request<Incoming>) -> Result<(), Reply> {
         request.headers_mut().insert(HOST, host);
         *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     }
-    if let Cow::Owned(mut path) = target::normalise(request.uri().path()) {
+    if let Cow::Owned(mut path) = path::normalise(request.uri().path()) {
         if request.uri() == "*" {
             return Ok(());
         }
@@ -194,7 +204,7 @@ async fn with_timeouts(
     cluster: &Arc<LiveCluster>,
     request: Request<RequestBody>,
     exchange: &mut Exchange,
-) -> Result<Response<Incoming>, Reply> {
+) -> Result<Response<UpstreamBody>, Reply> {
     let (whole, one) = exchange.rule.as_ref().map_or((None, None), |r| {
         (r.rule.request_timeout, r.rule.backend_timeout)
     });
@@ -219,13 +229,13 @@ async fn run(
     cluster: &Arc<LiveCluster>,
     mut request: Request<RequestBody>,
     exchange: &mut Exchange,
-) -> Result<Response<Incoming>, Reply> {
+) -> Result<Response<UpstreamBody>, Reply> {
     for _ in 0..MAX_STALE {
         let lease = exchange.lease.insert(connection(worker, cluster).await?);
         exchange.endpoint = Some(Arc::clone(&lease.connection.endpoint));
         let sent = lease.connection.send(request);
         let mut error = match sent.await {
-            Ok(response) => return judge(response, exchange),
+            Ok(response) => return judge(response, exchange).await,
             Err(error) => error,
         };
         exchange.lease = None;
@@ -242,20 +252,30 @@ async fn run(
 }
 
 /// The endpoint's response, if it is one that may be passed on.
-fn judge(
+async fn judge(
     response: Response<Incoming>,
     exchange: &mut Exchange,
-) -> Result<Response<Incoming>, Reply> {
+) -> Result<Response<UpstreamBody>, Reply> {
     let (parts, body) = response.into_parts();
-    if response::check(&parts, false).is_err() {
-        exchange.lease = None;
-        exchange.judge(Outcome::ProtocolError);
-        return Err(Reply::UpstreamProtocol);
-    }
-    let status = parts.status.as_u16();
-    exchange.responded(status);
-    exchange.judge(Outcome::Status(status));
-    Ok(Response::from_parts(parts, body))
+    let broken = match response::check(&parts, false) {
+        Ok(()) => match UpstreamBody::begin(body).await {
+            Ok(body) => {
+                let status = parts.status.as_u16();
+                exchange.responded(status);
+                exchange.judge(Outcome::Status(status));
+                return Ok(Response::from_parts(parts, body));
+            }
+            Err(error) if is_malformed(&error) => Reply::UpstreamProtocol,
+            Err(_) => Reply::UpstreamClosed,
+        },
+        Err(_) => Reply::UpstreamProtocol,
+    };
+    exchange.lease = None;
+    exchange.judge(match broken {
+        Reply::UpstreamProtocol => Outcome::ProtocolError,
+        _ => Outcome::ConnectFailure,
+    });
+    Err(broken)
 }
 
 /// A connection; after a connect failure one more try, on another endpoint.
@@ -288,9 +308,8 @@ fn refused(refusal: &Refusal) -> Reply {
 /// The request was sent and no response came.
 fn failure(error: &hyper::Error, exchange: &mut Exchange) -> Reply {
     if error.is_user() {
-        // The client's body broke off: no fault of the endpoint.
-        exchange.flag = Some(Flag::DownstreamClosed);
-        return Reply::BadRequest;
+        // No fault of the endpoint.
+        return Reply::BodyAborted;
     }
     if error.is_parse() {
         exchange.judge(Outcome::ProtocolError);

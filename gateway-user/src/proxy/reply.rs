@@ -33,6 +33,8 @@ pub(super) enum Reply {
     Timeout,
     /// The request is not acceptable: 400, and the connection closes.
     BadRequest,
+    /// The client broke off its body: 400, if it still listens, and the connection closes.
+    BodyAborted,
     /// The scanner refused it; the connection closes.
     Refused(Refusal),
     /// The built-in readiness listener: ready.
@@ -55,7 +57,7 @@ impl Reply {
             | Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::BadRequest | Self::BodyAborted => StatusCode::BAD_REQUEST,
             Self::Refused(refusal) => refusal.status(),
             Self::Ready => StatusCode::OK,
         }
@@ -74,6 +76,7 @@ impl Reply {
             Self::UpstreamProtocol => Flag::UpstreamProtocol,
             Self::Timeout => Flag::Timeout,
             Self::BadRequest | Self::Refused(_) => Flag::DownstreamProtocol,
+            Self::BodyAborted => Flag::DownstreamClosed,
             Self::Ready | Self::NotReady => return None,
         })
     }
@@ -88,7 +91,7 @@ impl Reply {
             Self::UpstreamClosed => "upstream closed the connection\n",
             Self::UpstreamProtocol => "upstream protocol error\n",
             Self::Timeout => "upstream timeout\n",
-            Self::BadRequest | Self::Refused(_) => "bad request\n",
+            Self::BadRequest | Self::BodyAborted | Self::Refused(_) => "bad request\n",
             Self::Ready => "ready\n",
             Self::NotReady => "not ready\n",
         }
@@ -97,7 +100,10 @@ impl Reply {
     /// Whether the connection must not be used again.
     #[must_use]
     pub(super) fn closes(self) -> bool {
-        matches!(self, Self::NoListener | Self::BadRequest | Self::Refused(_))
+        matches!(
+            self,
+            Self::NoListener | Self::BadRequest | Self::BodyAborted | Self::Refused(_)
+        )
     }
 
     /// The response; `HEAD` gets no body.

@@ -29,7 +29,7 @@ mod host;
 mod reason;
 pub mod response;
 mod scanner;
-pub mod target;
+mod target;
 
 #[cfg(test)]
 mod corpus;

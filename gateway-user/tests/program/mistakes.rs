@@ -141,6 +141,27 @@ async fn the_command_line() {
             "--workers many cannot be read; give a whole number",
         ),
         (
+            &["run", "--config", "x", "--workers", "-1"],
+            "--workers -1 cannot be read; give a whole number",
+        ),
+        (
+            &["run", "--config", "x", "--tunnel-port", "-1"],
+            "--tunnel-port -1 cannot be read; give a port from 1 to 65535",
+        ),
+        (
+            &["run", "--config", "x", "--drain-timeout", "-1s"],
+            "--drain-timeout -1s cannot be read; give a duration such as 60s, 500ms or 1m30s",
+        ),
+        (
+            &["run", "--config", "x", "--kubernetes=true"],
+            "--kubernetes takes no value; give it alone or leave it out",
+        ),
+        (&["validate", ""], "DIR is empty; give it a value"),
+        (
+            &["explain", "http://a:99999/"],
+            "\"http://a:99999/\" is not a URL that this can explain; give one such as http://shop.example.com/cart or udp://192.0.2.1:53",
+        ),
+        (
             &["run", "--config", "x", "--drain-timeout", "60"],
             "--drain-timeout 60 cannot be read; give a duration such as 60s, 500ms or 1m30s",
         ),

@@ -208,12 +208,20 @@ Other objects
         serde_json::from_str(&daemon.ask(&["dump"]).await.stdout).unwrap();
     let pages: Vec<&String> = dump.as_object().unwrap().keys().collect();
     assert_eq!(pages, ["config", "endpoints", "stats", "status"]);
+    let said = daemon.ask(&["dump", "--output", "json"]).await.stdout;
+    assert!(serde_json::from_str::<serde_json::Value>(&said).is_ok());
+    let tables = daemon.ask(&["dump", "--output", "table"]).await.stdout;
+    for heading in ["Gateways", "Listeners", "Routes", "Clusters", "Endpoints"] {
+        assert!(tables.contains(&format!("\n{heading}\n")), "{tables}");
+    }
 
     let drained = daemon.ask(&["drain"]).await;
     assert_eq!(
         (drained.code, drained.stdout.as_str()),
         (Some(0), "draining\n")
     );
+    // The answer comes once that is so.
+    assert_eq!(daemon.admin("/status").await["drain"], "draining");
     let (ended, log) = daemon.terminate().await;
     assert_eq!(ended.code(), Some(0));
     // The built-in listener's port is fixed: somebody else on this machine may have it.
@@ -326,6 +334,22 @@ async fn a_port_that_another_process_has() {
     let sentence =
         "the port is in use by another process; stop that process or change the listener's port";
     one_listener_fails(&[], taken, sentence).await;
+}
+
+#[tokio::test]
+async fn a_port_that_another_process_gives_up() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let config = manifests(&[("a.yaml", &gateway(&[port], server("ok").await))]);
+    let daemon = Daemon::start(config.path(), &[], &[]).await;
+    assert_eq!(daemon.ask(&["status"]).await.code, Some(1));
+    drop(other);
+    until("the listener is opened", || async {
+        (daemon.ask(&["status"]).await.code == Some(0)).then_some(())
+    })
+    .await;
+    assert_eq!(get(port, "a").await, (200, "ok".into()));
+    assert_eq!(daemon.terminate().await.0.code(), Some(0));
 }
 
 #[tokio::test]

@@ -169,6 +169,28 @@ async fn a_client_that_goes_away_cancels_upstream() {
 }
 
 #[tokio::test]
+async fn a_client_that_breaks_off_its_body_is_no_fault_of_the_endpoint() {
+    let server = backend(fixed(200, "ok")).await;
+    let at = free_address();
+    let live = cluster("a", &TrafficPolicy::default(), &[server.address]);
+    let proxy = start(1, &snapshot(at, &[(1, live)], |_| {}));
+    for framing in ["content-length: 10", "transfer-encoding: chunked"] {
+        let mut client = Client::connect(at).await;
+        client
+            .send(&format!(
+                "POST / HTTP/1.1\r\nhost: test.example\r\n{framing}\r\n\r\n5\r\n"
+            ))
+            .await;
+        until(|| proxy.endpoints()[0].in_use.requests == 1).await;
+        drop(client);
+        until(|| proxy.open_connections() == 0).await;
+        until(|| proxy.endpoints()[0].in_use.requests == 0).await;
+    }
+    assert_eq!((flagged(&proxy, "DC"), flagged(&proxy, "DPE")), (2, 0));
+    assert_eq!(server.count(), 0);
+}
+
+#[tokio::test]
 async fn a_stale_pooled_connection_costs_no_request() {
     let at = free_address();
     let closes = backend(script(|_| async {

@@ -97,24 +97,58 @@ async fn trailers_pass_in_both_directions() {
     .await;
     let at = free_address();
     let live = cluster("a", &TrafficPolicy::default(), &[server.address]);
-    let _proxy = start(1, &snapshot(at, &[(1, live)], |_| {}));
+    let proxy = start(1, &snapshot(at, &[(1, live)], |_| {}));
     let mut client = Client::connect(at).await;
-    client
-        .send("GET / HTTP/1.1\r\nhost: test.example\r\nte: trailers\r\nconnection: te\r\n\r\n")
-        .await;
-    let mut bytes = Vec::new();
-    while !bytes.ends_with(b"x-sum: 7\r\n\r\n") {
-        let read = tokio::time::timeout(BOUND, client.stream.read_buf(&mut bytes)).await;
-        assert!(
-            read.unwrap().unwrap() > 0,
-            "{}",
-            String::from_utf8_lossy(&bytes)
-        );
+    for _ in 0..3 {
+        client
+            .send("GET / HTTP/1.1\r\nhost: test.example\r\nte: trailers\r\nconnection: te\r\n\r\n")
+            .await;
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"x-sum: 7\r\n\r\n") {
+            let read = tokio::time::timeout(BOUND, client.stream.read_buf(&mut bytes)).await;
+            assert!(
+                read.unwrap().unwrap() > 0,
+                "{}",
+                String::from_utf8_lossy(&bytes)
+            );
+        }
     }
     assert_eq!(
         server.seen.lock().unwrap()[0].header("te"),
         Some("trailers")
     );
+    assert_eq!(
+        server.connections.load(SeqCst),
+        1,
+        "kept after each of them"
+    );
+    assert!(proxy.stats().read().flags.contains(&("DC", 0)));
+}
+
+#[tokio::test]
+async fn methods_that_rarely_have_a_body_keep_theirs() {
+    let server = backend(script(|seen| async move {
+        answer(200, std::str::from_utf8(&seen.body).unwrap())
+    }))
+    .await;
+    let at = free_address();
+    let live = cluster("a", &TrafficPolicy::default(), &[server.address]);
+    let _proxy = start(1, &snapshot(at, &[(1, live)], |_| {}));
+    let mut client = Client::connect(at).await;
+    for method in ["GET", "DELETE", "OPTIONS", "POST"] {
+        for (framing, body) in [
+            ("transfer-encoding: chunked", "3\r\nabc\r\n0\r\n\r\n"),
+            ("content-length: 3", "abc"),
+        ] {
+            client
+                .send(&format!(
+                    "{method} / HTTP/1.1\r\nhost: test.example\r\n{framing}\r\n\r\n{body}"
+                ))
+                .await;
+            let answer = client.next().await.unwrap();
+            assert_eq!(answer.body, "abc", "{method} with {framing}");
+        }
+    }
 }
 
 #[tokio::test]

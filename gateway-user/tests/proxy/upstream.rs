@@ -142,6 +142,18 @@ async fn what_may_not_be_passed_on_is_a_502() {
             &*format!("{OK}x: a\rb\r\ncontent-length: 0\r\n\r\n"),
         ),
         ("a head of more than 64 KiB", &*huge),
+        (
+            "a size of the first chunk that is none",
+            &*format!("{OK}transfer-encoding: chunked\r\n\r\nzz\r\nok\r\n0\r\n\r\n"),
+        ),
+        (
+            "a size of the first chunk that is too large",
+            &*format!("{OK}transfer-encoding: chunked\r\n\r\n10000000000000002\r\nok\r\n0\r\n\r\n"),
+        ),
+        (
+            "a bare LF after the size of the first chunk",
+            &*format!("{OK}transfer-encoding: chunked\r\n\r\n2\nok\r\n0\r\n\r\n"),
+        ),
     ];
     for (name, response) in rows {
         refused(name, response).await;
@@ -184,6 +196,8 @@ async fn a_response_whose_chunks_break_never_looks_complete() {
         until(|| proxy.endpoints()[0].in_use.connections == 0).await;
         assert_eq!(get(at, "/next").await.body, "good", "{bad:?}");
         assert_eq!(server.connections.load(SeqCst), 2, "{bad:?}");
+        let flags = proxy.stats().read().flags;
+        assert!(flags.contains(&("UPE", 1)), "{bad:?}: {flags:?}");
     }
 }
 
