@@ -78,7 +78,19 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
     } else if ethertype != ethertype::VLAN && ethertype != ethertype::OUTER_VLAN {
         return Err(foreign);
     }
-    let mut foreign = foreign;
+    closer(packet, tables, config, known, to_group)
+}
+
+/// A packet that is not plain, whose place may be `known`.
+#[inline(always)]
+fn closer<T: Tables>(
+    packet: &mut T::Packet,
+    tables: &T,
+    config: LiveConfig<'_>,
+    known: Option<Place>,
+    to_group: bool,
+) -> Result<Verdict, Verdict> {
+    let mut foreign = Verdict::pass(Counter::NotOurs);
     let mut place = known
         .or_else(|| Place::unpack(tables.call_walk(packet)))
         .ok_or(foreign)?;

@@ -205,7 +205,8 @@ fn report(cases: &[Case], measured: &Figures, beside: &Beside, live: &Live) -> R
         }),
     };
     for part in parts {
-        report.tables.extend(part.tables);
+        let tables = part.tables.into_iter();
+        report.tables.extend(tables.filter(|t| !t.rows.is_empty()));
         report.bars.extend(part.bars);
         report.charts.extend(part.charts);
     }

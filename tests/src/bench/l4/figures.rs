@@ -129,55 +129,24 @@ pub(super) fn twins(outcomes: &[Outcome<'_>]) -> Part {
 
 /// The live runs.
 pub(super) fn live(live: &Live) -> Part {
-    let of = |handler: Handler, value: fn(&Cell) -> f64| {
-        Summary::of(&live.get(&handler)?.iter().map(value).collect::<Vec<_>>())
-    };
-    let against = |a: Handler, b: Handler, value: fn(&Cell) -> f64| {
-        let pairs = live.get(&a)?.iter().zip(live.get(&b)?);
-        Summary::of(&pairs.map(|(a, b)| value(a) / value(b)).collect::<Vec<_>>())
-    };
-    let mpps: fn(&Cell) -> f64 = |c| c.mpps;
-    let cost: fn(&Cell) -> f64 = |c| c.cpu_ns;
-    let dearer = |a: Handler, b: Handler| Some(of(a, cost)?.quiet / of(b, cost)?.quiet);
     let mut part = Part::default();
     let (mut rows, mut bars) = (Vec::new(), Vec::new());
-    for handler in Handler::ALL {
+    for handler in Handler::ALL.into_iter().filter(|h| live.contains_key(h)) {
+        let cost = over(live, handler, COST);
         rows.push(vec![
             handler.name().to_owned(),
-            text(of(handler, mpps)),
-            text(against(handler, Handler::Nftables, mpps)),
-            of(handler, cost).map_or_else(none, |s| number(s.quiet)),
-            text(of(handler, cost)),
-            dearer(handler, Handler::Floor).map_or_else(none, number),
-            dearer(Handler::Nftables, handler).map_or_else(none, number),
-            text(of(handler, |c| 100.0 * c.busy)),
+            text(over(live, handler, MPPS)),
+            text(faster(live, handler, Handler::Nftables)),
+            cost.map_or_else(none, |s| number(s.quiet)),
+            text(cost),
+            dearer(live, handler, Handler::Floor).map_or_else(none, number),
+            dearer(live, Handler::Nftables, handler).map_or_else(none, number),
+            text(over(live, handler, |c| 100.0 * c.busy)),
         ]);
-        bars.extend(of(handler, mpps).map(|summary| (handler.name().to_owned(), summary)));
+        bars.extend(over(live, handler, MPPS).map(|s| (handler.name().to_owned(), s)));
     }
-    for handler in Handler::OURS {
-        let (Some(busy), Some(more)) = (
-            of(handler, |c| c.busy),
-            against(handler, Handler::Nftables, mpps),
-        ) else {
-            continue;
-        };
-        if busy.median >= BUSY {
-            let what = format!("{}: throughput against nftables", handler.name());
-            part.bars.push(bar(what, more.median, 6.0, "×", false));
-        } else if let Some(less) = dearer(Handler::Nftables, handler) {
-            let what = format!(
-                "{}: CPU per packet of nftables against its own (the generator is the limit: its core was {} % busy, throughput {} ×)",
-                handler.name(),
-                number(100.0 * busy.median),
-                number(more.median)
-            );
-            part.bars.push(bar(what, less, 6.0, "×", false));
-        }
-        if let Some(times) = dearer(handler, Handler::Floor) {
-            let what = format!("{}: CPU per packet against a MAC swap", handler.name());
-            part.bars.push(bar(what, times, 1.8, "×", true));
-        }
-    }
+    part.bars
+        .extend(Handler::OURS.iter().flat_map(|&ours| judged(live, ours)));
     let columns = [
         "balancer",
         "Mpps",
@@ -192,6 +161,53 @@ pub(super) fn live(live: &Live) -> Part {
         .push(table("Live on veth, one core", &columns, rows));
     part.charts.push(chart("Live on veth", "Mpps", bars));
     part
+}
+
+const MPPS: fn(&Cell) -> f64 = |cell| cell.mpps;
+const COST: fn(&Cell) -> f64 = |cell| cell.cpu_ns;
+
+/// A value of a handler's cells.
+fn over(live: &Live, handler: Handler, value: fn(&Cell) -> f64) -> Option<Summary> {
+    Summary::of(&live.get(&handler)?.iter().map(value).collect::<Vec<_>>())
+}
+
+/// How many times as many packets as `b` handler `a` forwards, round by round.
+fn faster(live: &Live, a: Handler, b: Handler) -> Option<Summary> {
+    let pairs = live.get(&a)?.iter().zip(live.get(&b)?);
+    Summary::of(&pairs.map(|(a, b)| a.mpps / b.mpps).collect::<Vec<_>>())
+}
+
+/// How many times as dear as with `b` a packet is with `a`.
+fn dearer(live: &Live, a: Handler, b: Handler) -> Option<f64> {
+    Some(over(live, a, COST)?.quiet / over(live, b, COST)?.quiet)
+}
+
+/// The bars of one of our handlers; none if it did not run.
+fn judged(live: &Live, ours: Handler) -> Vec<Bar> {
+    let mut bars = Vec::new();
+    let (Some(busy), Some(more)) = (
+        over(live, ours, |c| c.busy),
+        faster(live, ours, Handler::Nftables),
+    ) else {
+        return bars;
+    };
+    if busy.median >= BUSY {
+        let what = format!("{}: throughput against nftables", ours.name());
+        bars.push(bar(what, more.median, 6.0, "×", false));
+    } else if let Some(less) = dearer(live, Handler::Nftables, ours) {
+        let what = format!(
+            "{}: CPU per packet of nftables against its own (the generator is the limit: its core was {} % busy, throughput {} ×)",
+            ours.name(),
+            number(100.0 * busy.median),
+            number(more.median)
+        );
+        bars.push(bar(what, less, 6.0, "×", false));
+    }
+    if let Some(times) = dearer(live, ours, Handler::Floor) {
+        let what = format!("{}: CPU per packet against a MAC swap", ours.name());
+        bars.push(bar(what, times, 1.8, "×", true));
+    }
+    bars
 }
 
 /// What stands beside the path of packets.
