@@ -455,7 +455,8 @@ impl Planner {
 fn standing(member: &Member) -> Standing {
     Standing {
         ready: member.state == ReplicaState::Ready,
-        holds: member.holds_until.is_some(),
+        // Others may be a step ahead, where it owns rows already.
+        holds: member.holds_until.is_some() || member.waits(),
         settling: member.settles_at.is_some() || member.episode.is_some(),
     }
 }
