@@ -4,7 +4,7 @@
 //! byte 0    version 1 (high four bits), hops left (low four bits)
 //! byte 1    phase: 0 delivery, 1 second chance, 2 detour
 //! byte 2-3  zero
-//! byte 4-7  membership fingerprint of the node where this phase began, network order
+//! byte 4-7  membership fingerprint of the nodes on the way so far, network order; zero if they do not agree
 //! ```
 
 use bytemuck::{Pod, Zeroable};
@@ -36,9 +36,12 @@ pub struct Tunnel {
     pub hops: u8,
     /// What its way is about.
     pub phase: Phase,
-    /// Membership fingerprint of the node where the phase began.
+    /// Membership fingerprint of the nodes on the way so far, [`NOBODYS`] if they do not agree.
     pub fingerprint: u32,
 }
+
+/// The fingerprint in the header of a packet that passed nodes with different memberships.
+pub const NOBODYS: u32 = 0;
 
 /// The eight bytes as they are on the wire.
 #[repr(C, align(2))]

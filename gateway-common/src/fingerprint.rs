@@ -12,6 +12,8 @@ pub enum MemberState {
     Ready = 2,
     /// Leaving: keeps its sockets, owns nothing.
     Draining = 3,
+    /// Called ready, owns nothing until all know of that.
+    Waiting = 4,
 }
 
 /// A listed node as all nodes see it.

@@ -23,7 +23,7 @@ use crate::abi::row::ROW_NODES;
 use crate::abi::{
     Counter, LiveConfig, NodeIndex, Row, config::flag, cpu_state, node_flag, vip_flag,
 };
-use crate::encap::{MAX_HOPS, Phase, Tunnel};
+use crate::encap::{MAX_HOPS, NOBODYS, Phase, Tunnel};
 use crate::hash::row_of;
 use crate::packet::protocol;
 use crate::verdict::Verdict;
@@ -134,6 +134,7 @@ pub(super) fn decide<T: Tables>(
         arrival: Tunnel::unpack(arrival),
         row: tables.row(row_of(hash)).unwrap_or_default(),
         me: config.self_index() as NodeIndex,
+        strays: false,
     };
     decision.next().pack()
 }
@@ -200,6 +201,8 @@ struct Decision<'a, T: Tables> {
     arrival: Option<Tunnel>,
     row: Row,
     me: NodeIndex,
+    /// A peer sent the packet here whose row names another owner than ours.
+    strays: bool,
 }
 
 /// What becomes of a packet that nobody here holds.
@@ -244,7 +247,7 @@ impl<T: Tables> Decision<'_, T> {
 
     /// What needs no look at sockets and sessions, and what becomes of the rest if none has it.
     #[inline(always)]
-    fn before_lookup(&self) -> Result<Miss, Next> {
+    fn before_lookup(&mut self) -> Result<Miss, Next> {
         let owner = self.row.owner();
         let mut miss = Miss {
             to: 0,
@@ -282,8 +285,10 @@ impl<T: Tables> Decision<'_, T> {
                 return Err(Next::Stay(Verdict::drop(Counter::NoOwner)));
             }
             return Ok(miss);
-        } else if self.outranks_owner() && self.comes_from_peer() {
-            // A peer took this node for the owner, but here the owner ranks lower (this node joins or leaves).
+        } else if !self.ranks_below_owner() && self.comes_from_peer() {
+            // A peer took this node for the owner, but here the owner ranks lower (this node joins or leaves), or may do so
+            // (the row has no room for this node): a delivery might come back.
+            self.strays = true;
             miss.to = owner;
             if self.is_syn() {
                 miss.purpose = Purpose::Inherit;
@@ -291,6 +296,11 @@ impl<T: Tables> Decision<'_, T> {
             return Ok(miss);
         } else if !suspect {
             return Err(self.send(owner, Purpose::Deliver));
+        } else if !self.is_syn() && self.comes_from_peer() {
+            // A peer took this node for the owner: a detour might lead back to it.
+            self.strays = true;
+            miss.to = owner;
+            return Ok(miss);
         }
         self.for_heir(owner, miss)
     }
@@ -357,12 +367,15 @@ impl<T: Tables> Decision<'_, T> {
         }
     }
 
-    /// Membership fingerprint of the node where this phase of the packet's way began.
+    /// The membership fingerprint of all nodes on the packet's way so far, as far as they are known; [`NOBODYS`] if they do
+    /// not agree: a node in between may have left out whom the others would have asked.
     #[inline(always)]
     fn fingerprint(&self) -> u32 {
+        let own = self.config.fingerprint();
         match self.arrival {
-            Some(tunnel) if tunnel.phase == Phase::SecondChance => tunnel.fingerprint,
-            _ => self.config.fingerprint(),
+            Some(tunnel) if tunnel.fingerprint != own => NOBODYS,
+            _ if self.strays => NOBODYS,
+            _ => own,
         }
     }
 
@@ -444,17 +457,17 @@ impl<T: Tables> Decision<'_, T> {
             .call_first(self.row.0, from as u64, or_me, ready) as NodeIndex
     }
 
-    /// Whether this node is in the row and ranks above its owner.
+    /// Whether this node ranks below the owner of the row, as far as the row has room to say so.
     #[inline(always)]
-    fn outranks_owner(&self) -> bool {
+    fn ranks_below_owner(&self) -> bool {
         let mut i = 0;
         while i < OTHERS {
             if self.row.next(i) == self.me {
-                return self.row.outranks_owner(i);
+                return !self.row.outranks_owner(i);
             }
             i += 1;
         }
-        false
+        self.row.next(OTHERS - 1) == 0
     }
 
     /// Whether a peer sent the packet here.

@@ -20,7 +20,7 @@ pub(super) struct Errand {
     pub(super) to: NodeIndex,
     /// Why it.
     pub(super) purpose: Purpose,
-    /// Membership fingerprint of the node where this phase began.
+    /// Membership fingerprint of the nodes on the way so far, see [`Tunnel::fingerprint`].
     pub(super) fingerprint: u32,
 }
 

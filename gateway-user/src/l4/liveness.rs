@@ -3,7 +3,8 @@
 //! - **Silence is what was listened to.** A peer's silence grows only while a question to it is open and only by time
 //!   in which the prober ran: after a stall (the process was not scheduled, the machine slept, the clock jumped) a step
 //!   counts for at most one and a half intervals. A question that could not even be sent says nothing about the peer.
-//! - **Suspect** after `suspect_after` of silence, **silent** after `dead_after`; any answer ends both. An answer counts
+//! - **Suspect** after `suspect_after` of silence, **silent** after `dead_after`; any answer ends both. A peer that never
+//!   answered may not list this node yet, and refuse its questions: it is suspect after [`NEWS`] only. An answer counts
 //!   if it names both ends, carries a question's sequence that is still open, and was not given before.
 //! - **Agreement**: while a peer is suspect, every question to the others asks what they hold it for. It is agreed that
 //!   it is dead if it is silent here and most of those who answer here and probe themselves, this node included, hold
@@ -25,6 +26,9 @@ use super::{Time, abi_address};
 
 /// Questions to one peer that may be open at a time; of more the oldest counts as lost.
 const OPEN: usize = 16;
+
+/// How long it may take until all have seen a new list.
+const NEWS: Duration = Duration::from_secs(2);
 
 /// How long a voter's opinion holds, and how long its own probing may stand still. Opinions are asked for one at a time,
 /// so they hold longer while there are many to ask for.
@@ -103,6 +107,8 @@ pub struct PeerReport {
     pub quiet: Option<Quiet>,
     /// Whether its proxy beats.
     pub proxy_alive: bool,
+    /// Whether it holds itself for ready.
+    pub ready: bool,
     /// What it holds this node for: bits of `probe::view`.
     pub holds_us: u8,
     /// When it answered last.
@@ -294,12 +300,12 @@ impl Liveness {
     /// When [`Self::advance`] will find a peer suspect or silent, if it stays silent.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        let limits = [self.settings.suspect_after, self.settings.dead_after];
         let left = self
             .peers
             .values()
             .filter(|peer| peer.due)
             .flat_map(|peer| {
+                let limits = [peer.patience(&self.settings), self.settings.dead_after];
                 let left = limits.map(|limit| limit.checked_sub(peer.silence));
                 left.into_iter().flatten().filter(|left| !left.is_zero())
             });
@@ -418,6 +424,7 @@ impl Peer {
         report.fingerprint = told.map(|(fingerprint, _)| fingerprint);
         report.foreign = told.map(|(_, foreign)| foreign);
         report.proxy_alive = proxy_alive;
+        report.ready = answer.flags & flag::READY != 0;
         report.holds_us = answer.asker;
         report.heard_at = Some(now);
     }
@@ -429,13 +436,21 @@ impl Peer {
         let before = self.report.standing;
         if self.silence >= settings.dead_after {
             self.report.standing = Standing::Silent;
-        } else if self.silence >= settings.suspect_after {
+        } else if self.silence >= self.patience(settings) {
             self.report.standing = Standing::Suspect;
         }
         if self.unwell() {
             self.quiet = None;
             let fresh = matches!(before, Standing::New | Standing::Answering);
             self.report.suspected += u64::from(fresh);
+        }
+    }
+
+    /// Silence after which it is suspect.
+    fn patience(&self, settings: &Settings) -> Duration {
+        match self.report.known {
+            true => settings.suspect_after,
+            false => NEWS.min(settings.dead_after).max(settings.suspect_after),
         }
     }
 

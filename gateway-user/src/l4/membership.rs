@@ -8,10 +8,14 @@
 //!
 //! - **Absence.** No list at all means "alone and ready" where [`Absence::Alone`] says so; else it is the last list that
 //!   there was, or, if there never was one, this node joining.
-//! - **Joining to ready.** A node that the list calls ready stays joining here until every peer that answers works with
-//!   our list, or with the one that follows from it, with or without itself as joining; at most [`JOIN_LIMIT`]. So
-//!   nobody owns a row before the others know of it. Of the first list that this node sees only it itself is held
-//!   back: the others were there before.
+//! - **Joining to ready.** A node that the list calls ready *waits* here until every peer that answers works with our
+//!   list, or with the one that follows from it, with or without itself waiting; at most [`JOIN_LIMIT`]. So nobody owns
+//!   a row before the others know of it: that it waits is part of the fingerprint, and where it outranks the owner, which
+//!   may be a step behind, rows are in transition. Of the first list that this node sees only it itself is held back: the
+//!   others were there before.
+//! - **No longer ready.** A peer that the list calls so keeps its rows here while it answers, its proxy beats and it holds
+//!   itself for ready; at most [`LEAVE_LIMIT`]. Else others would take connections of rows that it takes for its own, and it
+//!   would reset them.
 //! - **Death.** A peer that is agreed to be dead is out of ranks, rows and fingerprint, and stays known: its probes are
 //!   answered, else two nodes that hold each other for dead would never meet again. If more than half of the list is
 //!   silent or dead, nobody more is taken for dead before that has been agreed for [`CONFIRM`]. This node is never dead.
@@ -39,6 +43,9 @@ use crate::snapshot::{Replica, ReplicaState};
 
 /// How long a node that is ready waits for the others to know of it.
 pub const JOIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a node that is no longer ready is waited for, until it knows.
+pub const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long more than half of the list must be agreed to be dead.
 pub const CONFIRM: Duration = Duration::from_secs(10);
@@ -101,6 +108,8 @@ pub struct Membership {
     members: BTreeMap<String, Member>,
     /// Nodes that the list calls ready and that wait for agreement, with the end of their patience.
     joining: BTreeMap<String, Time>,
+    /// Nodes that the list no longer calls ready and that may not know it, with the end of their time.
+    leaving: BTreeMap<String, Time>,
     /// All rows are in transition up to this time: weights changed, so rows moved between healthy nodes.
     all_until: Option<Time>,
 }
@@ -121,6 +130,7 @@ impl Membership {
             replicas: Vec::new(),
             members: BTreeMap::new(),
             joining: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             all_until: None,
         }
     }
@@ -190,6 +200,7 @@ impl Membership {
             self.all_until = Some(now + self.drain_timeout);
         }
         self.joining.retain(|name, _| listed.contains_key(name));
+        self.leaving.retain(|name, _| listed.contains_key(name));
         let alone = listed.len() == 1;
         self.members = listed
             .into_values()
@@ -253,6 +264,13 @@ impl Membership {
         let waits = self.probing && !alone && !is_ready && !was_there;
         if replica.state != ReplicaState::Ready || !waits {
             self.joining.remove(&replica.name);
+            let leaves = replica.state != ReplicaState::Ready && is_ready && self.probing;
+            if leaves && replica.name != self.own_name && before.is_some_and(|m| !m.dead) {
+                let until = self.leaving.entry(replica.name.clone());
+                until.or_insert(now + LEAVE_LIMIT);
+                return ReplicaState::Ready;
+            }
+            self.leaving.remove(&replica.name);
             return replica.state;
         }
         if before.is_none_or(|m| !m.dead) {
@@ -282,20 +300,32 @@ impl Membership {
         }
     }
 
+    /// Lets those go for which `over` holds, by name and the end of their time.
+    fn end_stays(&mut self, over: impl Fn(&str, Time) -> bool, now: Time) {
+        let (gone, kept) = std::mem::take(&mut self.leaving)
+            .into_iter()
+            .partition(|(name, until)| over(name, *until));
+        self.leaving = kept;
+        let gone: BTreeMap<String, Time> = gone;
+        for name in gone.keys() {
+            if let Some(member) = self.members.get_mut(name) {
+                member.state = member.wanted;
+                member.holds_until = Some(now + self.drain_timeout);
+                (member.settles_at, member.episode) = (None, None);
+            }
+        }
+    }
+
     /// The membership fingerprint of the list as it stands here.
     #[must_use]
     pub fn fingerprint(&self, key: Key) -> u32 {
-        self.fingerprint_of(key, |m| m.state)
+        self.fingerprint_of(key, Member::as_all_see_it)
     }
 
-    fn fingerprint_of(&self, key: Key, state: impl Fn(&Member) -> ReplicaState) -> u32 {
+    fn fingerprint_of(&self, key: Key, state: impl Fn(&Member) -> MemberState) -> u32 {
         let member = |m| FingerprintMember {
             name: Member::name(m),
-            state: match state(m) {
-                ReplicaState::Joining => MemberState::Joining,
-                ReplicaState::Ready => MemberState::Ready,
-                ReplicaState::Draining => MemberState::Draining,
-            },
+            state: state(m),
             weight: m.weight,
         };
         let alive = self.members.values().filter(|m| !m.dead);
@@ -338,6 +368,7 @@ impl Membership {
             .chain([self.all_until])
             .flatten()
             .chain(self.joining.values().copied())
+            .chain(self.leaving.values().copied())
             .min()
     }
 
@@ -359,6 +390,7 @@ impl Membership {
         }
         over(&mut self.all_until);
         self.end_waits(|until| until <= now, now);
+        self.end_stays(|_, until| until <= now, now);
     }
 
     fn end_of(&self, member: &Member) -> Option<Time> {
@@ -370,6 +402,21 @@ impl Membership {
 impl Member {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it is called ready, and held back until all know of that.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.state == ReplicaState::Joining && self.wanted == ReplicaState::Ready && !self.dead
+    }
+
+    fn as_all_see_it(&self) -> MemberState {
+        match self.state {
+            ReplicaState::Joining if self.waits() => MemberState::Waiting,
+            ReplicaState::Joining => MemberState::Joining,
+            ReplicaState::Ready => MemberState::Ready,
+            ReplicaState::Draining => MemberState::Draining,
+        }
     }
 }
 

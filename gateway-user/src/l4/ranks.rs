@@ -51,6 +51,15 @@ impl Default for Ranks {
 }
 
 impl Ranks {
+    /// The rankings of the first `rows` rows alone: a model of many nodes needs no more.
+    #[cfg(test)]
+    pub(super) fn of_first(rows: u32) -> Self {
+        Self {
+            nodes: BTreeMap::new(),
+            best: vec![[0; KEPT]; rows as usize].into_boxed_slice(),
+        }
+    }
+
     /// Ranks exactly `nodes`.
     pub fn update(&mut self, nodes: &BTreeMap<NodeIndex, Ranked>) {
         let gone: Vec<NodeIndex> = self

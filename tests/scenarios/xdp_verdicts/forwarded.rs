@@ -66,15 +66,17 @@ pub(super) fn forwarded() -> Vec<Case> {
             &from_node,
             Row::new(ON_LINK, false, [(ME, false), (0, false), (0, false)]),
         ),
-        Case::send(
-            "from a peer's MAC, outranked here",
-            from_node.build(),
-            Counter::SecondChance,
-            sent(&from_node, ON_LINK, [0x12, 1]),
-        )
-        .row(
-            &from_node,
-            Row::new(ON_LINK, false, [(ME, true), (0, false), (0, false)]),
+        astray(
+            Case::send(
+                "from a peer's MAC, outranked here",
+                from_node.build(),
+                Counter::SecondChance,
+                sent(&from_node, ON_LINK, [0x12, 1]),
+            )
+            .row(
+                &from_node,
+                Row::new(ON_LINK, false, [(ME, true), (0, false), (0, false)]),
+            ),
         ),
         Case::drop(
             "TTL 1",

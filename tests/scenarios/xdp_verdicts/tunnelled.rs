@@ -97,29 +97,33 @@ pub(super) fn tunnelled(sockets: &Sockets) -> Vec<Case> {
             [0x12, 0],
         )
         .row(&ack(), below),
-        send(
-            "delivery, the owner ranks lower",
-            &ack(),
-            [0x13, 0],
-            Counter::SecondChance,
-            ON_LINK,
-            [0x12, 1],
-        )
-        .row(
-            &ack(),
-            Row::new(ON_LINK, false, [(ME, true), (0, false), (0, false)]),
+        astray(
+            send(
+                "delivery, the owner ranks lower",
+                &ack(),
+                [0x13, 0],
+                Counter::SecondChance,
+                ON_LINK,
+                [0x12, 1],
+            )
+            .row(
+                &ack(),
+                Row::new(ON_LINK, false, [(ME, true), (0, false), (0, false)]),
+            ),
         ),
-        send(
-            "SYN, the owner ranks lower",
-            &syn(),
-            [0x13, 0],
-            Counter::SynHeir,
-            ON_LINK,
-            [0x12, 1],
-        )
-        .row(
-            &syn(),
-            Row::new(ON_LINK, false, [(ME, true), (0, false), (0, false)]),
+        astray(
+            send(
+                "SYN, the owner ranks lower",
+                &syn(),
+                [0x13, 0],
+                Counter::SynHeir,
+                ON_LINK,
+                [0x12, 1],
+            )
+            .row(
+                &syn(),
+                Row::new(ON_LINK, false, [(ME, true), (0, false), (0, false)]),
+            ),
         ),
         pass(
             "SYN, the owner ranks lower, a listener here",

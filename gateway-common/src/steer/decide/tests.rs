@@ -207,3 +207,68 @@ fn an_heir_that_took_the_rows_over_meanwhile_decides_as_their_owner() {
     let heir = node_of_three(1, mine, &[]);
     assert_eq!(does(&heir, &mut packet), Does::Keeps(Counter::OwnPass));
 }
+
+/// `tables` under another membership.
+fn under(fingerprint: u32, mut tables: HostTables) -> HostTables {
+    tables.config.fingerprint = fingerprint;
+    tables
+}
+
+/// 1 and 2 have lost their readiness, and 3 has seen the news of 1 alone.
+#[test]
+fn nobody_is_reset_who_passed_a_node_that_does_not_agree() {
+    let (old, new) = (7, 8);
+    let behind = Row::new(2, true, [(1, true), (3, false), (4, false)]);
+    let ahead = Row::new(3, true, [(1, true), (2, true), (4, false)]);
+    let four = |me, row| {
+        let mut tables = node_of_three(me, row, &[]);
+        let mut entry = tables.nodes[1];
+        entry.address = mapped(address(4));
+        entry.flags = node_flag::LISTED | node_flag::READY | node_flag::RESOLVED;
+        tables.put_node(4, entry);
+        tables
+    };
+    let mut packet = packet(ACK);
+    let mut step = |tables: &HostTables| does(tables, &mut packet);
+    let [two, four_, three] = [
+        under(new, four(2, ahead)),
+        under(new, four(4, ahead)),
+        under(old, four(3, behind)),
+    ];
+    assert_eq!(step(&three), Does::Sends(2, Phase::Delivery, 3));
+    assert_eq!(step(&two), Does::Sends(3, Phase::SecondChance, 2));
+    assert_eq!(step(&three), Does::Sends(4, Phase::SecondChance, 1));
+    // 4 agrees with 2, where the second chance began; 1, which may hold the flow, was not asked.
+    assert_eq!(step(&four_), Does::Drops(Counter::ExhaustedDrop));
+}
+
+#[test]
+fn a_packet_of_a_peer_that_took_this_node_for_the_owner_makes_no_detour() {
+    let mut packet = packet(ACK);
+    // 1 is the heir of 3, and takes 2 for the owner.
+    let elsewhere = Row::new(2, false, [(1, true), (3, false), (0, false)]);
+    let peer = node_of_three(1, elsewhere, &[]);
+    assert_eq!(does(&peer, &mut packet), Does::Sends(2, Phase::Delivery, 3));
+    let here = node_of_three(2, OWNED_BY_THREE, &[3]);
+    assert_eq!(
+        does(&here, &mut packet),
+        Does::Sends(3, Phase::SecondChance, 2)
+    );
+}
+
+#[test]
+fn a_packet_of_a_peer_is_not_delivered_on_by_a_node_that_its_row_has_no_room_for() {
+    let mut packet = packet(ACK);
+    let peer = node_of_three(
+        2,
+        Row::new(1, false, [(2, false), (3, false), (0, false)]),
+        &[],
+    );
+    assert_eq!(does(&peer, &mut packet), Does::Sends(1, Phase::Delivery, 3));
+    let crowded = Row::new(2, false, [(7, true), (8, true), (9, true)]);
+    let here = node_of_three(1, crowded, &[]);
+    assert_eq!(
+        does(&here, &mut packet),
+        Does::Sends(2, Phase::SecondChance, 2)
+    );
+}

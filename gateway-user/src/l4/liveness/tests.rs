@@ -115,6 +115,18 @@ fn silence_makes_suspect_then_silent_and_one_answer_ends_both() {
 }
 
 #[test]
+fn a_peer_that_never_answered_has_time_to_see_the_list() {
+    let mut prober = Prober::new(&[1]);
+    prober.rounds(19, &|_, _| None);
+    assert_eq!(prober.standing(1), Standing::New, "1.9 s");
+    assert_eq!(prober.liveness.poll_timeout(), Some(prober.now + INTERVAL));
+    prober.round(&|_, _| None);
+    assert_eq!(prober.standing(1), Standing::Suspect, "2 s");
+    prober.rounds(10, &|_, _| None);
+    assert_eq!(prober.standing(1), Standing::Silent, "3 s");
+}
+
+#[test]
 fn a_stalled_prober_takes_no_silence_for_death() {
     let mut prober = Prober::new(&[1, 2]);
     prober.round(&|_, q| Some(answer(q)));

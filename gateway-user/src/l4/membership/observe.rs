@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use gateway_common::fingerprint::MemberState;
 use gateway_common::hash::Key;
 use gateway_common::probe::view;
 
@@ -22,6 +23,12 @@ impl Membership {
         let before = self.shape();
         self.take_back(report, now);
         self.bury(report);
+        let knows_not = |name: &str| {
+            of(report, name).is_some_and(|peer| {
+                peer.standing == Standing::Answering && peer.proxy_alive && peer.ready
+            })
+        };
+        self.end_stays(|name, _| !knows_not(name), now);
         if !self.joining.is_empty() && self.all_know_who_joins(report, key) {
             self.end_waits(|_| true, now);
         }
@@ -67,6 +74,7 @@ impl Membership {
                 member.dead = true;
                 (member.holds_until, member.settles_at, member.episode) = (None, None, None);
                 self.joining.remove(&member.name);
+                self.leaving.remove(&member.name);
             }
         }
     }
@@ -74,13 +82,10 @@ impl Membership {
     /// Whether every peer that answers works with our list or with the one that follows from it.
     fn all_know_who_joins(&self, report: &Report, key: Key) -> bool {
         let next = |m: &Member| match self.joining.contains_key(&m.name) {
-            true => ReplicaState::Ready,
-            false => m.state,
+            true => MemberState::Ready,
+            false => m.as_all_see_it(),
         };
-        let now_and_next = [
-            self.fingerprint_of(key, |m| m.state),
-            self.fingerprint_of(key, next),
-        ];
+        let now_and_next = [self.fingerprint(key), self.fingerprint_of(key, next)];
         self.others().filter(|m| !m.dead).all(|peer| {
             let Some(said) = of(report, &peer.name) else {
                 return false;
@@ -90,13 +95,13 @@ impl Membership {
                 Standing::Suspect | Standing::Silent => true,
                 Standing::Answering => said.fingerprint.is_some_and(|works_with| {
                     // It may itself be one of those who wait.
-                    let joining = |m: &Member, state| match m.name == peer.name {
-                        true => ReplicaState::Joining,
+                    let waiting = |m: &Member, state| match m.name == peer.name {
+                        true => MemberState::Waiting,
                         false => state,
                     };
                     now_and_next.contains(&works_with)
-                        || works_with == self.fingerprint_of(key, |m| joining(m, m.state))
-                        || works_with == self.fingerprint_of(key, |m| joining(m, next(m)))
+                        || works_with == self.fingerprint_of(key, |m| waiting(m, m.as_all_see_it()))
+                        || works_with == self.fingerprint_of(key, |m| waiting(m, next(m)))
                 }),
             }
         })
@@ -154,17 +159,20 @@ impl Membership {
             .filter(|m| !m.dead && !quiet(m))
             .map(|m| m.name.clone())
             .collect();
+        // What was said before the doubt arose does not end it: those who said so may have taken connections since.
+        let drain_timeout = self.drain_timeout;
+        let is_fresh = |until: Option<Time>| until.is_some_and(|t| t + QUIET > now + drain_timeout);
         for member in self.members.values_mut() {
             let others_quiet = noisy.iter().all(|name| *name == member.name);
             if others_quiet {
-                member.settles_at = None;
+                member.settles_at = member.settles_at.filter(|_| is_fresh(member.settles_at));
                 member.episode = member.episode.filter(|episode| {
                     let calm = |since| now.saturating_sub(since) >= QUIET;
                     !episode.calm_since.is_some_and(calm)
                 });
             }
             if !noisy.contains(&member.name) {
-                member.holds_until = None;
+                member.holds_until = member.holds_until.filter(|_| is_fresh(member.holds_until));
             }
         }
         if noisy.is_empty() {

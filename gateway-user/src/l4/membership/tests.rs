@@ -175,7 +175,7 @@ fn probing(names: &[&str]) -> (Membership, Vec<Replica>) {
 /// The same, settled: everybody answers, is quiet and knows of `a`.
 fn settled(names: &[&str]) -> (Membership, Vec<Replica>) {
     let (mut m, replicas) = probing(names);
-    let joined = with_state(&m, "a", ReplicaState::Ready);
+    let joined = with_state(&m, "a", MemberState::Ready);
     m.observe(&all(&m, &|_| answers(joined)), KEY, at(1));
     let report = all(&m, &|m| answers(m.fingerprint(KEY)));
     m.observe(&report, KEY, at(10));
@@ -187,10 +187,10 @@ fn settled(names: &[&str]) -> (Membership, Vec<Replica>) {
 }
 
 /// The fingerprint of the list with another state of one node.
-fn with_state(m: &Membership, name: &str, state: ReplicaState) -> u32 {
+fn with_state(m: &Membership, name: &str, state: MemberState) -> u32 {
     m.fingerprint_of(KEY, |member| match member.name == name {
         true => state,
-        false => member.state,
+        false => member.as_all_see_it(),
     })
 }
 
@@ -300,7 +300,14 @@ fn a_node_joins_as_soon_as_all_who_answer_know_of_it() {
     replicas[3].state = ReplicaState::Ready;
     m.update(&replicas, at(30));
     assert_eq!(state_of(&m, "d"), ReplicaState::Joining);
-    assert_eq!(m.fingerprint(KEY), joining, "the list as all know it");
+    assert_ne!(
+        m.fingerprint(KEY),
+        joining,
+        "who does not know yet says another"
+    );
+    assert!(member(&m, "d").waits());
+    let behind = answers(joining);
+    assert!(!m.observe(&but(&m, &[("b", behind)]), KEY, ms(30_050)));
     assert_eq!(m.poll_timeout(), Some(at(32)));
     let old = answers(99);
     assert!(!m.observe(&but(&m, &[("c", old.clone())]), KEY, ms(30_100)));
@@ -310,11 +317,54 @@ fn a_node_joins_as_soon_as_all_who_answer_know_of_it() {
     };
     assert!(!m.observe(&but(&m, &[("d", newcomer)]), KEY, ms(30_200)));
     // Who does not answer is not waited for, and who went ahead agrees.
-    let ahead = answers(with_state(&m, "d", ReplicaState::Ready));
+    let ahead = answers(with_state(&m, "d", MemberState::Ready));
     let report = but(&m, &[("b", suspect()), ("c", ahead)]);
     assert!(m.observe(&report, KEY, ms(30_300)));
     assert_eq!(state_of(&m, "d"), ReplicaState::Ready);
     assert!(member(&m, "d").settles_at.is_some());
+}
+
+#[test]
+fn a_node_that_is_no_longer_ready_keeps_its_rows_until_it_knows() {
+    for (state, says) in [
+        (ReplicaState::Draining, "it knows"),
+        (ReplicaState::Joining, "its proxy is silent"),
+        (ReplicaState::Draining, "it is silent"),
+        (ReplicaState::Joining, "nothing, for long"),
+    ] {
+        let (mut m, mut replicas) = settled(&["a", "b", "c"]);
+        replicas[2].state = state;
+        m.update(&replicas, at(20));
+        let before = m.fingerprint(KEY);
+        let behind = PeerReport {
+            ready: true,
+            ..answers(before)
+        };
+        assert!(!m.observe(&but(&m, &[("c", behind.clone())]), KEY, at(20)));
+        m.update(&replicas, at(21));
+        assert_eq!(state_of(&m, "c"), ReplicaState::Ready, "{says}");
+        assert_eq!(m.poll_timeout(), Some(at(22)));
+        let said = match says {
+            "it knows" => answers(99),
+            "its proxy is silent" => PeerReport {
+                proxy_alive: false,
+                ..behind.clone()
+            },
+            "it is silent" => suspect(),
+            _ => behind.clone(),
+        };
+        m.observe(&but(&m, &[("c", said)]), KEY, at(21));
+        m.handle_timeout(at(22));
+        assert_eq!(state_of(&m, "c"), state, "{says}");
+        assert!(member(&m, "c").holds_until.is_some());
+        // Ready again before it knew: nothing has happened.
+        let (mut m, mut replicas) = settled(&["a", "b", "c"]);
+        replicas[2].state = state;
+        m.update(&replicas, at(20));
+        replicas[2].state = ReplicaState::Ready;
+        m.update(&replicas, at(21));
+        assert_eq!((m.fingerprint(KEY), m.poll_timeout()), (before, None));
+    }
 }
 
 #[test]
@@ -367,7 +417,7 @@ fn a_node_that_restarts_owns_its_rows_with_the_first_answers() {
     let (mut m, _) = probing(&["a", "b", "c"]);
     assert_eq!(state_of(&m, "a"), ReplicaState::Joining);
     assert_eq!(state_of(&m, "b"), ReplicaState::Ready);
-    let ready = with_state(&m, "a", ReplicaState::Ready);
+    let ready = with_state(&m, "a", MemberState::Ready);
     assert!(m.observe(&all(&m, &|_| answers(ready)), KEY, ms(100)));
     assert_eq!(state_of(&m, "a"), ReplicaState::Ready);
 }
@@ -488,6 +538,7 @@ fn a_drain_ends_when_the_draining_node_says_that_it_holds_nothing() {
     let (mut m, mut replicas) = settled(&["a", "b", "c"]);
     replicas[2].state = ReplicaState::Draining;
     m.update(&replicas, at(20));
+    m.observe(&but(&m, &[]), KEY, at(20));
     let now = m.fingerprint(KEY);
     let holds = |m: &Membership| member(m, "c").holds_until.is_some();
     assert!(holds(&m));
@@ -542,6 +593,29 @@ fn rows_of_a_new_owner_settle_when_all_others_say_that_they_hold_nothing() {
     assert!(settles(&m), "a suspect says nothing");
     m.observe(&but(&m, &[("d", noisy)]), KEY, at(28));
     assert!(!settles(&m), "what it holds itself is no doubt about it");
+}
+
+#[test]
+fn what_was_said_before_a_node_was_ready_again_settles_nothing() {
+    let (mut m, mut replicas) = settled(&["a", "b", "c"]);
+    let whole = m.fingerprint(KEY);
+    replicas[0].state = ReplicaState::Joining;
+    m.update(&replicas, at(20));
+    replicas[0].state = ReplicaState::Ready;
+    m.update(&replicas, ms(20_200));
+    // The others have not noticed.
+    let unaware = all(&m, &|_| answers(whole));
+    assert!(m.observe(&unaware, KEY, ms(20_300)));
+    assert_eq!(m.fingerprint(KEY), whole);
+    for millis in [20_400, 22_299] {
+        m.observe(&but(&m, &[]), KEY, ms(millis));
+        assert!(
+            member(&m, "a").settles_at.is_some(),
+            "one of them may notice late"
+        );
+    }
+    m.observe(&but(&m, &[]), KEY, ms(22_300));
+    assert_eq!(member(&m, "a").settles_at, None);
 }
 
 #[test]
@@ -689,8 +763,8 @@ mod histories {
                     }
                 }
                 let changed = m.fingerprint(KEY) != fingerprint;
-                let reason = dead(&m) != dead(&before) || m.joining != before.joining;
-                prop_assert!(!changed || reason, "only death, return and joining change the list");
+                let reason = dead(&m) != dead(&before) || m.joining != before.joining || m.leaving != before.leaving;
+                prop_assert!(!changed || reason, "only death, return, joining and leaving change the list");
                 for new in episodes(&m).iter().filter(|n| !episodes(&before).contains(n)) {
                     let cause = match of(new) {
                         Some(says) => matches!(says, Says::Suspect | Says::Silent(_) | Says::Hangs),
