@@ -152,22 +152,25 @@ fn onward<T: Tables, const PLAIN: bool>(
     foreign: Verdict,
 ) -> Result<Verdict, Verdict> {
     let flow = Flow::of(packet, tables, config, place, foreign)?;
-    match decide::next::<T, PLAIN>(packet, tables, config, place, &flow, arrival) {
+    let mut next = decide::next::<T, PLAIN>(packet, tables, config, place, &flow, arrival);
+    let mut place = place.of_flow(flow.syn);
+    let direct = arrival.is_none();
+    let arrival = arrival.map_or(0, Tunnel::pack);
+    if next == Next::Cookie {
+        let way = tables.call_cookie(packet, place.pack(), direct) as u32;
+        if way != 0 {
+            return Ok(Verdict::out_of(way, packet.ingress(), Counter::SynCookie));
+        }
+        place.kind |= kind::NO_COOKIE;
+        next = Next::unpack(tables.call_decide(packet, place.pack(), flow.hash, arrival));
+    }
+    match next {
         Next::Stay(verdict) => Ok(verdict),
         Next::Send(errand) => {
-            let place = place.of_flow(flow.syn);
-            let (place, arrival) = (place.pack(), arrival.map_or(0, Tunnel::pack));
-            let word = tables.call_send(packet, place, flow.hash, errand.pack(), arrival);
+            let word = tables.call_send(packet, place.pack(), flow.hash, errand.pack(), arrival);
             Ok(Verdict::unpack(word).unwrap_or_else(|| too_big::tell(packet, tables, word)))
         }
-        Next::Cookie => {
-            let word =
-                tables.call_cookie(packet, place.of_flow(flow.syn).pack(), arrival.is_none());
-            Ok(match word as u32 {
-                0 => Verdict::pass(Counter::OwnSyn),
-                way => Verdict::out_of(way, packet.ingress(), Counter::SynCookie),
-            })
-        }
+        Next::Cookie => Ok(Verdict::pass(Counter::OwnSyn)),
     }
 }
 

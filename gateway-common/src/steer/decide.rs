@@ -38,7 +38,8 @@ pub(super) enum Next {
     Stay(Verdict),
     /// It goes to another node.
     Send(Errand),
-    /// It is a SYN beyond the budget: answered by a cookie if the kernel makes one, else passed.
+    /// It is a SYN beyond the budget: answered by a cookie if the kernel makes one, else decided about once more as
+    /// [`kind::NO_COOKIE`].
     Cookie,
 }
 
@@ -58,7 +59,7 @@ impl Next {
 
     /// What [`Self::pack`] packed.
     #[inline(always)]
-    const fn unpack(word: u64) -> Self {
+    pub(super) const fn unpack(word: u64) -> Self {
         if let Some(verdict) = Verdict::unpack(word) {
             Self::Stay(verdict)
         } else if word & Self::SEND != 0 {
@@ -225,16 +226,15 @@ impl<T: Tables> Decision<'_, T> {
             Ok(miss) => miss,
             Err(next) => return next,
         };
-        if let Some(counter) = self.held() {
+        // Before the socket is looked up, which the kernel's cookie needs anyway.
+        if miss.own_syn && !self.place.is(kind::NO_COOKIE) {
             let limit = self.config.syn_limit();
-            let over = miss.own_syn
-                && limit != 0
-                && !heartbeat::take(self.tables, self.config, cpu_state::SYNS, limit);
-            return if over {
-                Next::Cookie
-            } else {
-                Next::Stay(Verdict::pass(counter))
-            };
+            if limit != 0 && !heartbeat::take(self.tables, self.config, cpu_state::SYNS, limit) {
+                return Next::Cookie;
+            }
+        }
+        if let Some(counter) = self.held() {
+            return Next::Stay(Verdict::pass(counter));
         }
         if miss.own_syn {
             heartbeat::no_listener(self.tables);

@@ -36,6 +36,8 @@ pub(super) mod kind {
     pub(in crate::steer) const REVERSED: u8 = 1 << 4;
     /// A SYN without ACK.
     pub(in crate::steer) const SYN: u8 = 1 << 5;
+    /// A SYN that was beyond the budget, and for which the kernel makes no cookie.
+    pub(in crate::steer) const NO_COOKIE: u8 = 1 << 6;
     /// Set in every place, so that none is all zero.
     pub(in crate::steer) const FOUND: u8 = 1 << 7;
 }
