@@ -15,6 +15,7 @@ pub mod attach;
 mod batch;
 pub mod driver;
 pub mod error;
+pub mod exported;
 pub mod gratuitous;
 pub mod listening;
 pub mod mmap;
@@ -23,6 +24,7 @@ pub mod netlink;
 pub mod object;
 pub mod pins;
 pub mod prober;
+pub mod pulse;
 pub mod routes;
 pub mod status;
 mod sys;
@@ -118,6 +120,13 @@ pub trait NodePrivileges: Send {
     /// # Errors
     /// Netlink said no.
     fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error>;
+
+    /// Makes exactly these addresses known to routers, by host routes in the table [`exported::TABLE`] that routing daemons
+    /// read.
+    ///
+    /// # Errors
+    /// Netlink said no.
+    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error>;
 
     /// Tells the link that `address` is at this node now (gratuitous ARP or unsolicited neighbour advertisement on every
     /// uplink).

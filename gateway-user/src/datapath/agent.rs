@@ -20,6 +20,7 @@ use gateway_common::abi::{
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::attach::{AttachMode, Attachment, Programs, Uplinks};
+use super::exported::Exported;
 use super::mmap::{MappedArray, SharedTables};
 use super::neighbours::{ForwardMode, Neighbours};
 use super::netlink::Netlink;
@@ -61,6 +62,7 @@ pub struct Agent {
     /// Holds the memberships; none on a machine without IPv6.
     groups: Option<OwnedFd>,
     joined: BTreeSet<(u32, Ipv6Addr)>,
+    exported: Exported,
 }
 
 impl Agent {
@@ -154,6 +156,7 @@ impl Agent {
             )
             .ok(),
             joined: BTreeSet::new(),
+            exported: Exported::default(),
         })
     }
 
@@ -370,6 +373,10 @@ impl NodePrivileges for Agent {
     fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
         self.join_groups(addresses);
         routes::set_own_routes(&mut self.netlink, addresses)
+    }
+
+    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        self.exported.set(&mut self.netlink, addresses)
     }
 
     fn announce(&mut self, address: IpAddr) -> Result<(), Error> {

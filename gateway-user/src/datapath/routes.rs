@@ -16,8 +16,8 @@ pub const ROUTE_PROTOCOL: u8 = 174;
 
 const RT_TABLE_LOCAL: u8 = 255;
 const RTN_LOCAL: u8 = 2;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
+pub(super) const RTA_DST: u16 = 1;
+pub(super) const RTA_OIF: u16 = 4;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET_CONF: u16 = 1;
 const IPV4_DEVCONF_ARP_ANNOUNCE: u16 = 18;
@@ -200,7 +200,7 @@ fn local_route(address: IpAddr, loopback: u32) -> Body {
         .attribute(RTA_OIF, &loopback.to_ne_bytes())
 }
 
-fn ignore(error: std::io::Error, errno: i32) -> std::io::Result<()> {
+pub(super) fn ignore(error: std::io::Error, errno: i32) -> std::io::Result<()> {
     if error.raw_os_error() == Some(errno) {
         Ok(())
     } else {

@@ -290,10 +290,11 @@ impl Planner {
             speakers = of_state(ReplicaState::Draining);
         }
         let own = self.own().map_or(0, |node| node.index);
+        let routed = self.vips.routed();
         self.vips
             .addresses()
             .into_iter()
-            .filter(|address| !self.shared.contains(address))
+            .filter(|address| !self.shared.contains(address) && !routed.contains(address))
             .filter(|address| {
                 let row = sip13(self.settings.hash_key, &abi_address(*address)) as u32;
                 own != 0 && highest(row, &speakers) == own
@@ -307,6 +308,29 @@ impl Planner {
         let mut addresses = self.vips.addresses();
         addresses.retain(|address| !self.shared.contains(address));
         addresses
+    }
+
+    /// VIP addresses that no node announces.
+    #[must_use]
+    pub fn routed(&self) -> BTreeSet<IpAddr> {
+        let mut routed = self.vips.routed();
+        routed.retain(|address| !self.shared.contains(address));
+        routed
+    }
+
+    /// Why routers are not to send packets for [`Self::routed`] here, if so: a node that is not ready would only pass
+    /// them on, and one that drains is about to go.
+    #[must_use]
+    pub fn unfit_for_routers(&self) -> Option<&'static str> {
+        match self.own().map(|node| &node.member) {
+            None => Some("this node is not listed"),
+            Some(own) if own.dead => Some("the other nodes hold this one for dead"),
+            Some(own) => match own.state {
+                ReplicaState::Ready => None,
+                ReplicaState::Joining => Some("this node is not ready yet"),
+                ReplicaState::Draining => Some("this node drains"),
+            },
+        }
     }
 
     /// The tables as they should be now.
