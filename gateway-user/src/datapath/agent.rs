@@ -21,6 +21,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::attach::{AttachMode, Attachment, Programs, Uplinks};
 use super::exported::Exported;
+use super::lock::Lock;
 use super::mmap::{MappedArray, SharedTables};
 use super::neighbours::{ForwardMode, Neighbours};
 use super::netlink::Netlink;
@@ -63,6 +64,7 @@ pub struct Agent {
     groups: Option<OwnedFd>,
     joined: BTreeSet<(u32, Ipv6Addr)>,
     exported: Exported,
+    _lock: Option<Lock>,
 }
 
 impl Agent {
@@ -71,14 +73,26 @@ impl Agent {
     /// # Errors
     /// One sentence that names what is missing; nothing that an earlier process pinned is disturbed by a failure.
     pub fn open(settings: &AgentSettings) -> Result<Self, Error> {
-        Self::with_object(settings, object::embedded()?)
+        Self::open_locked(settings, Lock::of_pins(&settings.bpffs)?)
     }
 
-    /// As [`Self::open`], with the programs of another object than the one in this program.
+    /// As [`Self::open`], with the lock of `--bpffs` taken before.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_locked(settings: &AgentSettings, lock: Lock) -> Result<Self, Error> {
+        Self::set_up(settings, object::embedded()?, Some(lock))
+    }
+
+    /// As [`Self::open`], with the programs of another object than the one in this program, and whoever uses the pins.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn with_object(settings: &AgentSettings, object: &[u8]) -> Result<Self, Error> {
+        Self::set_up(settings, object, None)
+    }
+
+    fn set_up(settings: &AgentSettings, object: &[u8], lock: Option<Lock>) -> Result<Self, Error> {
         let mut netlink = Netlink::open().map_err(Error::netlink("opening a netlink socket"))?;
         let interfaces = routes::interfaces(&mut netlink)?;
         let is_there = |name: &String| interfaces.values().any(|link| link.name == *name);
@@ -90,7 +104,7 @@ impl Agent {
         let programs = Programs::load(&mut ebpf)?;
         let names = &settings.interfaces;
         let uplinks = Uplinks::open(programs, &directory, &interfaces, names, settings.mode)?;
-        let mut agent = Self::over(&mut ebpf, netlink, uplinks, settings.forward)?;
+        let mut agent = Self::over(&mut ebpf, netlink, uplinks, settings.forward, lock)?;
         agent.add_uplinks();
         Ok(agent)
     }
@@ -100,6 +114,7 @@ impl Agent {
         netlink: Netlink,
         uplinks: Uplinks,
         forward: ForwardMode,
+        lock: Option<Lock>,
     ) -> Result<Self, Error> {
         let words = size_of::<u64>();
         let config = array(programs, abi::map::CONFIG, 1, size_of::<Config>())?;
@@ -157,6 +172,7 @@ impl Agent {
             .ok(),
             joined: BTreeSet::new(),
             exported: Exported::default(),
+            _lock: lock,
         })
     }
 

@@ -111,6 +111,14 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
+    /// The pins belong to another daemon.
+    #[error("another forebay{holder} uses the pins in {bpffs}: stop it, or give this one another directory with --bpffs", bpffs = .bpffs.display())]
+    InUse {
+        /// `--bpffs`.
+        bpffs: PathBuf,
+        /// Which process, if that is known, with a blank before it.
+        holder: String,
+    },
     /// A pin.
     #[error("pinning {path} failed: {source}")]
     Pin {
