@@ -25,7 +25,7 @@ pub use tables::{Cookie, Headers, Local, Tables, Tuple, Way, find_vip};
 use self::decide::Next;
 use self::flow::Flow;
 use self::place::{Place, find, kind};
-use crate::abi::{ABI_VERSION, Counter};
+use crate::abi::{ABI_VERSION, Counter, LiveConfig};
 use crate::encap::Tunnel;
 use crate::packet::{Ethernet, Packet, ethertype, protocol};
 use crate::verdict::Verdict;
@@ -54,7 +54,9 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
     if ethernet.kind == ethertype::ARP {
         return Err(Verdict::unpack(tables.call_arp(packet)).unwrap_or(foreign));
     }
-    let mut place = find(packet, tables, &ethernet).ok_or(foreign)?;
+    let Some(mut place) = find(packet, tables, &ethernet) else {
+        return Err(without_ip(packet, tables, &ethernet));
+    };
     let mut arrival = None;
     let port = match place.protocol {
         protocol::UDP => tunnel::own_port(packet, config, place),
@@ -85,6 +87,9 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
         return Err(foreign);
     }
     let flow = Flow::of(packet, tables, config, place, foreign)?;
+    if !is_for_us(packet, config) {
+        return Err(Verdict::pass(Counter::OtherHost));
+    }
     match decide::next(packet, tables, config, &flow, arrival) {
         Next::Stay(verdict) => Ok(verdict),
         Next::Send(errand) => {
@@ -99,6 +104,29 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
                 way => Verdict::out_of(way, packet.ingress(), Counter::SynCookie),
             })
         }
+    }
+}
+
+/// What becomes of a frame that is neither IP nor plain ARP: behind tags it may be ARP.
+#[inline(always)]
+fn without_ip<T: Tables>(packet: &mut T::Packet, tables: &T, ethernet: &Ethernet) -> Verdict {
+    let tagged = ethernet.kind == ethertype::VLAN || ethernet.kind == ethertype::OUTER_VLAN;
+    let word = if tagged { tables.call_arp(packet) } else { 0 };
+    Verdict::unpack(word).unwrap_or(Verdict::pass(Counter::NotOurs))
+}
+
+/// Whether the frame is for this machine. A switch that has forgotten where a MAC is floods its frames: then only one machine
+/// may act on them. Stacks drop what is not for them, as do we who pass it on to ours.
+#[inline(always)]
+fn is_for_us<P: Packet>(packet: &P, config: LiveConfig<'_>) -> bool {
+    let own = config.own_mac();
+    let Some([first, second]) = packet.words(0) else {
+        return false;
+    };
+    let to = u32::from_le(first) as u64 | (u32::from_le(second) as u64 & 0xffff) << 32;
+    own == 0 || to == own || {
+        let [_, a, b, c] = config.own_macs();
+        to == a || to == b || to == c
     }
 }
 

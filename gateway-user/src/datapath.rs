@@ -53,7 +53,7 @@ pub use tags::{SessionTags, Tag};
 pub use vip_socket::open_udp;
 
 use crate::l4::diff::{Image, MapOp};
-use crate::l4::tables::Reach;
+use crate::l4::tables::{Frames, Reach};
 use crate::snapshot::BindKey;
 
 /// Addresses on this node's interfaces.
@@ -63,6 +63,8 @@ pub struct LocalAddresses {
     pub configured: BTreeSet<IpAddr>,
     /// The first address of an uplink.
     pub uplink: Option<IpAddr>,
+    /// Which frames on the uplinks are for this node.
+    pub frames: Frames,
 }
 
 /// Everything that needs privileges on this node: the border between `agent` and `run`.

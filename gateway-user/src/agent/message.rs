@@ -309,6 +309,7 @@ mod tests {
     use gateway_common::abi::{VipKey, vip_flag};
 
     use super::*;
+    use crate::l4::tables::Frames;
 
     fn entry(last: u8) -> VipEntry {
         VipEntry {
@@ -358,6 +359,10 @@ mod tests {
             Reply::LocalAddresses(LocalAddresses {
                 configured: [address].into(),
                 uplink: Some(address),
+                frames: Frames {
+                    macs: [[2, 0, 0, 0, 0, 9]].into(),
+                    vlans: [4094].into(),
+                },
             }),
             Reply::Refused(Refusal::denied("no")),
         ] {

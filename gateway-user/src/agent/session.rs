@@ -179,6 +179,7 @@ impl Session {
     fn local_addresses(&mut self, now: Instant) -> Result<Answer, Refusal> {
         let local = self.privileges.local_addresses().map_err(failed)?;
         self.facts.configured.clone_from(&local.configured);
+        self.facts.vlans.clone_from(&local.frames.vlans);
         // Interfaces were followed meanwhile.
         self.facts.attachments = self.privileges.attachments().to_vec();
         self.facts_at = Some(now);
@@ -401,11 +402,9 @@ impl Session {
             .facts_at
             .is_some_and(|at| now.saturating_duration_since(at) < age);
         if !fresh {
-            self.facts.configured = self
-                .privileges
-                .local_addresses()
-                .map_err(failed)?
-                .configured;
+            let local = self.privileges.local_addresses().map_err(failed)?;
+            self.facts.configured = local.configured;
+            self.facts.vlans = local.frames.vlans;
             self.facts_at = Some(now);
         }
         Ok(())

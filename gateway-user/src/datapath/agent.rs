@@ -383,7 +383,11 @@ impl NodePrivileges for Agent {
             .find(|(index, _)| uplinks.contains(index))
             .map(|(_, address)| *address);
         let configured = configured.into_iter().map(|(_, address)| address).collect();
-        Ok(LocalAddresses { configured, uplink })
+        Ok(LocalAddresses {
+            configured,
+            uplink,
+            frames: routes::frames(&interfaces, &uplinks),
+        })
     }
 
     fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {

@@ -115,6 +115,7 @@ impl Driver {
         let own_reach = own_reach(privileges.attachments());
         planner.set_own_reach(own_reach);
         planner.set_shared(local.configured.clone());
+        planner.set_frames(local.frames.clone());
         Ok(Self {
             shared: privileges.shared(),
             hash_key: settings.hash_key,
@@ -408,6 +409,7 @@ impl Driver {
         let local = self.privileges.local_addresses()?;
         if local != self.local {
             self.planner.set_shared(local.configured.clone());
+            self.planner.set_frames(local.frames.clone());
             self.local = local;
             self.admit(now)?;
         }

@@ -2,6 +2,7 @@
 //!
 //! Same input, same tables. Nothing here knows which half is live, what is written already or how to write it.
 
+mod frames;
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use gateway_common::rendezvous::name_hash;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::frames::Frames;
 pub use self::place::vip_half;
 use super::diff::Image;
 use super::index::Indices;
@@ -126,6 +128,7 @@ pub struct Planner {
     reach: BTreeMap<IpAddr, Reach>,
     own_reach: Reach,
     shared: BTreeSet<IpAddr>,
+    frames: Frames,
     listed: Vec<ListedNode>,
     left_out: Vec<String>,
 }
@@ -143,6 +146,7 @@ impl Planner {
             reach: BTreeMap::new(),
             own_reach: Reach::default(),
             shared: BTreeSet::new(),
+            frames: Frames::default(),
             listed: Vec::new(),
             left_out: Vec::new(),
         }
@@ -231,6 +235,11 @@ impl Planner {
     /// MAC and index of the uplink: in the own entry they are what ARP answers carry.
     pub fn set_own_reach(&mut self, reach: Reach) {
         self.own_reach = reach;
+    }
+
+    /// Which frames are for this machine.
+    pub fn set_frames(&mut self, frames: Frames) {
+        self.frames = frames;
     }
 
     /// Addresses that are configured on an interface of this node.
@@ -410,7 +419,7 @@ impl Planner {
         if self.membership.draining() {
             flags |= config::flag::DRAINING;
         }
-        Config {
+        let mut config = Config {
             abi_version: ABI_VERSION,
             self_index: own.map_or(0, |node| u32::from(node.index)),
             fingerprint: self.fingerprint(),
@@ -427,7 +436,9 @@ impl Planner {
             hash_key: settings.hash_key,
             tunnel_source: own.map_or([0; 16], |node| abi_address(node.member.address)),
             ..Config::default()
-        }
+        };
+        self.frames.write(&mut config);
+        config
     }
 
     /// MACs that more than one listed node answers with: a router or a fabric speaks for them all, and a frame

@@ -70,6 +70,7 @@ impl NodePrivileges for Border {
         Ok(LocalAddresses {
             configured: [own].into(),
             uplink: Some(own),
+            ..LocalAddresses::default()
         })
     }
     fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
