@@ -94,9 +94,13 @@ async fn serve(settings: &Settings) -> Result<(), AgentError> {
 
 /// What the agent goes on with: tables, routes, neighbours and announcements. Loading the programs takes CAP_PERFMON
 /// too, and whoever starts it as root gives it everything; none of that is there any more when the first peer speaks.
+/// CAP_NET_BIND_SERVICE stays if it was given: UDP sockets on ports below 1024 are opened here, for VIPs that the rules allow.
 /// Called before there is a second thread: capabilities belong to threads.
 fn give_up_privileges() {
-    let kept = CapabilitySet::BPF | CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
+    let kept = CapabilitySet::BPF
+        | CapabilitySet::NET_ADMIN
+        | CapabilitySet::NET_RAW
+        | CapabilitySet::NET_BIND_SERVICE;
     let result = capabilities(None).and_then(|sets| {
         let left = CapabilitySets {
             effective: sets.effective & kept,
