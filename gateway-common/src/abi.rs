@@ -12,7 +12,7 @@ pub mod row;
 pub mod tag;
 pub mod vip;
 
-pub use config::Config;
+pub use config::{Config, mac_word};
 pub use counter::{COUNTERS_PER_CPU, Counter, MAX_CPUS};
 pub use live::{Live, LiveConfig};
 pub use node::{NodeEntry, NodeIndex, node_flag, peers};

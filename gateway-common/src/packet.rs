@@ -323,6 +323,13 @@ impl Ipv4 {
 impl Vlan {
     /// Bits of the control word that are the VLAN identifier.
     pub const IDENTIFIER: u16 = 0xfff;
+
+    /// The VLAN identifier; 0 for none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn identifier(&self) -> u16 {
+        u16::from_be_bytes(self.control) & Self::IDENTIFIER
+    }
 }
 
 impl TimeToLive {

@@ -78,7 +78,8 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
     } else if ethertype != ethertype::VLAN && ethertype != ethertype::OUTER_VLAN {
         return Err(foreign);
     }
-    closer(packet, tables, config, known, to_group)
+    let tagged = ethertype == ethertype::VLAN || ethertype == ethertype::OUTER_VLAN;
+    closer(packet, tables, config, known, to_group, tagged)
 }
 
 /// A packet that is not plain, whose place may be `known`.
@@ -89,11 +90,14 @@ fn closer<T: Tables>(
     config: LiveConfig<'_>,
     known: Option<Place>,
     to_group: bool,
+    tagged: bool,
 ) -> Result<Verdict, Verdict> {
     let mut foreign = Verdict::pass(Counter::NotOurs);
-    let mut place = known
-        .or_else(|| Place::unpack(tables.call_walk(packet)))
-        .ok_or(foreign)?;
+    let Some(mut place) = known.or_else(|| Place::unpack(tables.call_walk(packet))) else {
+        // Behind tags it may be ARP.
+        let word = if tagged { tables.call_arp(packet) } else { 0 };
+        return Err(Verdict::unpack(word).unwrap_or(foreign));
+    };
     let mut arrival = None;
     let port = match place.protocol {
         protocol::UDP => tunnel::own_port(packet, config, place),
@@ -152,6 +156,9 @@ fn onward<T: Tables, const PLAIN: bool>(
     foreign: Verdict,
 ) -> Result<Verdict, Verdict> {
     let flow = Flow::of(packet, tables, config, place, foreign)?;
+    if !is_for_us(packet, config) {
+        return Err(Verdict::pass(Counter::OtherHost));
+    }
     let mut next = decide::next::<T, PLAIN>(packet, tables, config, place, &flow, arrival);
     let mut place = place.of_flow(flow.syn);
     let direct = arrival.is_none();
@@ -171,6 +178,21 @@ fn onward<T: Tables, const PLAIN: bool>(
             Ok(Verdict::unpack(word).unwrap_or_else(|| too_big::tell(packet, tables, word)))
         }
         Next::Cookie => Ok(Verdict::pass(Counter::OwnSyn)),
+    }
+}
+
+/// Whether the frame is for this machine. A switch that has forgotten where a MAC is floods its frames: then only one machine
+/// may act on them. Stacks drop what is not for them, as do we who pass it on to ours.
+#[inline(always)]
+fn is_for_us<P: Packet>(packet: &P, config: LiveConfig<'_>) -> bool {
+    let own = config.own_mac();
+    let Some([first, second]) = packet.words(0) else {
+        return false;
+    };
+    let to = u32::from_le(first) as u64 | (u32::from_le(second) as u64 & 0xffff) << 32;
+    own == 0 || to == own || {
+        let [_, a, b, c] = config.own_macs();
+        to == a || to == b || to == c
     }
 }
 

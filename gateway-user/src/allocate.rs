@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use pool::{BadRange, PoolRange};
+pub use pool::{ANNOUNCE_NONE, BadRange, PoolRange, Unannounced};
 
 use self::pool::Pools;
 use crate::snapshot::ObjectKey;

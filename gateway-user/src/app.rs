@@ -19,7 +19,7 @@ use crate::admin;
 use crate::admin::server::BindError;
 use crate::allocate::{Allocations, allocate};
 use crate::args::{AccessLogArg, Endpoint};
-use crate::datapath::{self, Driver};
+use crate::datapath::{self, Driver, Lock};
 use crate::drain::{Drain, Phase, Signals};
 use crate::file::keys::{self, KeyError};
 use crate::file::merge::{Files, Problem};
@@ -92,10 +92,13 @@ impl From<datapath::Error> for RunError {
 /// See [`RunError`]; nothing is left running then.
 pub fn run(settings: Settings) -> Result<(), RunError> {
     datapath::keep_freed_memory(0);
+    // Before anything that two daemons cannot both have, and kept until all of it is free. Signals have their default action
+    // while it waits.
+    let lock = Kernel::lock(&settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async { App::start(settings).await?.serve().await })
+    runtime.block_on(async { App::start(settings, lock.clone()).await?.serve().await })
 }
 
 /// The control task.
@@ -123,7 +126,7 @@ struct App {
 }
 
 impl App {
-    async fn start(settings: Settings) -> Result<Self, RunError> {
+    async fn start(settings: Settings, lock: Option<Lock>) -> Result<Self, RunError> {
         let signals = Signals::new()?;
         let mut files = Files::default();
         let listing = read::read(&settings.config, &BTreeSet::new());
@@ -134,8 +137,8 @@ impl App {
         let admin = admin::server::bind("--admin", &settings.admin).await?;
         let metrics = admin::server::bind("--metrics", &settings.metrics).await?;
         let ready = admin::server::bind("--ready", &settings.ready).await?;
-        // After the endpoints: a second daemon on this node, started by mistake, ends before it touches the kernel.
-        let mut driver = open_kernel(&settings, &files.merged().inputs)?;
+        // After the endpoints: a second daemon with other pins, started by mistake, ends before it touches the kernel.
+        let mut driver = open_kernel(&settings, &files.merged().inputs, lock)?;
         let held = driver.as_ref().map(|driver| Held::new(driver.hash_key()));
         let counted = held.clone();
         let readiness = Readiness::default();
@@ -459,7 +462,11 @@ fn load_allocations(settings: &Settings) -> Allocations {
 }
 
 /// Sets up the kernel half with the keys that the nodes share; none with `--datapath off`.
-fn open_kernel(settings: &Settings, inputs: &Inputs) -> Result<Option<Driver>, RunError> {
+fn open_kernel(
+    settings: &Settings,
+    inputs: &Inputs,
+    lock: Option<Lock>,
+) -> Result<Option<Driver>, RunError> {
     let replicas = translate(
         inputs,
         &Context {
@@ -478,6 +485,6 @@ fn open_kernel(settings: &Settings, inputs: &Inputs) -> Result<Option<Driver>, R
         Ok(None)
     } else {
         let keys = keys::load(inputs, replicas, &settings.state_dir)?;
-        Ok(Kernel::open(settings, &keys)?)
+        Ok(Kernel::open(settings, &keys, lock)?)
     }
 }

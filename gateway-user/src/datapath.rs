@@ -15,14 +15,17 @@ pub mod attach;
 mod batch;
 pub mod driver;
 pub mod error;
+pub mod exported;
 pub mod gratuitous;
 pub mod listening;
+pub mod lock;
 pub mod mmap;
 pub mod neighbours;
 pub mod netlink;
 pub mod object;
 pub mod pins;
 pub mod prober;
+pub mod pulse;
 pub mod routes;
 pub mod status;
 mod sys;
@@ -40,6 +43,7 @@ pub use agent::{Agent, AgentSettings};
 pub use attach::{AttachMode, AttachState, Attachment, attach_pass};
 pub use driver::{Driver, DriverSettings};
 pub use error::Error;
+pub use lock::Lock;
 pub use mmap::SharedTables;
 pub use neighbours::ForwardMode;
 pub use pins::{detach, open_shared};
@@ -49,7 +53,7 @@ pub use tags::{SessionTags, Tag};
 pub use vip_socket::open_udp;
 
 use crate::l4::diff::{Image, MapOp};
-use crate::l4::tables::Reach;
+use crate::l4::tables::{Frames, Reach};
 use crate::snapshot::BindKey;
 
 /// Addresses on this node's interfaces.
@@ -59,6 +63,8 @@ pub struct LocalAddresses {
     pub configured: BTreeSet<IpAddr>,
     /// The first address of an uplink.
     pub uplink: Option<IpAddr>,
+    /// Which frames on the uplinks are for this node.
+    pub frames: Frames,
 }
 
 /// Everything that needs privileges on this node: the border between `agent` and `run`.
@@ -118,6 +124,13 @@ pub trait NodePrivileges: Send {
     /// # Errors
     /// Netlink said no.
     fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error>;
+
+    /// Makes exactly these addresses known to routers, by host routes in the table [`exported::TABLE`] that routing daemons
+    /// read.
+    ///
+    /// # Errors
+    /// Netlink said no.
+    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error>;
 
     /// Tells the link that `address` is at this node now (gratuitous ARP or unsolicited neighbour advertisement on every
     /// uplink).

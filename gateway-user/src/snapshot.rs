@@ -11,7 +11,7 @@ pub mod name;
 pub mod policy;
 pub mod route;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub clusters: Vec<Arc<Cluster>>,
     /// VIP addresses and which Gateway holds each.
     pub addresses: BTreeMap<IpAddr, ObjectKey>,
+    /// Those of [`Self::addresses`] that no node announces on the link: routers learn the way to them.
+    pub routed: BTreeSet<IpAddr>,
     /// Forebay's own replicas; empty = alone.
     pub replicas: Vec<Replica>,
 }

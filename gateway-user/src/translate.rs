@@ -31,7 +31,7 @@ pub use gateway::READY_PORT;
 pub use gateway_class::CONTROLLER;
 pub use inputs::{Inputs, Kind, Object, ObjectError, ObjectId};
 
-use crate::allocate::Allocations;
+use crate::allocate::{Allocations, Unannounced};
 use crate::snapshot::{BackendTarget, Rule, Snapshot};
 
 /// Label by which an EndpointSlice names its Service.
@@ -90,9 +90,13 @@ pub fn translate(inputs: &Inputs, context: &Context<'_>) -> Translation {
     gateway::add_orphans(inputs, context, &mut conditions.gateways);
 
     let mut snapshot = Snapshot::default();
+    let unannounced = Unannounced::new(inputs);
     for (key, gateway) in &mut gateways {
         for &address in gateway.addresses() {
             snapshot.addresses.insert(address, key.clone());
+            if unannounced.holds(&key.namespace, address) {
+                snapshot.routed.insert(address);
+            }
         }
         let binds = gateway.binds(&policies).into_iter();
         snapshot

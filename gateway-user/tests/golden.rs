@@ -238,6 +238,8 @@ fn show_snapshot(snapshot: &Snapshot) -> Value {
             .map(|bind| show_bind(snapshot, bind))
             .collect(),
     );
+    let routed = snapshot.routed.iter();
+    part("routed", routed.map(|a| a.to_string().into()).collect());
     let rules = snapshot.rules.iter().map(|rule| {
         let backends = rule
             .backends

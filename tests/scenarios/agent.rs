@@ -141,7 +141,9 @@ fn the_quick_start_needs_three_capabilities_here_and_none_there() {
 
 #[test]
 fn each_capability_that_is_missing_is_named() {
-    let split = Split::start(Ledger::open().unwrap(), &["--vips", "192.0.2.100"]).unwrap();
+    let mut split = Split::start(Ledger::open().unwrap(), &["--vips", "192.0.2.100"]).unwrap();
+    // It has left its pins; while it runs it has them alone.
+    split.kill_agent();
     for (capabilities, words) in [
         (
             "-all,+bpf,+net_admin,+net_raw",
@@ -237,6 +239,35 @@ fn an_agent_that_starts_anew_fails_no_request() {
     assert_eq!(tally, expected);
     // The newest agent was given the listening sockets, though nothing changed since it came.
     away(&mut split);
+}
+
+/// UDP ports below 1024 are opened by the agent, if it was given the right to do so, and for VIPs of its own only.
+#[test]
+fn low_udp_ports_take_one_more_capability_of_the_agent() {
+    let mut split = Split::start(Ledger::open().unwrap(), &["--vips", "192.0.2.100"]).unwrap();
+    let open = |split: &Split, vip: &str| {
+        let mut remote = Remote::connect(&split.socket()).unwrap();
+        remote.open_udp(vip.parse().unwrap())
+    };
+    let refused = open(&split, "192.0.2.100:53").unwrap_err().to_string();
+    assert!(
+        refused.contains("need CAP_NET_BIND_SERVICE: give it to `forebay agent`"),
+        "{refused}"
+    );
+    open(&split, "192.0.2.100:5353").unwrap();
+    split.kill_agent();
+    split.capabilities.push_str(",+net_bind_service");
+    split.start_agent().unwrap();
+    let socket = std::net::UdpSocket::from(open(&split, "192.0.2.100:53").unwrap());
+    assert_eq!(
+        socket.local_addr().unwrap(),
+        "192.0.2.100:53".parse().unwrap()
+    );
+    let refused = open(&split, "192.0.2.101:53").unwrap_err().to_string();
+    assert!(
+        refused.contains("is not an address that the agent gives out"),
+        "{refused}"
+    );
 }
 
 /// What a table costs on its way through the socket, printed; the bound is ten times what a debug build takes.

@@ -48,6 +48,33 @@ fn clients_by_ipv6_are_served_on_link_and_by_the_tunnel() {
     let answers = sums(&rig, Counter::NeighbourReply);
     let speakers = answers.iter().filter(|n| **n > 0).count();
     assert_eq!(speakers, 1, "one node speaks for the VIP: {answers:?}");
+    defended(&rig);
+}
+
+/// A machine that gives itself the VIP finds that it is taken; on the nodes it is no address of an interface and nothing
+/// looks for duplicates of it.
+fn defended(rig: &Rig) {
+    for site in &rig.topology.nodes {
+        let mut show = Command::new("ip");
+        let shown = site.netns.output(show.args(["-6", "address"])).unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        assert!(!shown.contains(VIP), "{shown}");
+    }
+    let client = &rig.topology.client;
+    client
+        .sysctl(&format!("net/ipv6/conf/{UPLINK}/accept_dad"), "1")
+        .unwrap();
+    client
+        .ip(&format!("address add {VIP}/64 dev {UPLINK}"))
+        .unwrap();
+    eventually("a duplicate", Duration::from_secs(5), || {
+        let mut show = Command::new("ip");
+        let shown = client.output(show.args(["-6", "address", "show", "dadfailed"]))?;
+        let shown = String::from_utf8(shown.stdout)?;
+        ensure!(shown.contains(VIP), "{shown}");
+        Ok(())
+    })
+    .unwrap();
 }
 
 /// Gives client and nodes addresses of IPv6, without a search for duplicates.

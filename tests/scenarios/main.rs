@@ -22,6 +22,7 @@ mod liveness;
 mod metrics;
 mod mistakes;
 mod reload;
+mod routed;
 mod spread;
 mod topology;
 mod udp;

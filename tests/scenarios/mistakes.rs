@@ -5,10 +5,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use gateway_common::abi::ABI_VERSION;
 use gateway_tests::{
-    daemon::program,
+    daemon::{Daemon, program},
+    fixture::HOST,
     leftovers::Ledger,
     netns::Netns,
     rig::{Options, Rig},
@@ -176,6 +178,82 @@ fn pins() {
     assert_eq!(code, Some(1));
 }
 
+/// A second daemon on the same pins waits for the first one to end, then says who it is; one that was killed holds up nobody.
+#[test]
+fn two_daemons_on_the_same_pins() {
+    let mut rig = Rig::start(
+        Ledger::open().unwrap(),
+        &Options {
+            nodes: 1,
+            ..Options::default()
+        },
+    )
+    .unwrap();
+    let site = rig.topology.nodes[0].clone();
+    let first = rig.daemons[0].pid();
+    let bpffs = rig.daemons[0].bpffs().to_owned();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let config = rig.settings.config.clone();
+    let start = |words: &[&str]| {
+        let mut command = Command::new("timeout");
+        command.arg("30").arg(program()).args(words);
+        command.args(["--interface", "eth0", "--bpffs"]).arg(&bpffs);
+        command.arg("--config").arg(&config);
+        let output = site.netns.output(&mut command).unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), text)
+    };
+    let state = directory.path().display().to_string();
+    let off = "off";
+    let run = [
+        "run",
+        "--admin",
+        off,
+        "--metrics",
+        off,
+        "--ready",
+        off,
+        "--state-dir",
+        &state,
+        "--node-name",
+        "node1",
+    ];
+    let agent = ["agent", "--socket", socket.to_str().unwrap()];
+    for words in [&run[..], &agent] {
+        let begun = Instant::now();
+        let (code, text) = start(words);
+        let (waits, refused) = text.split_once('\n').unwrap();
+        let wait = format!(
+            "waiting up to 10s for the forebay (process {first}) that uses the pins in {} to end",
+            bpffs.display()
+        );
+        assert!(waits.ends_with(&wait), "{text}");
+        assert_eq!(
+            refused,
+            format!(
+                "forebay: another forebay (process {first}) uses the pins in {}: stop it, or give this one another directory with --bpffs\n",
+                bpffs.display()
+            )
+        );
+        assert_eq!(code, Some(1));
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+    rig.wait_served(0, HOST).unwrap();
+    // The next one takes over while the first one ends, and at once from one that was killed.
+    let second = Daemon::start(rig.ledger(), &site, &rig.settings).unwrap();
+    let mut first = std::mem::replace(&mut rig.daemons[0], second);
+    assert!(rig.daemons[0].pid() != first.pid());
+    first.terminate(Duration::from_secs(20)).unwrap();
+    rig.daemons[0].wait_ready().unwrap();
+    rig.wait_served(0, HOST).unwrap();
+    rig.daemons[0].kill().unwrap();
+    let begun = Instant::now();
+    rig.start_again(0).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    rig.wait_served(0, HOST).unwrap();
+}
+
 /// The program where an unprivileged user can start it.
 struct Unprivileged {
     binary: PathBuf,
@@ -224,6 +302,9 @@ fn a_second_daemon_on_the_node_disturbs_nothing() {
     let mut rig = Rig::start(Ledger::open().unwrap(), &options).unwrap();
     let daemon = &rig.daemons[0];
     let site = daemon.site().clone();
+    // With pins of its own.
+    let bpffs = PathBuf::from(format!("{}-second", daemon.bpffs().display()));
+    rig.ledger().directory(&bpffs).unwrap();
     let mut second = Command::new("timeout");
     second
         .args(["20"])
@@ -240,7 +321,7 @@ fn a_second_daemon_on_the_node_disturbs_nothing() {
         ])
         .arg(daemon.admin())
         .arg("--bpffs")
-        .arg(daemon.bpffs())
+        .arg(&bpffs)
         .arg("--config")
         .arg(&rig.settings.config);
     let output = site.netns.output(&mut second).unwrap();
@@ -252,7 +333,7 @@ fn a_second_daemon_on_the_node_disturbs_nothing() {
         )
     );
     assert_eq!(output.status.code(), Some(1));
-    rig.wait_served(0, gateway_tests::fixture::HOST).unwrap();
+    rig.wait_served(0, HOST).unwrap();
     let status = rig.daemons[0].ask(&["status"]).unwrap();
     assert!(status.contains(": well,"), "{status}");
 }

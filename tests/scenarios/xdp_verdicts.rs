@@ -7,6 +7,7 @@ mod case;
 mod cookies;
 mod cut;
 mod doubt;
+mod flooded;
 mod foreign;
 mod forwarded;
 mod odd;
@@ -63,6 +64,7 @@ fn verdicts_are_as_the_table_says(form: Form) {
         tunnelled::tunnelled(&sockets),
         unfit::unfit(),
         announced::announced(),
+        flooded::flooded(),
         ways::ways(),
         cut::cut(),
         odd::odd(),

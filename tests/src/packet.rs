@@ -47,7 +47,7 @@ pub const ACK: u8 = 16;
 impl Default for TcpPacket {
     fn default() -> Self {
         Self {
-            to_mac: [2, 0, 0, 0, 0, 1],
+            to_mac: [2, 0, 0, 0, 1, 1],
             from_mac: [2, 0, 0, 0, 0, 0xc],
             source: [198, 51, 100, 7],
             destination: [203, 0, 113, 10],

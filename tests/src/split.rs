@@ -54,6 +54,8 @@ pub struct Split {
     directory: PathBuf,
     bpffs: PathBuf,
     agent_flags: Vec<String>,
+    /// What the agent starts with, as `setpriv` takes it.
+    pub capabilities: String,
     ledger: Ledger,
 }
 
@@ -109,6 +111,7 @@ impl Split {
             directory,
             bpffs,
             agent_flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            capabilities: CAPABILITIES.to_owned(),
             ledger,
         };
         split.topology.deliver_to(0, *VIP.ip())?;
@@ -139,7 +142,7 @@ impl Split {
     /// # Errors
     /// If it does not come up, with the end of its log.
     pub fn start_agent(&mut self) -> Result<()> {
-        let mut command = drop_to(AGENT_USER, CAPABILITIES);
+        let mut command = drop_to(AGENT_USER, &self.capabilities);
         command
             .args(["agent", "--datapath", "native", "--interface", UPLINK])
             .args(["--log", "debug"])

@@ -24,7 +24,7 @@ use crate::{
 pub(crate) const BPF_LINKER: &str = "0.13.0";
 
 /// What the linker is built against, and what the tests and the demo call.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "llvm-22",
     "llvm-22-dev",
     "libpolly-22-dev",
@@ -37,7 +37,11 @@ const PACKAGES: [&str; 12] = [
     "dnsmasq-base",
     "bind9-dnsutils",
     "dnsperf",
+    "bird2",
 ];
+
+/// Services that packages bring along and that are not to run by themselves on the machine of whoever sets this up.
+const UNWANTED: [(&str, &str); 1] = [("bird2", "bird.service")];
 
 /// Packages that hold a Rust compiler with the sources of `core`, where rustup has none.
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -152,6 +156,12 @@ pub(crate) fn packages(step: &Step, wanted: &[&str]) -> Result<String> {
         step.say(&list);
         cmd::output(&mut apt(&install))?;
     }
+    for (_, service) in UNWANTED.iter().filter(|(name, _)| missing.contains(name)) {
+        // There may be no systemd that would run it.
+        drop(cmd::output(
+            Command::new("systemctl").args(["disable", "--now", service]),
+        ));
+    }
     Ok(format!("installed {list}"))
 }
 
@@ -172,6 +182,7 @@ fn stands_in(package: &str) -> bool {
         "llvm-22-dev" => cmd::is_there("llvm-config-22"),
         "ethtool" | "curl" => cmd::is_there(package),
         "xdp-tools" => cmd::is_there("xdp-loader"),
+        "bird2" => cmd::is_there("bird"),
         _ => true,
     }
 }

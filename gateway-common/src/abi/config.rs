@@ -43,8 +43,19 @@ pub struct Config {
     pub syn_limit: u32,
     /// "Too big" messages that one CPU sends in one window.
     pub too_big_limit: u32,
+    /// MACs that frames for this machine carry on its uplinks, their bytes in order from the lowest on ([`mac_word`]); zero for
+    /// none. Without a first one all frames count as meant for it.
+    pub own_macs: [u64; 4],
+    /// VLANs in which this machine takes packets on its uplinks; zero for none.
+    pub vlans: [u16; 4],
     /// Room for later words; zero.
-    pub reserved: [u64; 7],
+    pub reserved: [u64; 2],
+}
+
+/// A MAC as [`Config::own_macs`] holds it.
+#[must_use]
+pub const fn mac_word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
 }
 
 /// Bits of [`Config::flags`].

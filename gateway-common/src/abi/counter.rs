@@ -33,6 +33,7 @@ macro_rules! counters {
 counters! {
     NotOurs = "not_ours", "Neither for a VIP nor our tunnel: passed untouched.";
     NotConfigured = "not_configured", "The tables are not written yet: passed untouched.";
+    OtherHost = "other_host", "VIP packet in a frame for another machine, flooded by a switch: passed untouched.";
     OwnPass = "own_pass", "This node owns the row: passed to the local stack.";
     OwnSyn = "own_syn", "SYN for this node with a socket that takes it: passed.";
     OwnSocket = "own_socket", "Row in transition, a local socket holds the flow: passed.";

@@ -122,6 +122,10 @@ live! {
         syn_limit = syn_limit: u32;
         /// See [`Config::too_big_limit`].
         too_big_limit = too_big_limit: u32;
+        /// See [`Config::own_macs`].
+        own_macs = own_macs: [u64; 4];
+        /// See [`Config::vlans`].
+        vlans = vlans: [u16; 4];
         /// See [`Config::vip_seed`].
         vip_seeds = vip_seed: [u32; 2];
         /// See [`Config::hash_key`].
@@ -143,6 +147,14 @@ impl Live<'_, Config> {
     pub fn tunnel_source_v4(self) -> u32 {
         let [word] = self.words::<1, { core::mem::offset_of!(Config, tunnel_source) + 12 }>();
         word
+    }
+
+    /// The first of [`Config::own_macs`], and the only one on most machines.
+    #[inline(always)]
+    #[must_use]
+    pub fn own_mac(self) -> u64 {
+        let [low, high] = self.words::<2, { core::mem::offset_of!(Config, own_macs) }>();
+        low as u64 | (high as u64) << 32
     }
 
     /// Seed of the VIP table's slot hash for a half.

@@ -3,6 +3,7 @@
 use super::Tables;
 use super::flow::is_mapped;
 use super::heartbeat::{self, Proxy};
+use super::is_for_us;
 use super::neighbour;
 use super::place::{self, Place, kind};
 use super::tables::address_entry;
@@ -113,6 +114,9 @@ fn echoed<T: Tables>(
         whole.then_some(mapped(ip.destination))?
     };
     let flags = address_entry(tables, words(vip));
+    if !is_for_us(packet, config) {
+        return None;
+    }
     let ours = flags & (vip_flag::USED | vip_flag::SHARED) == vip_flag::USED;
     if !ours || heartbeat::proxy(tables, config) == Proxy::Silent {
         return None;

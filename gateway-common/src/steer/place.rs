@@ -43,7 +43,7 @@ pub(super) mod kind {
 }
 
 /// VLAN tags that are walked.
-const TAGS: u32 = 2;
+pub(super) const TAGS: u32 = 2;
 
 /// IPv6 extension headers that are walked.
 const EXTENSIONS: u32 = 8;

@@ -303,6 +303,10 @@ impl NodePrivileges for Remote {
         self.ask_done(&Request::Routes(addresses), &[])
     }
 
+    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        self.ask_done(&Request::Exported(addresses.clone()), &[])
+    }
+
     fn announce(&mut self, address: IpAddr) -> Result<(), Error> {
         self.ask_done(&Request::Announce(address), &[])
     }

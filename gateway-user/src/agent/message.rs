@@ -17,7 +17,7 @@ use crate::l4::tables::{Reach, VipHalf};
 use crate::l4::vips::MAX_VIPS;
 
 /// Version of this protocol. Another one is refused in the greeting, so that neither side ever guesses.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,8 @@ pub enum Request {
     Written,
     /// Exactly these addresses are to be local.
     Routes(BTreeSet<IpAddr>),
+    /// Exactly these addresses are to be known to routers.
+    Exported(BTreeSet<IpAddr>),
     /// The link is to learn that this address is here now.
     Announce(IpAddr),
     /// The counters. Their map is not handed over: the kernel maps none that may only be read.
@@ -307,6 +309,7 @@ mod tests {
     use gateway_common::abi::{VipKey, vip_flag};
 
     use super::*;
+    use crate::l4::tables::Frames;
 
     fn entry(last: u8) -> VipEntry {
         VipEntry {
@@ -332,6 +335,7 @@ mod tests {
             Request::Reach([address].into()),
             Request::LocalAddresses,
             Request::Routes(BTreeSet::new()),
+            Request::Exported(BTreeSet::new()),
             Request::Announce(address),
             Request::Counters,
         ] {
@@ -355,6 +359,10 @@ mod tests {
             Reply::LocalAddresses(LocalAddresses {
                 configured: [address].into(),
                 uplink: Some(address),
+                frames: Frames {
+                    macs: [[2, 0, 0, 0, 0, 9]].into(),
+                    vlans: [4094].into(),
+                },
             }),
             Reply::Refused(Refusal::denied("no")),
         ] {

@@ -81,6 +81,8 @@ pub struct Policy {
 pub struct Facts {
     /// Addresses on interfaces.
     pub configured: BTreeSet<IpAddr>,
+    /// VLANs of the uplinks.
+    pub vlans: BTreeSet<u16>,
     /// Uplinks.
     pub attachments: Vec<Attachment>,
     /// What it said last about how nodes are reached.
@@ -343,6 +345,12 @@ impl Policy {
                     "{flag} is {theirs} in `forebay run` and {ours} in the agent: give both the same"
                 )));
             }
+        }
+        let vlans = config.vlans.iter().filter(|vlan| **vlan != 0);
+        if let Some(stranger) = vlans.copied().find(|vlan| !facts.vlans.contains(vlan)) {
+            return Err(Refusal::denied(format!(
+                "ARP is not answered in VLAN {stranger}: no interface on an uplink is in it"
+            )));
         }
         let source = address_of(config.tunnel_source);
         let unset = config.tunnel_source == [0; 16] || source.is_unspecified();

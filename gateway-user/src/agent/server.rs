@@ -137,7 +137,11 @@ impl Server {
     fn wait(&self) -> io::Result<(bool, bool, bool)> {
         let now = Instant::now();
         let hello = self.peer.as_ref().filter(|peer| !peer.greeted);
-        let deadlines = [hello.map(|peer| peer.since + PATIENCE), self.abandon_at];
+        let deadlines = [
+            hello.map(|peer| peer.since + PATIENCE),
+            self.abandon_at,
+            self.session.next_look(now),
+        ];
         let timeout = deadlines
             .into_iter()
             .flatten()
@@ -282,6 +286,11 @@ impl Server {
             .is_some_and(|peer| !peer.greeted && now >= peer.since + PATIENCE);
         if silent {
             self.part("it did not say hello", now);
+        }
+        if let Err(error) = self.session.tell_routers(now)
+            && self.warnings.take(1, now)
+        {
+            tracing::error!("routers may be told what is not so: {error}");
         }
         if self.abandon_at.is_some_and(|at| at <= now) {
             self.abandon_at = None;

@@ -3,6 +3,8 @@
 //! Holds what outlives a `run`: the listening sockets that it handed over. They stay open when it ends, so that
 //! connections queue up and the next `run` takes them, and are closed when nobody comes for them.
 
+mod routers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use gateway_common::abi::vip_flag;
 
+use self::routers::Routers;
 use super::limit::Bucket;
 use super::message::{
     self, Claim, Hello, Refusal, RefusalKind, Reply, Request, SOURCES_AT_ONCE, Welcome,
@@ -75,6 +78,7 @@ pub struct Session {
     asked: BTreeSet<IpAddr>,
     announcements: Bucket,
     strangers: Bucket,
+    routers: Routers,
 }
 
 impl Session {
@@ -106,6 +110,7 @@ impl Session {
             announcements: Bucket::new(MAX_VIPS as u32, Duration::from_millis(2), now),
             // The kernel's neighbour table holds 1,024 entries by default: a stream of invented nodes must not fill it.
             strangers: Bucket::new(512, Duration::from_secs(1), now),
+            routers: Routers::new(now),
         }
     }
 
@@ -159,6 +164,7 @@ impl Session {
                 Ok(Reply::Done.into())
             }
             Request::Routes(addresses) => self.routes(&addresses, now),
+            Request::Exported(addresses) => self.exported(addresses, now),
             Request::Announce(address) => self.announce(address, now),
             Request::Counters => {
                 let counters = self.privileges.counters();
@@ -173,6 +179,7 @@ impl Session {
     fn local_addresses(&mut self, now: Instant) -> Result<Answer, Refusal> {
         let local = self.privileges.local_addresses().map_err(failed)?;
         self.facts.configured.clone_from(&local.configured);
+        self.facts.vlans.clone_from(&local.frames.vlans);
         // Interfaces were followed meanwhile.
         self.facts.attachments = self.privileges.attachments().to_vec();
         self.facts_at = Some(now);
@@ -186,6 +193,8 @@ impl Session {
         self.privileges
             .set_local_routes(addresses)
             .map_err(failed)?;
+        self.localised(addresses);
+        self.tell_routers(now)?;
         Ok(Reply::Done.into())
     }
 
@@ -205,6 +214,8 @@ impl Session {
             self.privileges.set_listeners(group, &[])?;
             self.kept.remove(&group);
         }
+        self.localised(&BTreeSet::new());
+        self.privileges.set_exported_routes(&BTreeSet::new())?;
         self.privileges.set_local_routes(&BTreeSet::new())
     }
 
@@ -391,11 +402,9 @@ impl Session {
             .facts_at
             .is_some_and(|at| now.saturating_duration_since(at) < age);
         if !fresh {
-            self.facts.configured = self
-                .privileges
-                .local_addresses()
-                .map_err(failed)?
-                .configured;
+            let local = self.privileges.local_addresses().map_err(failed)?;
+            self.facts.configured = local.configured;
+            self.facts.vlans = local.frames.vlans;
             self.facts_at = Some(now);
         }
         Ok(())

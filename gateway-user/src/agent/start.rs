@@ -12,7 +12,7 @@ use super::server::{Peers, Server};
 use super::session::{Session, Source};
 use super::source;
 use crate::cli::check::default_interface;
-use crate::datapath::{self, Agent, AgentSettings};
+use crate::datapath::{self, Agent, AgentSettings, Lock};
 use crate::drain::Signals;
 use crate::file::read::phrase;
 use crate::settings::agent::Settings;
@@ -46,8 +46,10 @@ pub fn run(settings: &Settings) -> Result<(), AgentError> {
 }
 
 async fn serve(settings: &Settings) -> Result<(), AgentError> {
+    // Signals have their default action while it waits.
+    let lock = Lock::of_pins(&settings.bpffs)?;
     let mut signals = Signals::new()?;
-    let session = open(settings)?;
+    let session = open(settings, lock.clone())?;
     give_up_privileges();
     let (stop, stopped) = UnixStream::pair()?;
     let peers = Peers {
@@ -92,9 +94,13 @@ async fn serve(settings: &Settings) -> Result<(), AgentError> {
 
 /// What the agent goes on with: tables, routes, neighbours and announcements. Loading the programs takes CAP_PERFMON
 /// too, and whoever starts it as root gives it everything; none of that is there any more when the first peer speaks.
+/// CAP_NET_BIND_SERVICE stays if it was given: UDP sockets on ports below 1024 are opened here, for VIPs that the rules allow.
 /// Called before there is a second thread: capabilities belong to threads.
 fn give_up_privileges() {
-    let kept = CapabilitySet::BPF | CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
+    let kept = CapabilitySet::BPF
+        | CapabilitySet::NET_ADMIN
+        | CapabilitySet::NET_RAW
+        | CapabilitySet::NET_BIND_SERVICE;
     let result = capabilities(None).and_then(|sets| {
         let left = CapabilitySets {
             effective: sets.effective & kept,
@@ -109,7 +115,7 @@ fn give_up_privileges() {
 }
 
 /// Loads and attaches everything, and puts the rules beside it.
-fn open(settings: &Settings) -> Result<Session, AgentError> {
+fn open(settings: &Settings, lock: Lock) -> Result<Session, AgentError> {
     let mut allowed = Allowed {
         ranges: settings.vips.clone(),
         ..Allowed::default()
@@ -133,12 +139,13 @@ fn open(settings: &Settings) -> Result<Session, AgentError> {
     if interfaces.is_empty() {
         interfaces.push(default_interface().ok_or(datapath::Error::NoDefaultInterface)?);
     }
-    let agent = Agent::open(&AgentSettings {
+    let agent_settings = AgentSettings {
         interfaces,
         mode: settings.mode,
         bpffs: settings.bpffs.clone(),
         forward: settings.forward,
-    })?;
+    };
+    let agent = Agent::open_locked(&agent_settings, lock)?;
     let shared = datapath::open_shared(&settings.bpffs)?;
     Ok(Session::new(
         Box::new(agent),

@@ -6,6 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::snapshot::ObjectKey;
 use crate::translate::{Inputs, namespace};
 
+/// `spec.announce` of pools whose addresses no node announces.
+pub const ANNOUNCE_NONE: &str = "None";
+
 /// First and last address of one range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolRange {
@@ -73,6 +76,47 @@ fn successor(address: IpAddr) -> Option<IpAddr> {
         IpAddr::V6(v6) => u128::from(v6)
             .checked_add(1)
             .map(|next| Ipv6Addr::from(next).into()),
+    }
+}
+
+/// Which addresses no node announces, because of the pool in whose range they lie.
+pub struct Unannounced {
+    pools: Pools,
+    silent: BTreeSet<ObjectKey>,
+}
+
+impl Unannounced {
+    /// Reads the pools.
+    #[must_use]
+    pub fn new(inputs: &Inputs) -> Self {
+        let silent = inputs
+            .address_pools
+            .iter()
+            .filter(|(_, pool)| pool.spec.announce.as_deref() == Some(ANNOUNCE_NONE))
+            .map(|(key, _)| key.clone())
+            .collect();
+        Self {
+            pools: Pools::new(inputs),
+            silent,
+        }
+    }
+
+    /// Whether an address of a Gateway in `namespace` is such a one, given out by the pool or written into the Gateway.
+    /// Of several pools with that address the first by name decides, those that admit the namespace before the others.
+    #[must_use]
+    pub fn holds(&self, namespace: &str, address: IpAddr) -> bool {
+        if self.silent.is_empty() {
+            return false;
+        }
+        let admitted = self.pools.admitted.get(namespace);
+        let with_it = || {
+            let ranges = self.pools.ranges.iter();
+            ranges.filter(|range| range.range.contains(address))
+        };
+        with_it()
+            .find(|range| admitted.is_some_and(|pools| pools.contains(&range.pool)))
+            .or_else(|| with_it().next())
+            .is_some_and(|range| self.silent.contains(&range.pool))
     }
 }
 

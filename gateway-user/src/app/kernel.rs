@@ -23,7 +23,7 @@ use crate::cli::check::default_interface;
 use crate::datapath::prober::Link;
 use crate::datapath::{
     Agent, AgentSettings, AttachMode, DatapathStatus, Driver, DriverSettings, Error, ForwardMode,
-    NodePrivileges, SharedTables, return_freed_memory,
+    Lock, NodePrivileges, SharedTables, return_freed_memory,
 };
 use crate::file::keys::Keys;
 use crate::l4::liveness::Settings as ProbeTimes;
@@ -53,11 +53,24 @@ enum Command {
 pub struct Kernel(Sender<Command>);
 
 impl Kernel {
-    /// Loads and attaches everything. None with `--datapath off`.
+    /// The lock of the pins, if this process is the one that sets them up.
+    ///
+    /// # Errors
+    /// Another process has it.
+    pub fn lock(settings: &Settings) -> Result<Option<Lock>, Error> {
+        let ours = settings.datapath != Datapath::Off && settings.agent.is_none();
+        ours.then(|| Lock::of_pins(&settings.bpffs)).transpose()
+    }
+
+    /// Loads and attaches everything, with the [`Self::lock`]. None with `--datapath off`.
     ///
     /// # Errors
     /// One sentence that names what is missing.
-    pub fn open(settings: &Settings, keys: &Keys) -> Result<Option<Driver>, Error> {
+    pub fn open(
+        settings: &Settings,
+        keys: &Keys,
+        lock: Option<Lock>,
+    ) -> Result<Option<Driver>, Error> {
         let mode = match settings.datapath {
             Datapath::Off => return Ok(None),
             Datapath::Auto => AttachMode::Auto,
@@ -70,7 +83,7 @@ impl Kernel {
             ForwardArg::L2 => ForwardMode::L2,
             ForwardArg::Udp => ForwardMode::Udp,
         };
-        let (privileges, forward) = privileges(settings, mode, forward)?;
+        let (privileges, forward) = privileges(settings, mode, forward, lock)?;
         let settings = DriverSettings {
             node_name: settings.node_name.clone(),
             hash_key: keys.hash_key(),
@@ -161,6 +174,7 @@ fn privileges(
     settings: &Settings,
     mode: AttachMode,
     forward: ForwardMode,
+    lock: Option<Lock>,
 ) -> Result<(Box<dyn NodePrivileges>, ForwardMode), Error> {
     if let Some(socket) = &settings.agent {
         let agent = Remote::connect(socket)?;
@@ -171,12 +185,16 @@ fn privileges(
     if interfaces.is_empty() {
         interfaces.push(default_interface().ok_or(Error::NoDefaultInterface)?);
     }
-    let agent = Agent::open(&AgentSettings {
+    let agent_settings = AgentSettings {
         interfaces,
         mode,
         bpffs: settings.bpffs.clone(),
         forward,
-    })?;
+    };
+    let agent = match lock {
+        Some(lock) => Agent::open_locked(&agent_settings, lock)?,
+        None => Agent::open(&agent_settings)?,
+    };
     Ok((Box::new(agent), forward))
 }
 

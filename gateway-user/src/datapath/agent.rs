@@ -20,6 +20,8 @@ use gateway_common::abi::{
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::attach::{AttachMode, Attachment, Programs, Uplinks};
+use super::exported::Exported;
+use super::lock::Lock;
 use super::mmap::{MappedArray, SharedTables};
 use super::neighbours::{ForwardMode, Neighbours};
 use super::netlink::Netlink;
@@ -61,6 +63,8 @@ pub struct Agent {
     /// Holds the memberships; none on a machine without IPv6.
     groups: Option<OwnedFd>,
     joined: BTreeSet<(u32, Ipv6Addr)>,
+    exported: Exported,
+    _lock: Option<Lock>,
 }
 
 impl Agent {
@@ -69,14 +73,26 @@ impl Agent {
     /// # Errors
     /// One sentence that names what is missing; nothing that an earlier process pinned is disturbed by a failure.
     pub fn open(settings: &AgentSettings) -> Result<Self, Error> {
-        Self::with_object(settings, object::embedded()?)
+        Self::open_locked(settings, Lock::of_pins(&settings.bpffs)?)
     }
 
-    /// As [`Self::open`], with the programs of another object than the one in this program.
+    /// As [`Self::open`], with the lock of `--bpffs` taken before.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_locked(settings: &AgentSettings, lock: Lock) -> Result<Self, Error> {
+        Self::set_up(settings, object::embedded()?, Some(lock))
+    }
+
+    /// As [`Self::open`], with the programs of another object than the one in this program, and whoever uses the pins.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn with_object(settings: &AgentSettings, object: &[u8]) -> Result<Self, Error> {
+        Self::set_up(settings, object, None)
+    }
+
+    fn set_up(settings: &AgentSettings, object: &[u8], lock: Option<Lock>) -> Result<Self, Error> {
         let mut netlink = Netlink::open().map_err(Error::netlink("opening a netlink socket"))?;
         let interfaces = routes::interfaces(&mut netlink)?;
         let is_there = |name: &String| interfaces.values().any(|link| link.name == *name);
@@ -88,7 +104,7 @@ impl Agent {
         let programs = Programs::load(&mut ebpf)?;
         let names = &settings.interfaces;
         let uplinks = Uplinks::open(programs, &directory, &interfaces, names, settings.mode)?;
-        let mut agent = Self::over(&mut ebpf, netlink, uplinks, settings.forward)?;
+        let mut agent = Self::over(&mut ebpf, netlink, uplinks, settings.forward, lock)?;
         agent.add_uplinks();
         Ok(agent)
     }
@@ -98,6 +114,7 @@ impl Agent {
         netlink: Netlink,
         uplinks: Uplinks,
         forward: ForwardMode,
+        lock: Option<Lock>,
     ) -> Result<Self, Error> {
         let words = size_of::<u64>();
         let config = array(programs, abi::map::CONFIG, 1, size_of::<Config>())?;
@@ -154,6 +171,8 @@ impl Agent {
             )
             .ok(),
             joined: BTreeSet::new(),
+            exported: Exported::default(),
+            _lock: lock,
         })
     }
 
@@ -364,12 +383,20 @@ impl NodePrivileges for Agent {
             .find(|(index, _)| uplinks.contains(index))
             .map(|(_, address)| *address);
         let configured = configured.into_iter().map(|(_, address)| address).collect();
-        Ok(LocalAddresses { configured, uplink })
+        Ok(LocalAddresses {
+            configured,
+            uplink,
+            frames: routes::frames(&interfaces, &uplinks),
+        })
     }
 
     fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
         self.join_groups(addresses);
         routes::set_own_routes(&mut self.netlink, addresses)
+    }
+
+    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        self.exported.set(&mut self.netlink, addresses)
     }
 
     fn announce(&mut self, address: IpAddr) -> Result<(), Error> {

@@ -5,6 +5,7 @@
 //! earlier. A failure leaves the tables at the last finished operation; the next tick tries again.
 
 mod other_side;
+mod routing;
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use gateway_common::rendezvous::name_hash;
 use super::attach::Attachment;
 use super::neighbours::ForwardMode;
 use super::prober::{CountForeign, Link, Prober, Target, Targets};
+use super::pulse::{self, Pulse};
 use super::{Error, LocalAddresses, NodePrivileges, SessionTags, SharedTables, listener_mss, sys};
 use crate::l4::diff::{Image, MapOp, diff};
 use crate::l4::liveness::{PeerId, Settings as ProbeTimes};
@@ -66,6 +68,10 @@ pub struct Driver {
     own_reach: Reach,
     local: LocalAddresses,
     routes: Option<BTreeSet<IpAddr>>,
+    /// What routers are told of, if it is known.
+    exported: Option<BTreeSet<IpAddr>>,
+    pulse: Pulse,
+    beating: bool,
     announced: BTreeSet<IpAddr>,
     proxy_alive: bool,
     draining: bool,
@@ -109,6 +115,7 @@ impl Driver {
         let own_reach = own_reach(privileges.attachments());
         planner.set_own_reach(own_reach);
         planner.set_shared(local.configured.clone());
+        planner.set_frames(local.frames.clone());
         Ok(Self {
             shared: privileges.shared(),
             hash_key: settings.hash_key,
@@ -121,6 +128,9 @@ impl Driver {
             own_reach,
             local,
             routes: None,
+            exported: None,
+            pulse: Pulse::new(now),
+            beating: true,
             announced: BTreeSet::new(),
             proxy_alive: false,
             draining: false,
@@ -285,6 +295,10 @@ impl Driver {
     pub fn next_tick(&self) -> Instant {
         let timeout = self.planner.poll_timeout().map(|at| self.started + at);
         let next = timeout.map_or(self.next_refresh, |at| at.min(self.next_refresh));
+        let next = match &self.exported {
+            Some(known) if !known.is_empty() => next.min(Instant::now() + pulse::LOOK),
+            _ => next,
+        };
         // Reports are looked at as often as they come.
         let reports = self
             .prober
@@ -326,6 +340,8 @@ impl Driver {
             self.next_refresh = now + REFRESH;
             self.refresh(now)?;
         }
+        // A failure is tried again when the tables are written next.
+        self.dirty |= self.feel_pulse(now) && !self.planner.routed().is_empty();
         if let Some(link) = self.link() {
             let time = self.time(now);
             if link.take_gap() {
@@ -381,6 +397,7 @@ impl Driver {
     /// # Errors
     /// Netlink said no.
     pub fn shutdown(mut self) -> Result<(), Error> {
+        self.privileges.set_exported_routes(&BTreeSet::new())?;
         self.privileges.set_local_routes(&BTreeSet::new())
     }
 
@@ -392,6 +409,7 @@ impl Driver {
         let local = self.privileges.local_addresses()?;
         if local != self.local {
             self.planner.set_shared(local.configured.clone());
+            self.planner.set_frames(local.frames.clone());
             self.local = local;
             self.admit(now)?;
         }
@@ -427,6 +445,7 @@ impl Driver {
         let begun = Instant::now();
         let desired = self.planner.desired();
         let ops = diff(&self.image, &desired);
+        self.withdraw()?;
         let wanted = if self.proxy_alive {
             self.planner.routes()
         } else {
@@ -458,15 +477,7 @@ impl Driver {
             }
         }
         self.announced = announced;
-        Ok(())
-    }
-
-    fn set_routes(&mut self, wanted: BTreeSet<IpAddr>) -> Result<(), Error> {
-        if self.routes.as_ref() != Some(&wanted) {
-            self.privileges.set_local_routes(&wanted)?;
-            self.routes = Some(wanted);
-        }
-        Ok(())
+        self.export()
     }
 }
 

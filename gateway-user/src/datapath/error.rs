@@ -111,6 +111,14 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
+    /// The pins belong to another daemon.
+    #[error("another forebay{holder} uses the pins in {bpffs}: stop it, or give this one another directory with --bpffs", bpffs = .bpffs.display())]
+    InUse {
+        /// `--bpffs`.
+        bpffs: PathBuf,
+        /// Which process, if that is known, with a blank before it.
+        holder: String,
+    },
     /// A pin.
     #[error("pinning {path} failed: {source}")]
     Pin {
@@ -145,7 +153,8 @@ pub enum Error {
     },
     /// A UDP socket on a VIP.
     #[error(
-        "cannot listen on {vip}/udp: {source}; stop what uses the port, or change the listener's port"
+        "cannot listen on {vip}/udp: {source}; {}, or change the listener's port",
+        udp_remedy(source)
     )]
     Udp {
         /// The VIP.
@@ -190,6 +199,15 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// What helps a UDP socket that is not to be had.
+fn udp_remedy(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        "ports below 1024 need CAP_NET_BIND_SERVICE: give it to `forebay agent`, or to `forebay run` if there is none"
+    } else {
+        "stop what uses the port"
+    }
 }
 
 impl Error {

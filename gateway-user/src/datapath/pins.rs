@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::netlink::Netlink;
-use super::{Error, attach, routes, sys};
+use super::{Error, attach, exported, routes, sys};
 
 /// `BPF_FS_MAGIC` of Linux.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -108,6 +108,7 @@ pub fn detach(bpffs: &Path) -> Result<(), Error> {
         unmount(bpffs, UnmountFlags::empty()).map_err(|errno| failed(bpffs)(errno.into()))?;
     }
     let mut netlink = Netlink::open().map_err(Error::netlink("opening a netlink socket"))?;
+    exported::remove(&mut netlink)?;
     routes::set_own_routes(&mut netlink, &BTreeSet::new())
 }
 

@@ -8,23 +8,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::Error;
 use super::netlink::{Body, Netlink, attributes, word};
+use super::{Error, Frames};
 
 /// `rtm_protocol` of our routes, from the range left to routing daemons.
 pub const ROUTE_PROTOCOL: u8 = 174;
 
 const RT_TABLE_LOCAL: u8 = 255;
 const RTN_LOCAL: u8 = 2;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
+pub(super) const RTA_DST: u16 = 1;
+pub(super) const RTA_OIF: u16 = 4;
+const IFLA_VLAN_ID: u16 = 1;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET_CONF: u16 = 1;
 const IPV4_DEVCONF_ARP_ANNOUNCE: u16 = 18;
 const IPV4_DEVCONF_ARP_IGNORE: u16 = 19;
 
 /// One interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
     /// Name.
     pub name: String,
@@ -32,6 +33,44 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// MTU.
     pub mtu: u32,
+    /// The interface of this namespace that it lies on (a VLAN, a macvlan); 0 for none.
+    pub lower: u32,
+    /// The bond or bridge that it is part of; 0 for none.
+    pub master: u32,
+    /// The VLAN that it is; 0 for none.
+    pub vlan: u16,
+}
+
+/// MACs that frames for this machine carry on these uplinks, and the VLANs that it takes: those of the uplinks and of all
+/// interfaces that lie on them. No MAC where one of the uplinks has none.
+#[must_use]
+pub fn frames(all: &BTreeMap<u32, Interface>, uplinks: &[u32]) -> Frames {
+    let mut above: BTreeSet<u32> = uplinks
+        .iter()
+        .copied()
+        .filter(|index| *index != 0)
+        .collect();
+    loop {
+        let masters = above.iter().filter_map(|index| all.get(index));
+        let mut more: BTreeSet<u32> = masters.map(|link| link.master).collect();
+        let on_top = all.iter().filter(|(_, link)| above.contains(&link.lower));
+        more.extend(on_top.map(|(index, _)| *index));
+        let before = above.len();
+        above.extend(more.into_iter().filter(|index| all.contains_key(index)));
+        if above.len() == before {
+            break;
+        }
+    }
+    let links = || above.iter().filter_map(|index| all.get(index));
+    let mut macs: BTreeSet<[u8; 6]> = links().map(|link| link.mac).collect();
+    if above.is_empty() || macs.contains(&[0; 6]) {
+        macs.clear();
+    }
+    let vlans = links().map(|link| link.vlan).filter(|vlan| *vlan != 0);
+    Frames {
+        macs,
+        vlans: vlans.collect(),
+    }
 }
 
 /// All interfaces by index.
@@ -46,11 +85,8 @@ pub fn interfaces(netlink: &mut Netlink) -> Result<BTreeMap<u32, Interface>, Err
         .iter()
         .filter(|link| link.len() >= 16)
         .map(|link| {
-            let mut interface = Interface {
-                name: String::new(),
-                mac: [0; 6],
-                mtu: 0,
-            };
+            let mut interface = Interface::default();
+            let mut elsewhere = false;
             for (kind, value) in attributes(&link[16..]) {
                 match kind {
                     libc::IFLA_IFNAME => {
@@ -59,12 +95,31 @@ pub fn interfaces(netlink: &mut Netlink) -> Result<BTreeMap<u32, Interface>, Err
                     }
                     libc::IFLA_ADDRESS => interface.mac = value.try_into().unwrap_or_default(),
                     libc::IFLA_MTU => interface.mtu = word(value, 0),
+                    libc::IFLA_LINK => interface.lower = word(value, 0),
+                    libc::IFLA_MASTER => interface.master = word(value, 0),
+                    // The other end is in another namespace, which numbers interfaces for itself.
+                    libc::IFLA_LINK_NETNSID => elsewhere = true,
+                    libc::IFLA_LINKINFO => interface.vlan = vlan(value),
                     _ => {}
                 }
+            }
+            if elsewhere || interface.lower == word(link, 4) {
+                interface.lower = 0;
             }
             (word(link, 4), interface)
         })
         .collect())
+}
+
+/// The identifier that a description of an interface holds, if it is a VLAN; else 0.
+fn vlan(description: &[u8]) -> u16 {
+    let find = |wanted| attributes(description).find(|(kind, _)| *kind == wanted);
+    let is_vlan = find(libc::IFLA_INFO_KIND).is_some_and(|(_, kind)| kind.starts_with(b"vlan\0"));
+    find(libc::IFLA_INFO_DATA)
+        .filter(|_| is_vlan)
+        .and_then(|(_, data)| attributes(data).find(|(kind, _)| *kind == IFLA_VLAN_ID))
+        .and_then(|(_, id)| Some(u16::from_ne_bytes(id.get(..2)?.try_into().ok()?)))
+        .unwrap_or(0)
 }
 
 /// All addresses configured on interfaces but link-local ones, with the index of the interface; IPv4 first.
@@ -200,7 +255,7 @@ fn local_route(address: IpAddr, loopback: u32) -> Body {
         .attribute(RTA_OIF, &loopback.to_ne_bytes())
 }
 
-fn ignore(error: std::io::Error, errno: i32) -> std::io::Result<()> {
+pub(super) fn ignore(error: std::io::Error, errno: i32) -> std::io::Result<()> {
     if error.raw_os_error() == Some(errno) {
         Ok(())
     } else {
@@ -235,3 +290,39 @@ pub(super) fn family_of(address: IpAddr) -> u8 {
 
 /// The families that are looked through.
 pub(super) const FAMILIES: [u8; 2] = [libc::AF_INET as u8, libc::AF_INET6 as u8];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_for_the_uplinks_and_all_that_lies_on_them() {
+        let link = |mac: u8, lower, master, vlan| Interface {
+            mac: [2, 0, 0, 0, 0, mac],
+            lower,
+            master,
+            vlan,
+            ..Interface::default()
+        };
+        let all: BTreeMap<u32, Interface> = [
+            (1, Interface::default()),
+            (2, link(2, 0, 4, 0)),
+            (3, link(3, 0, 4, 0)),
+            (4, link(2, 0, 0, 0)),
+            (5, link(5, 4, 0, 7)),
+            (6, link(6, 5, 0, 9)),
+            (7, link(7, 0, 0, 0)),
+            (8, link(8, 7, 0, 11)),
+        ]
+        .into();
+        let got = frames(&all, &[2, 0]);
+        assert_eq!(
+            got.macs.iter().map(|mac| mac[5]).collect::<Vec<_>>(),
+            [2, 5, 6]
+        );
+        assert_eq!(got.vlans, [7, 9].into());
+        assert_eq!(frames(&all, &[1]), Frames::default(), "it has no MAC");
+        assert_eq!(frames(&all, &[]), Frames::default());
+        assert_eq!(frames(&all, &[99]), Frames::default(), "it is gone");
+    }
+}

@@ -34,6 +34,12 @@ pub struct DatapathStatus {
     pub announcing: Vec<IpAddr>,
     /// Addresses with a local route of ours.
     pub routes: Vec<IpAddr>,
+    /// VIP addresses that no node announces.
+    pub routed: Vec<IpAddr>,
+    /// Those of them that routers are told of here, by host routes.
+    pub exported: Vec<IpAddr>,
+    /// Why routers are told of none here, if so.
+    pub withheld: Option<&'static str>,
     /// VIP addresses that are configured on an interface of this node.
     pub shared: Vec<IpAddr>,
     /// What found no place in the tables, one sentence part each.

@@ -2,6 +2,7 @@
 //!
 //! Same input, same tables. Nothing here knows which half is live, what is written already or how to write it.
 
+mod frames;
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use gateway_common::rendezvous::name_hash;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::frames::Frames;
 pub use self::place::vip_half;
 use super::diff::Image;
 use super::index::Indices;
@@ -126,6 +128,7 @@ pub struct Planner {
     reach: BTreeMap<IpAddr, Reach>,
     own_reach: Reach,
     shared: BTreeSet<IpAddr>,
+    frames: Frames,
     listed: Vec<ListedNode>,
     left_out: Vec<String>,
 }
@@ -143,6 +146,7 @@ impl Planner {
             reach: BTreeMap::new(),
             own_reach: Reach::default(),
             shared: BTreeSet::new(),
+            frames: Frames::default(),
             listed: Vec::new(),
             left_out: Vec::new(),
         }
@@ -239,6 +243,11 @@ impl Planner {
         self.own_reach = reach;
     }
 
+    /// Which frames are for this machine.
+    pub fn set_frames(&mut self, frames: Frames) {
+        self.frames = frames;
+    }
+
     /// Addresses that are configured on an interface of this node.
     pub fn set_shared(&mut self, shared: BTreeSet<IpAddr>) {
         self.shared = shared;
@@ -296,10 +305,11 @@ impl Planner {
             speakers = of_state(ReplicaState::Draining);
         }
         let own = self.own().map_or(0, |node| node.index);
+        let routed = self.vips.routed();
         self.vips
             .addresses()
             .into_iter()
-            .filter(|address| !self.shared.contains(address))
+            .filter(|address| !self.shared.contains(address) && !routed.contains(address))
             .filter(|address| {
                 let row = sip13(self.settings.hash_key, &abi_address(*address)) as u32;
                 own != 0 && highest(row, &speakers) == own
@@ -313,6 +323,29 @@ impl Planner {
         let mut addresses = self.vips.addresses();
         addresses.retain(|address| !self.shared.contains(address));
         addresses
+    }
+
+    /// VIP addresses that no node announces.
+    #[must_use]
+    pub fn routed(&self) -> BTreeSet<IpAddr> {
+        let mut routed = self.vips.routed();
+        routed.retain(|address| !self.shared.contains(address));
+        routed
+    }
+
+    /// Why routers are not to send packets for [`Self::routed`] here, if so: a node that is not ready would only pass
+    /// them on, and one that drains is about to go.
+    #[must_use]
+    pub fn unfit_for_routers(&self) -> Option<&'static str> {
+        match self.own().map(|node| &node.member) {
+            None => Some("this node is not listed"),
+            Some(own) if own.dead => Some("the other nodes hold this one for dead"),
+            Some(own) => match own.state {
+                ReplicaState::Ready => None,
+                ReplicaState::Joining => Some("this node is not ready yet"),
+                ReplicaState::Draining => Some("this node drains"),
+            },
+        }
     }
 
     /// The tables as they should be now.
@@ -392,7 +425,7 @@ impl Planner {
         if self.membership.draining() {
             flags |= config::flag::DRAINING;
         }
-        Config {
+        let mut config = Config {
             abi_version: ABI_VERSION,
             self_index: own.map_or(0, |node| u32::from(node.index)),
             fingerprint: self.fingerprint(),
@@ -409,7 +442,9 @@ impl Planner {
             hash_key: settings.hash_key,
             tunnel_source: own.map_or([0; 16], |node| abi_address(node.member.address)),
             ..Config::default()
-        }
+        };
+        self.frames.write(&mut config);
+        config
     }
 
     /// MACs that more than one listed node answers with: a router or a fabric speaks for them all, and a frame

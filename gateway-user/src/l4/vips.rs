@@ -47,6 +47,7 @@ pub struct Vips {
     ports: BTreeMap<BindKey, Port>,
     numbers: BTreeMap<VipKey, u16>,
     addresses: BTreeSet<IpAddr>,
+    routed: BTreeSet<IpAddr>,
     lists: SourceLists,
     left_out: Vec<String>,
 }
@@ -61,6 +62,7 @@ impl Vips {
             ports: BTreeMap::new(),
             numbers: BTreeMap::new(),
             addresses: BTreeSet::new(),
+            routed: BTreeSet::new(),
             lists: SourceLists::default(),
             left_out: Vec::new(),
         }
@@ -110,6 +112,11 @@ impl Vips {
             .chain(snapshot.binds.keys().map(|key| &key.address))
             .copied()
             .collect();
+        // A VIP that drains is reached as before, until its last connection is gone.
+        self.routed
+            .retain(|address| !self.addresses.contains(address));
+        self.routed.extend(&snapshot.routed);
+        self.routed = self.routed();
         self.lists
             .update(self.ports.values().map(|port| &port.policy.sources));
         self.renumber();
@@ -137,6 +144,15 @@ impl Vips {
         let mut all = self.addresses.clone();
         all.extend(self.ports.keys().map(|key| key.address));
         all
+    }
+
+    /// Those of [`Self::addresses`] that no node announces.
+    #[must_use]
+    pub fn routed(&self) -> BTreeSet<IpAddr> {
+        self.addresses()
+            .intersection(&self.routed)
+            .copied()
+            .collect()
     }
 
     /// What is not in the table, one sentence part each.

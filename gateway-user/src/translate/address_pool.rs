@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Inputs;
 use super::condition::{ClassStatus, Condition, sentences};
-use crate::allocate::PoolRange;
+use crate::allocate::{ANNOUNCE_NONE, PoolRange};
 use crate::snapshot::ObjectKey;
 
 /// Judges all pools. The good ranges of a pool are used even if others cannot be read.
@@ -41,7 +41,7 @@ pub(super) fn judge(inputs: &Inputs) -> BTreeMap<ObjectKey, ClassStatus> {
                 .map(|field| format!("spec.{field}"))
                 .collect();
             match spec.announce.as_deref() {
-                None | Some("L2") => {}
+                None | Some("L2" | ANNOUNCE_NONE) => {}
                 Some(other) => unsupported.push(format!("spec.announce ({other})")),
             }
             let generation = pool.metadata.generation();

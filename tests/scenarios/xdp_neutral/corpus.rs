@@ -609,8 +609,8 @@ fn services(frames: &mut Frames) {
         (
             "search for duplicates",
             Frame {
-                ends: Ends::V6([0; 16], group(2, 0x10)),
-                ..local(group(2, 0x10), icmp(135, VIP6.to_vec()))
+                ends: Ends::V6([0; 16], group(2, 0x12)),
+                ..local(group(2, 0x12), icmp(135, six(0x12).to_vec()))
             },
             255,
         ),

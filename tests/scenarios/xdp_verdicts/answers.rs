@@ -5,6 +5,9 @@ use super::case::*;
 /// All nodes' MAC of the group that a solicitation for a VIP goes to.
 const SOLICITED_MAC: [u8; 6] = [0x33, 0x33, 0xff, 0, 0, 0x10];
 
+/// A VLAN of this node.
+const OWN_VLAN: u16 = 9;
+
 pub(super) fn answers() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(echoes());
@@ -112,6 +115,10 @@ fn echoes() -> Vec<Case> {
                     group
                 }),
             ),
+            untouched(
+                "echo to another machine's MAC",
+                &frame.between(mac(98), mac(99)),
+            ),
             untouched("echo to a group's MAC", &frame.between([0xff; 6], mac(99))),
             untouched("echo from a group's MAC", &frame.between(OWN_MAC, [1; 6])),
             untouched(
@@ -186,7 +193,25 @@ fn neighbours() -> Vec<Case> {
             hops: 255,
             ..Frame::new(mac(99), OWN_MAC, Ends::V6(VIP6, CLIENT6), load)
         }
-        .build()
+    };
+    let (answer, told) = (told(true), |with_option| told(with_option).build());
+    let all_nodes = {
+        let mut group = [0; 16];
+        (group[0], group[1], group[15]) = (0xff, 2, 1);
+        group
+    };
+    let taken = Frame {
+        to_mac: [0x33, 0x33, 0, 0, 0, 1],
+        ends: Ends::V6(VIP6, all_nodes),
+        load: match &answer.load {
+            Load::Icmp { data, .. } => Load::Icmp {
+                kind: [136, 0],
+                rest: [0x20, 0, 0, 0],
+                data: data.clone(),
+            },
+            other => other.clone(),
+        },
+        ..answer.clone()
     };
     let unicast = Frame {
         to_mac: OWN_MAC,
@@ -234,6 +259,10 @@ fn neighbours() -> Vec<Case> {
         ),
         ..solicitation(VIP6, None)
     };
+    let with_nonce = Frame {
+        ends: search.ends,
+        ..solicitation(VIP6, Some([14, 1, 1, 2, 3, 4, 5, 6]))
+    };
     let away = |t: &mut HostTables| change_node(t, ME, |own| own.ifindex = FAR_INTERFACE);
     vec![
         Case::send(
@@ -267,7 +296,25 @@ fn neighbours() -> Vec<Case> {
                 ..asked.clone()
             },
         ),
-        untouched("who has the VIP, a search for duplicates", &search),
+        Case::send(
+            "who has the VIP, a search for duplicates",
+            search.build(),
+            Counter::NeighbourReply,
+            taken.build(),
+        ),
+        Case::send(
+            "who has the VIP, a search for duplicates with a nonce",
+            with_nonce.build(),
+            Counter::NeighbourReply,
+            taken.build(),
+        ),
+        untouched(
+            "a search for duplicates of another address",
+            &Frame {
+                ends: search.ends,
+                ..solicitation(six(0x99), None)
+            },
+        ),
         untouched(
             "who has a VIP announced elsewhere",
             &solicitation(six(0x12), Some(own(mac(99)))),
@@ -280,9 +327,25 @@ fn neighbours() -> Vec<Case> {
             "who has another address of IPv6",
             &solicitation(six(0x99), Some(own(mac(99)))),
         ),
-        untouched(
+        Case::send(
             "who has the VIP, tagged",
-            &asked.tagged(&[[number::VLAN, 9]]),
+            asked.tagged(&[[number::VLAN, OWN_VLAN]]).build(),
+            Counter::NeighbourReply,
+            answer.tagged(&[[number::VLAN, OWN_VLAN]]).build(),
+        ),
+        Case::send(
+            "who has the VIP, tagged twice",
+            asked
+                .tagged(&[[number::OUTER_VLAN, OWN_VLAN], [number::VLAN, 3]])
+                .build(),
+            Counter::NeighbourReply,
+            answer
+                .tagged(&[[number::OUTER_VLAN, OWN_VLAN], [number::VLAN, 3]])
+                .build(),
+        ),
+        untouched(
+            "who has the VIP, in a VLAN of others",
+            &asked.tagged(&[[number::VLAN, 8]]),
         ),
         untouched(
             "who has the VIP, behind a header",
@@ -316,8 +379,13 @@ fn requests() -> Vec<Case> {
     let reply = |to: ([u8; 6], [u8; 4])| arp(to.0, 2, (OWN_MAC, VIP), to);
     let probe = (mac(99), [0; 4]);
     let padded = [ask([0xff; 6], client), vec![0; 18]].concat();
-    let mut tagged = ask([0xff; 6], client);
-    tagged.splice(12..12, [0x81, 0, 0, 9]);
+    let tags = |bytes: Vec<u8>, vlan: u16| {
+        let [high, low] = vlan.to_be_bytes();
+        let mut bytes = bytes;
+        bytes.splice(12..12, [0x81, 0, 0x60 | high, low]);
+        bytes
+    };
+    let tagged = |vlan| tags(ask([0xff; 6], client), vlan);
     let mut other_kind = ask([0xff; 6], client);
     other_kind[15] = 6;
     vec![
@@ -339,7 +407,34 @@ fn requests() -> Vec<Case> {
             Counter::ArpReply,
             [reply(client), vec![0; 18]].concat(),
         ),
-        Case::pass("who has the VIP of IPv4, tagged", tagged, Counter::NotOurs),
+        Case::send(
+            "who has the VIP of IPv4, tagged",
+            tagged(OWN_VLAN),
+            Counter::ArpReply,
+            tags(reply(client), OWN_VLAN),
+        ),
+        Case::send(
+            "who has the VIP of IPv4, tagged twice",
+            tags(tagged(3), VLAN),
+            Counter::ArpReply,
+            tags(tags(reply(client), 3), VLAN),
+        ),
+        Case::send(
+            "who has the VIP of IPv4, with a priority",
+            tagged(0),
+            Counter::ArpReply,
+            tags(reply(client), 0),
+        ),
+        Case::pass(
+            "who has the VIP of IPv4, in a VLAN of others",
+            tagged(8),
+            Counter::NotOurs,
+        ),
+        Case::pass(
+            "who has the VIP of IPv4, tagged three times",
+            tags(tags(tagged(3), 3), VLAN),
+            Counter::NotOurs,
+        ),
         Case::pass("ARP of another kind of link", other_kind, Counter::NotOurs),
         Case::pass(
             "who has the VIP of IPv4, on another interface",

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use gateway_common::abi::{
     ABI_VERSION, Config, MAX_NODES, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED,
-    SourceKey, VipKey, node_flag, vip_flag,
+    SourceKey, VipKey, mac_word, node_flag, vip_flag,
 };
 use gateway_common::hash::{flow_v4, flow_v6, row_of};
 use gateway_common::host::HostTables;
@@ -103,6 +103,8 @@ pub const fn mac(node: u16) -> [u8; 6] {
     [2, 0, 0, 0, 1, node as u8]
 }
 
+/// MAC of another interface of this node on the same link.
+pub const SECOND_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
 /// MAC of this node's uplink.
 pub const OWN_MAC: [u8; 6] = mac(ME);
 
@@ -122,6 +124,8 @@ pub fn tables() -> HostTables {
         vip_seed: [11, 12],
         hash_key: KEY,
         tunnel_source: mapped(address(ME)),
+        own_macs: [mac_word(OWN_MAC), 0, mac_word(SECOND_MAC), 0],
+        vlans: [VLAN, 0, 9, 0],
         ..Config::default()
     };
     let mut tables = HostTables {

@@ -22,6 +22,7 @@ struct Done {
     image: Image,
     groups: BTreeMap<u16, usize>,
     routes: BTreeSet<IpAddr>,
+    exported: BTreeSet<IpAddr>,
     announced: Vec<IpAddr>,
     opened: Vec<SocketAddr>,
     asked: usize,
@@ -69,10 +70,15 @@ impl NodePrivileges for Border {
         Ok(LocalAddresses {
             configured: [own].into(),
             uplink: Some(own),
+            ..LocalAddresses::default()
         })
     }
     fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
         self.done().routes.clone_from(addresses);
+        Ok(())
+    }
+    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        self.done().exported.clone_from(addresses);
         Ok(())
     }
     fn tables_written(&mut self) -> Result<(), Error> {
@@ -249,6 +255,40 @@ fn listening_sockets_are_kept_inherited_and_given_up() {
         (&done.groups, done.routes.len()),
         (&[(0, 0), (1, 0)].into(), 0)
     );
+}
+
+#[test]
+fn routers_are_told_of_local_addresses_while_the_heart_of_the_run_beats() {
+    let (mut session, done) = session();
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    let beat = session.privileges.shared();
+    let [vip, other]: [BTreeSet<IpAddr>; 2] =
+        [[192, 0, 2, 100], [192, 0, 2, 101]].map(|address| [address.into()].into());
+    let told = || done.lock().unwrap().exported.clone();
+    let ask = |session: &mut Session, request, now| session.handle(frame(&request), now);
+    ask(&mut session, Request::Routes(vip.clone()), start).unwrap();
+    let refusal = ask(&mut session, Request::Exported(other), start).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "routers are not told of 192.0.2.101: it is not local here"
+    );
+    assert_eq!(session.next_look(start), None);
+    ask(&mut session, Request::Exported(vip.clone()), start).unwrap();
+    assert_eq!(told(), vip);
+    assert!(session.next_look(start).is_some());
+    beat.beat(1);
+    session.tell_routers(at(900)).unwrap();
+    session.ended();
+    session.tell_routers(at(1_800)).unwrap();
+    assert_eq!(told(), vip, "a restart takes no longer");
+    session.tell_routers(at(1_900)).unwrap();
+    assert_eq!(told(), BTreeSet::new(), "it does not come back");
+    beat.beat(2);
+    session.tell_routers(at(5_000)).unwrap();
+    assert_eq!(told(), vip, "it is back");
+    ask(&mut session, Request::Routes(BTreeSet::new()), at(5_000)).unwrap();
+    assert_eq!(told(), BTreeSet::new(), "it is not local any more");
 }
 
 #[test]
@@ -489,6 +529,9 @@ fn valid() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         addresses
             .clone()
             .prop_map(move |set| tail(Request::Routes(set), Vec::new())),
+        addresses
+            .clone()
+            .prop_map(move |set| tail(Request::Exported(set), Vec::new())),
         addresses.prop_map(move |set| tail(Request::Reach(set), Vec::new())),
         (address.clone(), any::<u16>()).prop_map(move |(address, port)| {
             let vip = SocketAddr::new(address, port);
@@ -592,6 +635,7 @@ fn whatever_a_peer_writes_the_server_lives_and_says_what_is_wrong() {
         IpAddr::V6(_) => true,
     };
     assert!(!done.routes.iter().any(outside), "{:?}", done.routes);
+    assert!(!done.exported.iter().any(outside), "{:?}", done.exported);
     assert!(!done.announced.iter().any(outside), "{:?}", done.announced);
     let claimed = done.image.vips.keys();
     let claimed: Vec<IpAddr> = claimed

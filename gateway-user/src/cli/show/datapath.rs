@@ -57,10 +57,26 @@ pub(super) fn datapath(datapath: &Value) -> String {
     let peers = peers(&datapath["nodes"]);
     let announced = join(items(&datapath["announcing"]).iter().map(text));
     format!(
-        "{links}{nodes}{peers}Rows in transition: {}. Second chances: {}. Announced by this node: {announced}.\n\n",
+        "{links}{nodes}{peers}Rows in transition: {}. Second chances: {}. Announced by this node: {announced}.\n{}\n",
         text(&datapath["rows_in_transition"]),
         text(&datapath["counters"]["second_chance"]),
+        routed(datapath),
     )
+}
+
+/// The addresses that routers send here, or would.
+fn routed(datapath: &Value) -> String {
+    let routed = items(&datapath["routed"]);
+    if routed.is_empty() {
+        return String::new();
+    }
+    let all = join(routed.iter().map(text));
+    let told = match (items(&datapath["exported"]), &datapath["withheld"]) {
+        ([], Value::String(why)) => format!("none, {why}"),
+        ([], _) => "none yet".to_owned(),
+        (known, _) => join(known.iter().map(text)),
+    };
+    format!("VIPs {all}: announced by: nobody (routed). Routers are told of: {told}.\n")
 }
 
 /// What a packet costs in a mode, beside what it costs natively.

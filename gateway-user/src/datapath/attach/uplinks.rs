@@ -267,6 +267,7 @@ mod tests {
             name: "eth0".to_owned(),
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 1500,
+            ..Interface::default()
         };
         Attachment {
             state: AttachState::Attached,
@@ -287,6 +288,7 @@ mod tests {
             name: "wan0".to_owned(),
             mac: [2, 0, 0, 0, 0, 2],
             mtu: 9000,
+            ..Interface::default()
         };
         let renamed = renamed(&attachment(), &link);
         assert_eq!((renamed.state, renamed.ifindex), (AttachState::Attached, 7));

@@ -67,6 +67,7 @@ impl Driver {
             link.set_tables(self.shared());
         }
         self.routes = None;
+        self.exported = None;
         self.reach.clear();
         self.announced.clear();
         self.renewed = true;

@@ -30,6 +30,9 @@ impl Driver {
             vips: self.vip_status(),
             announcing: self.announced.iter().copied().collect(),
             routes: self.routes.iter().flatten().copied().collect(),
+            routed: self.planner.routed().into_iter().collect(),
+            exported: self.exported.iter().flatten().copied().collect(),
+            withheld: self.withheld(),
             shared: self
                 .planner
                 .vips()

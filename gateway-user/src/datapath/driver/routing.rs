@@ -1,0 +1,71 @@
+//! The routes of this node: what is local here, and what routers are told.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::Driver;
+use crate::datapath::Error;
+
+impl Driver {
+    pub(super) fn set_routes(&mut self, wanted: BTreeSet<IpAddr>) -> Result<(), Error> {
+        if self.routes.as_ref() != Some(&wanted) {
+            self.privileges.set_local_routes(&wanted)?;
+            self.routes = Some(wanted);
+        }
+        Ok(())
+    }
+
+    /// Why routers are told of no address here, if so.
+    pub(super) fn withheld(&self) -> Option<&'static str> {
+        if !self.proxy_alive || !self.beating {
+            return Some("the proxy is not alive");
+        }
+        self.planner.unfit_for_routers()
+    }
+
+    /// Takes a look at the proxy's heart; whether it started or stopped beating.
+    pub(super) fn feel_pulse(&mut self, now: Instant) -> bool {
+        let before = self.beating;
+        self.beating = self.pulse.look(self.shared.last_beat(), now);
+        self.beating != before
+    }
+
+    /// Tells routers of no address any more that they are not to know of: before anything else changes, so that they turn
+    /// to other nodes first.
+    pub(super) fn withdraw(&mut self) -> Result<(), Error> {
+        let wanted = self.to_export();
+        match &self.exported {
+            None => Ok(()),
+            Some(known) => {
+                let rest = known.intersection(&wanted).copied().collect();
+                self.set_exported(rest)
+            }
+        }
+    }
+
+    /// Tells routers of all addresses that they are to know of.
+    pub(super) fn export(&mut self) -> Result<(), Error> {
+        self.set_exported(self.to_export())
+    }
+
+    pub(super) fn set_exported(&mut self, wanted: BTreeSet<IpAddr>) -> Result<(), Error> {
+        if self.exported.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        let withheld = self.withheld().filter(|_| wanted.is_empty());
+        self.privileges.set_exported_routes(&wanted)?;
+        if self.exported.iter().flatten().next().is_some() || !wanted.is_empty() {
+            tracing::info!(addresses = wanted.len(), withheld, "routes for routers");
+        }
+        self.exported = Some(wanted);
+        Ok(())
+    }
+
+    fn to_export(&self) -> BTreeSet<IpAddr> {
+        match self.withheld() {
+            Some(_) => BTreeSet::new(),
+            None => self.planner.routed(),
+        }
+    }
+}
