@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0, 1 (what was asked about is not well, or the command failed), 2 (usage).
 
+pub mod bpf;
 pub mod check;
 pub mod client;
 pub mod offline;
@@ -69,7 +70,7 @@ pub fn dispatch(command: Command) -> ExitCode {
                 |_| true,
             )
         }
-        Command::Bpf(args) => ask(&args, "/datapath", show::bpf, |_| true),
+        Command::Bpf(args) => bpf::dispatch(&args),
         Command::Detach(args) => match crate::datapath::detach(&args.bpffs) {
             Ok(()) => {
                 let done = serde_json::json!({"detached": args.bpffs});

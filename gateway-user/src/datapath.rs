@@ -13,10 +13,12 @@
 pub mod agent;
 pub mod attach;
 mod batch;
+pub mod counts;
 pub mod driver;
 pub mod error;
 pub mod gratuitous;
 pub mod listening;
+pub mod look;
 pub mod mmap;
 pub mod neighbours;
 pub mod netlink;
@@ -44,7 +46,7 @@ pub use mmap::SharedTables;
 pub use neighbours::ForwardMode;
 pub use pins::{detach, open_shared};
 pub use status::DatapathStatus;
-pub use sys::{KEPT_WHILE_SERVING, keep_freed_memory, return_freed_memory};
+pub use sys::{KEPT_WHILE_SERVING, interface_name, keep_freed_memory, return_freed_memory};
 pub use tags::{SessionTags, Tag};
 pub use vip_socket::open_udp;
 

@@ -14,8 +14,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{self, LpmTrie};
 use aya::maps::{DevMapHash, Map, MapData, MapError, SockMap};
 use gateway_common::abi::{
-    self, COUNTERS_PER_CPU, Config, Counter, GROUPS, MAX_CPUS, MAX_NODES, NodeEntry, PORT_WORDS,
-    ROWS, SLOTS_PER_GROUP, SourceKey, TAG_SETS, TagSet, VIP_SLOTS, VipEntry, fact,
+    self, COUNTERS_PER_CPU, Config, GROUPS, MAX_CPUS, MAX_NODES, NodeEntry, PORT_WORDS, ROWS,
+    SLOTS_PER_GROUP, SourceKey, TAG_SETS, TagSet, VIP_SLOTS, VipEntry, fact,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -24,7 +24,9 @@ use super::mmap::{MappedArray, SharedTables};
 use super::neighbours::{ForwardMode, Neighbours};
 use super::netlink::Netlink;
 use super::writer::Writer;
-use super::{Error, LocalAddresses, NodePrivileges, gratuitous, object, pins, routes, vip_socket};
+use super::{
+    Error, LocalAddresses, NodePrivileges, counts, gratuitous, object, pins, routes, vip_socket,
+};
 use crate::l4::address_of;
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::sources::SourceTable;
@@ -315,17 +317,7 @@ impl NodePrivileges for Agent {
     }
 
     fn counters(&self) -> BTreeMap<&'static str, u64> {
-        let words = self.counters.words();
-        Counter::ALL
-            .iter()
-            .map(|counter| {
-                let of_cpu = |cpu| {
-                    words[(cpu * COUNTERS_PER_CPU + counter.slot()) as usize]
-                        .load(Ordering::Relaxed)
-                };
-                (counter.name(), (0..MAX_CPUS).map(of_cpu).sum())
-            })
-            .collect()
+        counts::reasons(self.counters.words())
     }
 
     fn reach(&mut self, nodes: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Reach>, Error> {

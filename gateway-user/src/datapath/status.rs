@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use gateway_common::abi::node_flag;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -128,6 +129,22 @@ pub enum Forward {
     Udp,
     /// Not at all: its address (or the next hop's) is not resolved.
     Unresolved,
+}
+
+impl Forward {
+    /// As a node's flags in the kernel's table say it; `encapsulates`: no MAC is ever rewritten.
+    #[must_use]
+    pub const fn of(flags: u32, encapsulates: bool) -> Self {
+        if flags & node_flag::SELF != 0 {
+            Self::Own
+        } else if flags & node_flag::RESOLVED == 0 {
+            Self::Unresolved
+        } else if flags & node_flag::ON_LINK != 0 && !encapsulates {
+            Self::L2
+        } else {
+            Self::Udp
+        }
+    }
 }
 
 /// One VIP.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use gateway_common::abi::{NodeIndex, node_flag, vip_flag};
+use gateway_common::abi::{NodeIndex, vip_flag};
 
 use super::Driver;
 use crate::datapath::neighbours::ForwardMode;
@@ -83,15 +83,7 @@ impl Driver {
     /// As the table in the kernel says it.
     fn way(&self, index: NodeIndex) -> Forward {
         let flags = self.image.nodes[usize::from(index)].flags;
-        if flags & node_flag::SELF != 0 {
-            Forward::Own
-        } else if flags & node_flag::RESOLVED == 0 {
-            Forward::Unresolved
-        } else if flags & node_flag::ON_LINK != 0 && self.forward != ForwardMode::Udp {
-            Forward::L2
-        } else {
-            Forward::Udp
-        }
+        Forward::of(flags, self.forward == ForwardMode::Udp)
     }
 
     fn vip_status(&self) -> Vec<VipStatus> {
