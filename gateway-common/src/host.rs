@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 
 use crate::abi::{
-    Config, Counter, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SourceKey,
+    Config, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SourceKey, VIP_NUMBERS,
     VIP_PROBES, VIP_SLOTS, VipEntry, VipKey, cpu_state, fact, peers, state, vip_flag,
 };
 use crate::hash::vip_slot;
@@ -129,8 +129,8 @@ pub struct HostTables {
     pub state: RefCell<Vec<u64>>,
     /// What the CPU remembers.
     pub cpu_state: RefCell<Vec<u64>>,
-    /// What was counted, in order.
-    pub counted: RefCell<Vec<Counter>>,
+    /// Cells that were counted in, in order; the verdict's own is not among them.
+    pub cells: RefCell<Vec<u32>>,
 }
 
 impl Default for HostTables {
@@ -153,24 +153,25 @@ impl Default for HostTables {
             way_back: None,
             state: RefCell::new(vec![0; state::WORDS as usize]),
             cpu_state: RefCell::new(vec![0; cpu_state::WORDS as usize]),
-            counted: RefCell::new(Vec::new()),
+            cells: RefCell::new(Vec::new()),
         }
     }
 }
 
 impl HostTables {
-    /// Puts a VIP into the live half; `false` if no slot within the probes is free.
+    /// Puts a VIP into the live half, numbered by its slot; `false` if no slot within the probes is free.
     pub fn put_vip(&mut self, key: VipKey, group: u16, flags: u32) -> bool {
         let half = self.config.vip_half & 1;
         let first = vip_slot(&key, self.config.vip_seed[half as usize]);
         for probe in 0..VIP_PROBES {
-            let slot =
-                &mut self.vips[(half * VIP_SLOTS + ((first + probe) & (VIP_SLOTS - 1))) as usize];
+            let number = (first + probe) & (VIP_SLOTS - 1);
+            let slot = &mut self.vips[(half * VIP_SLOTS + number) as usize];
             if slot.flags & vip_flag::USED == 0 {
                 *slot = VipEntry {
                     key,
                     flags: flags | vip_flag::USED,
                     group,
+                    number: (number % VIP_NUMBERS) as u16,
                     ..VipEntry::default()
                 };
                 return true;
@@ -287,7 +288,7 @@ impl Tables for HostTables {
             .map_or(0, |(.., value)| *value)
     }
 
-    fn count(&self, counter: Counter) {
-        self.counted.borrow_mut().push(counter);
+    fn count(&self, cell: u32) {
+        self.cells.borrow_mut().push(cell);
     }
 }

@@ -32,7 +32,8 @@ use crate::verdict::Verdict;
 
 /// Decides about a packet, and changes it as the verdict needs.
 ///
-/// The caller counts the verdict's counter; [`Counter::Decapsulated`] alone is counted here, beside it.
+/// The caller counts in the verdict's cell; only what is counted beside it is counted here: [`Counter::Decapsulated`], and the
+/// packets of VIPs that have another reason.
 #[inline(always)]
 pub fn steer<T: Tables>(packet: &mut T::Packet, tables: &T) -> Verdict {
     match consider(packet, tables) {

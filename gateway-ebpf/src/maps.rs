@@ -10,8 +10,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMapHash, LpmTrie, SockMap};
 use gateway_common::abi::{
-    self, Config, Counter, Live, LiveConfig, MAX_CPUS, MAX_NODES, MAX_SOURCES, NodeEntry,
-    NodeIndex, Row, SourceKey, TagSet, VIP_SLOTS, VipEntry, cpu_state, fact, state, tag,
+    self, Config, Live, LiveConfig, MAX_CPUS, MAX_NODES, MAX_SOURCES, NodeEntry, NodeIndex, Row,
+    SourceKey, TagSet, VIP_SLOTS, VipEntry, cpu_state, fact, state, tag,
 };
 use gateway_common::probe::view;
 use gateway_common::steer::{Cookie, Headers, Local, Tables, Tuple, Way};
@@ -43,7 +43,7 @@ static CPU_STATE: Array<u64> = Array::with_max_entries(MAX_CPUS * cpu_state::WOR
 static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(MAX_SOURCES, BPF_F_NO_PREALLOC);
 #[map]
 pub static COUNTERS: Array<u64> =
-    Array::with_max_entries(abi::MAX_CPUS * abi::COUNTERS_PER_CPU, BPF_F_MMAPABLE);
+    Array::with_max_entries((abi::MAX_CPUS + 1) * abi::COUNTERS_PER_CPU, BPF_F_MMAPABLE);
 #[map]
 pub static SOCKETS: SockMap = SockMap::with_max_entries(abi::GROUPS * abi::SLOTS_PER_GROUP, 0);
 #[map]
@@ -197,8 +197,8 @@ impl<P: Outlined> Tables for Maps<P> {
     }
 
     #[inline(always)]
-    fn count(&self, counter: Counter) {
-        counters::count(counter.slot());
+    fn count(&self, cell: u32) {
+        counters::count(cell);
     }
 
     #[inline(always)]

@@ -99,8 +99,8 @@ pub trait NodePrivileges: Send {
     /// The tables that need no privilege once they are mapped.
     fn shared(&self) -> SharedTables;
 
-    /// Sums over all CPUs, by the counters' names.
-    fn counters(&self) -> BTreeMap<&'static str, u64>;
+    /// Sums of all cells of the counters over all CPUs, see [`counts::Counts::of`].
+    fn counters(&self) -> Vec<u64>;
 
     /// How the given node addresses are reached; asks the kernel to resolve those that are not known yet.
     ///

@@ -52,6 +52,7 @@ struct vip {
 };
 SIZE(struct vip, VIP_SIZE);
 AT(struct vip, flags, VIP_FLAGS);
+AT(struct vip, number, VIP_NUMBER);
 AT(struct vip, sources, VIP_SOURCES);
 
 struct node {
@@ -79,7 +80,7 @@ ARRAY(ROWS, u64, ROW_COUNT, MMAPABLE);
 ARRAY(VIPS, struct vip, 2 * VIP_SLOTS, MMAPABLE);
 ARRAY(NODES, struct node, 2 * MAX_NODES, MMAPABLE);
 ARRAY(ALIVE, u64, MAX_NODES, MMAPABLE);
-ARRAY(COUNTERS, u64, MAX_CPUS * COUNTERS_PER_CPU, MMAPABLE);
+ARRAY(COUNTERS, u64, (MAX_CPUS + 1) * COUNTERS_PER_CPU, MMAPABLE);
 
 struct words { u64 word[8]; };
 struct template { u64 word[13]; };
@@ -225,7 +226,7 @@ INLINE int out(const struct xdp_md *ctx, u32 ifindex, u32 slot)
 	return counted(ifindex == ctx->ingress_ifindex ? XDP_TX : (int)redirect(ifindex, 0), slot);
 }
 
-INLINE int encapsulate(struct xdp_md *ctx, const struct config *config, const struct node *to, u16 length, u8 tos, u64 hash)
+INLINE int encapsulate(struct xdp_md *ctx, const struct config *config, const struct node *to, u32 owner, u16 length, u8 tos, u64 hash)
 {
 	struct ethernet *ethernet;
 	struct outer *outer;
@@ -258,7 +259,7 @@ INLINE int encapsulate(struct xdp_md *ctx, const struct config *config, const st
 	outer->phase = 0;
 	outer->zero = 0;
 	outer->fingerprint = __builtin_bswap32(config->fingerprint);
-	return out(ctx, to->ifindex, COUNTER_FORWARD_UDP);
+	return out(ctx, to->ifindex, CELL_UDP + owner * PATHS);
 }
 
 INLINE int forward(struct xdp_md *ctx, const struct config *config, u32 owner, u64 hash)
@@ -282,11 +283,11 @@ INLINE int forward(struct xdp_md *ctx, const struct config *config, u32 owner, u
 		return counted(XDP_DROP, COUNTER_TOO_BIG);
 	age(ip);
 	if (!rewrites)
-		return encapsulate(ctx, config, to, length, tos, hash);
+		return encapsulate(ctx, config, to, owner, length, tos, hash);
 	macs[0] = to->macs[0];
 	macs[1] = to->macs[1];
 	macs[2] = to->macs[2];
-	return out(ctx, to->ifindex, COUNTER_FORWARD_L2);
+	return out(ctx, to->ifindex, CELL_L2 + owner * PATHS);
 }
 
 // Whether lengths fit together, and whether it is a SYN: -1, 0, 1.
@@ -351,11 +352,12 @@ static __attribute__((noinline)) int decide(struct xdp_md *ctx)
 	if (owner == config->self_index) {
 		int plain = !syn && !(*row & 0x8000) && !(config->flags & DRAINING) && !config->beat_limit;
 
-		return counted(XDP_PASS, plain ? COUNTER_OWN_PASS : COUNTER_NOT_UNDERSTOOD);
+		return counted(XDP_PASS, plain ? CELL_VIP_OWNED + vip->number : COUNTER_NOT_UNDERSTOOD);
 	}
 	suspect = lookup(&ALIVE, &owner);
 	if (!owner || *row & 0x8000800080000000 || !suspect || *suspect & VIEW_SUSPECT)
 		return counted(XDP_PASS, COUNTER_NOT_UNDERSTOOD);
+	count(CELL_VIP_OTHER + vip->number);
 	return forward(ctx, config, owner, hash);
 }
 

@@ -63,7 +63,7 @@ fn agree_on_random_packets(form: Form) {
             for counter in kernel.counted {
                 *counted.entry(counter.name()).or_insert(0) += 1;
             }
-            tables.counted.borrow_mut().clear();
+            tables.cells.borrow_mut().clear();
         }
     }
     println!("{} packets: {counted:?}", TABLES * PACKETS);

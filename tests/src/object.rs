@@ -10,19 +10,21 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, DevMapHash, SockMap};
+use aya::maps::{Array, DevMapHash, Map, SockMap};
 use aya::programs::{
     Program, SchedClassifier, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode,
 };
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{
-    COUNTERS_PER_CPU, Counter, MAX_CPUS, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map, tag,
+    COUNTERS_PER_CPU, Counter, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map, reason_of, tag,
 };
 use gateway_common::host::HostTables;
 use gateway_common::steer::Tables;
 use gateway_common::verdict::Action;
+use gateway_user::datapath::counts;
+use gateway_user::datapath::mmap::MappedArray;
 use rustix::thread::{CpuSet, UnshareFlags, sched_getaffinity, sched_setaffinity};
 
 /// The loopback interface, on which test runs arrive.
@@ -41,8 +43,10 @@ pub struct Run {
     pub action: Action,
     /// The packet as it left it.
     pub bytes: Vec<u8>,
-    /// Everything that was counted meanwhile, in the order of slots.
+    /// The reasons that were counted meanwhile, in their order.
     pub counted: Vec<Counter>,
+    /// The cells that were counted in, in their order.
+    pub cells: Vec<u32>,
 }
 
 /// Which of the two forms of the program packets run through.
@@ -76,6 +80,8 @@ pub struct Object {
     written: HostTables,
     /// Counters after the last run.
     counted: Option<Vec<u64>>,
+    /// The array of counters.
+    counters: MappedArray,
 }
 
 impl Object {
@@ -103,11 +109,17 @@ impl Object {
             .context("no program forebay_lookup")?
             .try_into()?;
         lookup.load().context("the kernel refuses forebay_lookup")?;
+        let Some(Map::Array(counters)) = ebpf.map(map::COUNTERS) else {
+            bail!("no array COUNTERS");
+        };
+        let words = counters.info()?.max_entries();
+        let counters = MappedArray::to_read(map::COUNTERS, counters.fd(), words, 8)?;
         Ok(Self {
             ebpf,
             form,
             written: HostTables::default(),
             counted: None,
+            counters,
         })
     }
 
@@ -236,7 +248,7 @@ impl Object {
         out.truncate(length);
         out.drain(..meta as usize);
         let after = self.counters()?;
-        let counted = grown(&before, &after);
+        let cells = grown_cells(&before, &after);
         self.counted = Some(after);
         Ok(Run {
             action: match self.form {
@@ -244,7 +256,8 @@ impl Object {
                 Form::Tc => action_of_classifier(returned, &out, &self.written)?,
             },
             bytes: out,
-            counted,
+            counted: reasons(&cells),
+            cells,
         })
     }
 
@@ -319,22 +332,18 @@ impl Object {
         Ok(())
     }
 
-    /// What was counted since `before`, in the order of slots.
+    /// The reasons that were counted since `before`, in their order.
     pub fn counted_since(&self, before: &[u64]) -> Result<Vec<Counter>> {
-        Ok(grown(before, &self.counters()?))
+        Ok(reasons(&grown_cells(before, &self.counters()?)))
     }
 
-    /// Sums over all CPUs, in the order of [`Counter::ALL`].
+    /// Sums of all cells over all CPUs.
     pub fn counters(&self) -> Result<Vec<u64>> {
-        let words: Array<_, u64> =
-            Array::try_from(self.ebpf.map(map::COUNTERS).context("no map COUNTERS")?)?;
-        let cpus = std::thread::available_parallelism()?.get() as u32;
-        let sum = |counter: &Counter| -> Result<u64> {
-            (0..cpus.min(MAX_CPUS)).try_fold(0, |sum, cpu| {
-                Ok(sum + words.get(&(cpu * COUNTERS_PER_CPU + counter.slot()), 0)?)
-            })
-        };
-        Counter::ALL.iter().map(sum).collect()
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(path, error)| anyhow::anyhow!("cannot read {path}: {error}"))?;
+        let words = self.counters.words();
+        let used = cpus * COUNTERS_PER_CPU as usize;
+        Ok(counts::sums(&words[..used.min(words.len())]))
     }
 
     fn test_run(
@@ -418,12 +427,21 @@ pub fn path() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What was counted between two states of the counters.
-fn grown(before: &[u64], after: &[u64]) -> Vec<Counter> {
-    let grown = Counter::ALL.iter().zip(before.iter().zip(after));
+/// The cells that were counted in between two states of the counters.
+fn grown_cells(before: &[u64], after: &[u64]) -> Vec<u32> {
+    let grown = (0..).zip(before.iter().zip(after));
     grown
-        .flat_map(|(counter, (before, after))| (*before..*after).map(|_| *counter))
+        .filter(|(_, (before, after))| before != after)
+        .flat_map(|(cell, (before, after))| (*before..*after).map(move |_| cell))
         .collect()
+}
+
+/// The reasons of cells, in their order.
+#[must_use]
+pub fn reasons(cells: &[u32]) -> Vec<Counter> {
+    let mut reasons: Vec<Counter> = cells.iter().copied().filter_map(reason_of).collect();
+    reasons.sort_by_key(|counter| counter.slot());
+    reasons
 }
 
 /// Entries that differ, with their indices; pieces without any are passed over in one go.

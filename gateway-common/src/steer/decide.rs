@@ -21,7 +21,7 @@ use super::tables::{Headers, is_from_peer, node};
 use super::{Local, Tables};
 use crate::abi::row::ROW_NODES;
 use crate::abi::{
-    Counter, LiveConfig, NodeIndex, Row, config::flag, cpu_state, node_flag, vip_flag,
+    Counter, LiveConfig, NodeIndex, Row, VipCell, config::flag, cpu_state, node_flag, vip_flag,
 };
 use crate::encap::{MAX_HOPS, Phase, Tunnel};
 use crate::hash::row_of;
@@ -79,7 +79,7 @@ pub(super) fn next<T: Tables>(
     arrival: Option<Tunnel>,
 ) -> Next {
     if flow.vip & (vip_flag::LOCAL_ONLY | vip_flag::SHARED) != 0 {
-        return Next::Stay(Verdict::pass(Counter::LocalOnly));
+        return Next::Stay(Verdict::pass_in(VipCell::LocalOnly.cell(flow.number)));
     }
     let row = tables.row(row_of(flow.hash)).unwrap_or_default();
     let (owner, me) = (row.owner(), config.self_index() as NodeIndex);
@@ -90,9 +90,10 @@ pub(super) fn next<T: Tables>(
                 && config.flags() & flag::DRAINING == 0
                 && heartbeat::proxy(tables, config) == Proxy::Alive
             {
-                return Next::Stay(Verdict::pass(Counter::OwnPass));
+                return Next::Stay(Verdict::pass_in(VipCell::Owned.cell(flow.number)));
             }
         } else if owner != 0 && !row.is_outranked() && !tables.suspect(owner) {
+            tables.count(VipCell::Other.cell(flow.number));
             return Next::Send(Errand {
                 to: owner,
                 purpose: Purpose::Deliver,
@@ -100,6 +101,7 @@ pub(super) fn next<T: Tables>(
             });
         }
     }
+    tables.count(VipCell::Other.cell(flow.number));
     let arrival = arrival.map_or(0, Tunnel::pack);
     Next::unpack(tables.call_decide(packet, flow.place.pack(), flow.hash, arrival))
 }

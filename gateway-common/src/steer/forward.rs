@@ -4,7 +4,7 @@ use super::flow::{is_mapped, length};
 use super::place::{Place, kind};
 use super::tables::{is_from_peer, node};
 use super::{Tables, heartbeat, too_big};
-use crate::abi::{Counter, Live, LiveConfig, NodeEntry, NodeIndex, config::flag, node_flag};
+use crate::abi::{Counter, Live, LiveConfig, NodeEntry, NodeIndex, Path, config::flag, node_flag};
 use crate::checksum;
 use crate::encap::{Inner, MAX_HOPS, OVERHEAD_V4, OVERHEAD_V6, Phase, Tunnel, outer_v4, outer_v6};
 use crate::hash::of_words;
@@ -149,10 +149,10 @@ fn try_send<T: Tables>(
     if rewrites {
         packet.write_words(0, entry.macs())?;
         let ifindex = entry.ifindex();
-        let verdict = Verdict::out_of(ifindex, packet.ingress(), Counter::ForwardL2);
+        let verdict = Verdict::out_in(ifindex, packet.ingress(), Path::L2.cell(errand.to));
         return Some(Sent::Verdict(verdict));
     }
-    let (tunnel, counter) = header(errand, hops - 1);
+    let (tunnel, path) = header(errand, hops - 1);
     let inner = Inner {
         length: carried.length,
         long: packet.segment() != 0 && carried.length + OVERHEAD_V6 > u32::from(u16::MAX),
@@ -162,18 +162,18 @@ fn try_send<T: Tables>(
     if encapsulate(packet, config, place, entry, address, &inner, tunnel).is_none() {
         return silently(Counter::AdjustFailed);
     }
-    let verdict = Verdict::out_of(entry.ifindex(), packet.ingress(), counter);
+    let verdict = Verdict::out_in(entry.ifindex(), packet.ingress(), path.cell(errand.to));
     Some(Sent::Verdict(verdict))
 }
 
 /// The tunnel header of an errand, and what it is counted as.
 #[inline(always)]
-const fn header(errand: Errand, hops: u8) -> (Tunnel, Counter) {
-    let (phase, counter) = match errand.purpose {
-        Purpose::Deliver => (Phase::Delivery, Counter::ForwardUdp),
-        Purpose::Inherit => (Phase::SecondChance, Counter::SynHeir),
-        Purpose::Search => (Phase::SecondChance, Counter::SecondChance),
-        Purpose::Detour => (Phase::Detour, Counter::SecondChance),
+const fn header(errand: Errand, hops: u8) -> (Tunnel, Path) {
+    let (phase, path) = match errand.purpose {
+        Purpose::Deliver => (Phase::Delivery, Path::Udp),
+        Purpose::Inherit => (Phase::SecondChance, Path::Heir),
+        Purpose::Search => (Phase::SecondChance, Path::SecondChance),
+        Purpose::Detour => (Phase::Detour, Path::SecondChance),
     };
     let fingerprint = errand.fingerprint;
     let tunnel = Tunnel {
@@ -181,7 +181,7 @@ const fn header(errand: Errand, hops: u8) -> (Tunnel, Counter) {
         phase,
         fingerprint,
     };
-    (tunnel, counter)
+    (tunnel, path)
 }
 
 /// Hops that the packet has left, and whether it comes from a peer.

@@ -109,7 +109,7 @@ pub fn too_big<P: Packet>(packet: &mut P, v6: bool, fits: u32) -> u64 {
     u64::from(too_big::message(packet, v6, fits).is_some())
 }
 
-/// Flags of the entry of a VIP address, given in two words, and above them the number of its list of sources.
+/// Flags of the entry of a VIP address, given in two words, and above them the number of its list of sources and its own.
 #[inline(always)]
 pub fn address<T: Tables>(tables: &T, first: u64, second: u64) -> u64 {
     tables::find_address(tables, [first, second])

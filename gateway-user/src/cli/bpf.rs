@@ -25,16 +25,20 @@ pub fn dispatch(args: &BpfArgs) -> ExitCode {
     match &args.what {
         None => overview(tables),
         Some(BpfCommand::Vips) => looked(tables, show::bpf::vips, |look| {
-            Ok(answer::vips(&look.tables()?, &look.lists()?))
+            Ok(answer::vips(
+                &look.tables()?,
+                &look.lists()?,
+                &look.counters()?,
+            ))
         }),
         Some(BpfCommand::Nodes) => {
             let names = names(&tables.admin);
             looked(tables, show::bpf::nodes, |look| {
-                Ok(answer::nodes(&look.tables()?, &names))
+                Ok(answer::nodes(&look.tables()?, &names, &look.counters()?))
             })
         }
         Some(BpfCommand::Counters) => looked(tables, show::bpf::counters, |look| {
-            Ok(json!({"counters": look.counters()?}))
+            Ok(answer::counters(&look.counters()?))
         }),
         Some(BpfCommand::Rows(rows)) => self::rows(tables, rows),
     }
@@ -90,14 +94,15 @@ fn overview(args: &TablesArgs) -> ExitCode {
 fn without_daemon(look: &Look, memory: &Value) -> Result<Value, Error> {
     let seen = look.tables()?;
     let names = Names::default();
+    let counts = look.counters()?;
     let mut answer = json!({
         "daemon": false,
-        "counters": look.counters()?,
+        "counters": counts.reasons,
         "memory": memory,
     });
     for part in [
-        answer::vips(&seen, &look.lists()?),
-        answer::nodes(&seen, &names),
+        answer::vips(&seen, &look.lists()?, &counts),
+        answer::nodes(&seen, &names, &counts),
         answer::owners(&seen, &names),
     ] {
         if let (Value::Object(all), Value::Object(part)) = (&mut answer, part) {

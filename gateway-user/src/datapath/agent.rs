@@ -14,8 +14,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{self, LpmTrie};
 use aya::maps::{DevMapHash, Map, MapData, MapError, SockMap};
 use gateway_common::abi::{
-    self, COUNTERS_PER_CPU, Config, GROUPS, MAX_CPUS, MAX_NODES, NodeEntry, PORT_WORDS, ROWS,
-    SLOTS_PER_GROUP, SourceKey, TAG_SETS, TagSet, VIP_SLOTS, VipEntry, fact,
+    self, Config, GROUPS, MAX_NODES, NodeEntry, PORT_WORDS, ROWS, SLOTS_PER_GROUP, SourceKey,
+    TAG_SETS, TagSet, VIP_SLOTS, VipEntry, fact,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -50,7 +50,7 @@ pub struct Agent {
     uplinks: Uplinks,
     forward: ForwardMode,
     writer: Writer,
-    counters: MappedArray,
+    counters: Arc<MappedArray>,
     ports: MappedArray,
     sockets: SockMap<MapData>,
     devices: DevMapHash<MapData>,
@@ -115,6 +115,8 @@ impl Agent {
             2 * VIP_SLOTS,
             size_of::<VipEntry>(),
         )?;
+        let counters: Arc<MappedArray> =
+            array(programs, abi::map::COUNTERS, counts::words_here(), words)?;
         let shared = SharedTables {
             rows: Arc::new(array(programs, abi::map::ROWS, ROWS, words)?),
             alive: Arc::new(array(programs, abi::map::ALIVE, MAX_NODES, words)?),
@@ -129,13 +131,8 @@ impl Agent {
         Ok(Self {
             uplinks,
             forward,
-            writer: Writer::new(config, nodes, vips, shared),
-            counters: array(
-                programs,
-                abi::map::COUNTERS,
-                MAX_CPUS * COUNTERS_PER_CPU,
-                words,
-            )?,
+            writer: Writer::new(config, nodes, vips, Arc::clone(&counters), shared),
+            counters,
             ports: array(programs, abi::map::PORTS, PORT_WORDS, words)?,
             sockets: SockMap::try_from(take(programs, abi::map::SOCKETS)?)
                 .map_err(unfit(abi::map::SOCKETS))?,
@@ -316,8 +313,8 @@ impl NodePrivileges for Agent {
         self.uplinks.take_over()
     }
 
-    fn counters(&self) -> BTreeMap<&'static str, u64> {
-        counts::reasons(self.counters.words())
+    fn counters(&self) -> Vec<u64> {
+        counts::sums(self.counters.words())
     }
 
     fn reach(&mut self, nodes: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Reach>, Error> {

@@ -10,11 +10,12 @@ use aya::maps::MapInfo;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Map, MapData};
 use gateway_common::abi::{
-    self, COUNTERS_PER_CPU, Config, MAX_CPUS, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row,
-    SOURCE_DENIED, VIP_SLOTS, VipEntry, map, node_flag, vip_flag,
+    self, Config, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SOURCE_DENIED, VIP_SLOTS, VipEntry,
+    map, node_flag, vip_flag,
 };
 use gateway_common::probe::view;
 
+use super::counts::Counts;
 use super::mmap::MappedArray;
 use super::{Error, counts, pins, sys};
 
@@ -165,9 +166,17 @@ impl Look {
     ///
     /// # Errors
     /// As [`Self::tables`].
-    pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
-        let words = self.array(map::COUNTERS, MAX_CPUS * COUNTERS_PER_CPU, size_of::<u64>())?;
-        Ok(counts::reasons(words.words()))
+    pub fn counters(&self) -> Result<Counts, Error> {
+        let path = self.directory.join(map::COUNTERS);
+        // As many rows as there were CPUs when they were made.
+        let words = MapInfo::from_pin(&path).map_or(0, |info| info.max_entries());
+        let words = if counts::is_whole(words) {
+            words
+        } else {
+            counts::words_here()
+        };
+        let array = self.array(map::COUNTERS, words, size_of::<u64>())?;
+        Ok(Counts::of(&counts::sums(array.words())))
     }
 
     /// How many prefixes each list of sources has.

@@ -9,8 +9,9 @@ use gateway_common::abi::{
 use gateway_common::hash::{flow_v4, flow_v6, row_of};
 use serde_json::{Value, json};
 
+use crate::datapath::counts::Counts;
 use crate::datapath::look::{ListSize, Seen};
-use crate::datapath::status::Forward;
+use crate::datapath::status::{Forward, NodePackets};
 use crate::l4::address_of;
 use crate::l4::vips::port_key;
 use crate::snapshot::{BindKey, Transport};
@@ -89,8 +90,12 @@ fn state(flags: u32) -> &'static str {
 
 /// `forebay bpf vips`.
 #[must_use]
-pub fn vips(seen: &Seen, lists: &BTreeMap<u16, ListSize>) -> Value {
-    let all = seen.vips.iter().map(|entry| vip(entry, lists));
+pub fn vips(seen: &Seen, lists: &BTreeMap<u16, ListSize>, counts: &Counts) -> Value {
+    let all = seen.vips.iter().map(|entry| {
+        let mut value = vip(entry, lists);
+        value["packets"] = json!(counts.of_vip(entry.number));
+        value
+    });
     json!({"vips": all.collect::<Vec<_>>()})
 }
 
@@ -134,7 +139,7 @@ fn vip(entry: &VipEntry, lists: &BTreeMap<u16, ListSize>) -> Value {
 
 /// `forebay bpf nodes`.
 #[must_use]
-pub fn nodes(seen: &Seen, names: &Names) -> Value {
+pub fn nodes(seen: &Seen, names: &Names, counts: &Counts) -> Value {
     let all = seen.nodes.iter().map(|(index, entry)| {
         let [a, b, c, d, e, f] = entry.mac;
         let encapsulates = seen.config.flags & config::flag::ENCAP_ALWAYS != 0;
@@ -149,9 +154,22 @@ pub fn nodes(seen: &Seen, names: &Names) -> Value {
             "interface": interface(entry.ifindex),
             "mtu": entry.mtu,
             "vlan": entry.vlan,
+            "packets": NodePackets::from(counts.of_node(*index)),
         })
     });
     json!({"nodes": all.collect::<Vec<_>>()})
+}
+
+/// `forebay bpf counters`.
+#[must_use]
+pub fn counters(counts: &Counts) -> Value {
+    let mut paths: BTreeMap<&str, u64> = BTreeMap::new();
+    for node in counts.nodes.values() {
+        for (path, sum) in NodePackets::from(*node).by_path() {
+            *paths.entry(path).or_default() += sum;
+        }
+    }
+    json!({"counters": counts.reasons, "paths": paths})
 }
 
 /// Name of an interface, its index if it has gone; nothing for none.

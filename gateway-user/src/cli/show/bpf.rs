@@ -21,11 +21,13 @@ pub fn overview(answer: &Value) -> String {
             vips(answer)
         )
     } else {
-        let mut vips = Table::new("VIPs", &["ADDRESS", "GROUP", "STATE"]);
+        let mut vips = Table::new("VIPs", &["ADDRESS", "GROUP", "STATE", "PACKETS"]);
         for vip in items(&answer["vips"]) {
             let draining = vip["draining"] == Value::Bool(true);
             let state = if draining { "draining" } else { "serving" };
-            vips.row([text(&vip["vip"]), text(&vip["group"]), state.into()]);
+            let [address, group, packets] =
+                ["vip", "group", "packets"].map(|cell| text(&vip[cell]));
+            vips.row([address, group, state.into(), packets]);
         }
         format!("{}{vips}", datapath(answer))
     };
@@ -57,7 +59,7 @@ fn memory(memory: &Value) -> String {
 #[must_use]
 pub fn vips(answer: &Value) -> String {
     let columns = [
-        "ADDRESS", "PROTOCOL", "GROUP", "RETURN", "HASH", "SOURCES", "STATE",
+        "ADDRESS", "PROTOCOL", "GROUP", "RETURN", "HASH", "SOURCES", "STATE", "PACKETS",
     ];
     let mut table = Table::new("VIPs", &columns);
     for vip in items(&answer["vips"]) {
@@ -79,7 +81,10 @@ pub fn vips(answer: &Value) -> String {
         }
         let [address, protocol, group, back, hash] =
             ["vip", "protocol", "group", "return_path", "hash"].map(|cell| text(&vip[cell]));
-        table.row([address, protocol, group, back, hash, sources, state]);
+        let packets = text(&vip["packets"]);
+        table.row([
+            address, protocol, group, back, hash, sources, state, packets,
+        ]);
     }
     or(&table, "there are no VIPs\n")
 }
@@ -100,6 +105,10 @@ pub fn nodes(answer: &Value) -> String {
         "MTU",
     ];
     let mut table = Table::new("Nodes", &columns);
+    let mut packets = Table::new(
+        "Packets to them, by path",
+        &["INDEX", "L2", "UDP", "SECOND CHANCE", "SYN HEIR"],
+    );
     for node in items(&answer["nodes"]) {
         let suspect = if node["suspect"] == Value::Bool(true) {
             "suspect"
@@ -121,7 +130,7 @@ pub fn nodes(answer: &Value) -> String {
         ]
         .map(|cell| text(&node[cell]));
         table.row([
-            index,
+            index.clone(),
             name,
             address,
             state,
@@ -132,8 +141,14 @@ pub fn nodes(answer: &Value) -> String {
             or_none(&node["vlan"]),
             or_none(&node["mtu"]),
         ]);
+        let sums =
+            ["l2", "udp", "second_chance", "syn_heir"].map(|path| text(&node["packets"][path]));
+        packets.row([vec![index], sums.to_vec()].concat());
     }
-    or(&table, "no node is listed\n")
+    if items(&answer["nodes"]).is_empty() {
+        return "no node is listed\n".to_owned();
+    }
+    format!("{table}{packets}")
 }
 
 /// `forebay bpf counters`.
@@ -143,7 +158,11 @@ pub fn counters(answer: &Value) -> String {
     for (reason, packets) in answer["counters"].as_object().into_iter().flatten() {
         table.row([reason.clone(), text(packets)]);
     }
-    table.to_string()
+    let mut paths = Table::new("Packets to other nodes", &["PATH", "PACKETS"]);
+    for (path, packets) in answer["paths"].as_object().into_iter().flatten() {
+        paths.row([path.clone(), text(packets)]);
+    }
+    format!("{table}{paths}")
 }
 
 /// `forebay bpf rows`.

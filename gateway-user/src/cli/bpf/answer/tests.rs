@@ -1,3 +1,5 @@
+//! What the answers say of tables made by hand.
+
 use gateway_common::abi::Config;
 
 use super::*;
@@ -98,28 +100,42 @@ fn vips_say_what_becomes_of_their_packets() {
         allowed: 1,
         denied: 2,
     };
-    let answer = vips(&seen(), &BTreeMap::from([(7, list), (8, list)]));
+    let counts = Counts {
+        vips: BTreeMap::from([(80, 17)]),
+        ..Counts::default()
+    };
+    let answer = vips(&seen(), &BTreeMap::from([(7, list), (8, list)]), &counts);
     assert_eq!(
         show::bpf::vips(&answer),
         "VIPs
-  ADDRESS        PROTOCOL  GROUP  RETURN      HASH       SOURCES                            STATE
-  192.0.2.1      -         -      -           ports      all                                announced here
-  192.0.2.1:80   tcp       3      local-only  ports      all                                serving
-  192.0.2.1:443  tcp       3      direct      ports      deny-list of 1 allowed, 2 denied   draining
-  192.0.2.1:53   udp       3      direct      addresses  allow-list of 1 allowed, 2 denied  serving\n\n"
+  ADDRESS        PROTOCOL  GROUP  RETURN      HASH       SOURCES                            STATE           PACKETS
+  192.0.2.1      -         -      -           ports      all                                announced here  0
+  192.0.2.1:80   tcp       3      local-only  ports      all                                serving         17
+  192.0.2.1:443  tcp       3      direct      ports      deny-list of 1 allowed, 2 denied   draining        0
+  192.0.2.1:53   udp       3      direct      addresses  allow-list of 1 allowed, 2 denied  serving         0\n\n"
     );
 }
 
 #[test]
 fn nodes_say_how_packets_reach_them() {
-    let answer = nodes(&seen(), &names());
+    let counts = Counts {
+        nodes: BTreeMap::from([(2, [5, 6, 7, 8])]),
+        ..Counts::default()
+    };
+    let answer = nodes(&seen(), &names(), &counts);
     assert_eq!(
         show::bpf::nodes(&answer),
         "Nodes
   INDEX  NAME   ADDRESS   STATE     SUSPECT  PATH  MAC                INTERFACE  VLAN  MTU
   1      alpha  10.0.0.1  ready     -        own   02:00:00:00:00:01  -          -     1500
   2      beta   10.0.0.2  draining  -        l2    02:00:00:00:00:02  -          -     1500
-  3      -      10.0.0.3  ready     suspect  udp   02:00:00:00:00:03  -          -     1500\n\n"
+  3      -      10.0.0.3  ready     suspect  udp   02:00:00:00:00:03  -          -     1500
+
+Packets to them, by path
+  INDEX  L2  UDP  SECOND CHANCE  SYN HEIR
+  1      0   0    0              0
+  2      5   6    7              8
+  3      0   0    0              0\n\n"
     );
     let encapsulating = Seen {
         config: Config {
@@ -129,7 +145,7 @@ fn nodes_say_how_packets_reach_them() {
         ..seen()
     };
     assert_eq!(
-        nodes(&encapsulating, &names())["nodes"][1]["forward"],
+        nodes(&encapsulating, &names(), &counts)["nodes"][1]["forward"],
         "udp"
     );
 }
