@@ -5,8 +5,9 @@
 use std::cell::RefCell;
 
 use crate::abi::{
-    Config, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SourceKey, VIP_NUMBERS,
-    VIP_PROBES, VIP_SLOTS, VipEntry, VipKey, cpu_state, fact, peers, state, vip_flag,
+    Config, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SourceKey, TraceEvent,
+    TraceFilter, VIP_NUMBERS, VIP_PROBES, VIP_SLOTS, VipEntry, VipKey, cpu_state, fact, peers,
+    state, vip_flag,
 };
 use crate::hash::vip_slot;
 use crate::packet::{Header, Packet};
@@ -131,6 +132,14 @@ pub struct HostTables {
     pub cpu_state: RefCell<Vec<u64>>,
     /// Cells that were counted in, in order; the verdict's own is not among them.
     pub cells: RefCell<Vec<u32>>,
+    /// What a tracer asks for, while the configuration says that there is one.
+    pub filter: TraceFilter,
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    pub clock: u64,
+    /// What is put down of a packet that is traced.
+    pub draft: RefCell<TraceEvent>,
+    /// What the tracer was told, in order.
+    pub events: RefCell<Vec<TraceEvent>>,
 }
 
 impl Default for HostTables {
@@ -154,6 +163,10 @@ impl Default for HostTables {
             state: RefCell::new(vec![0; state::WORDS as usize]),
             cpu_state: RefCell::new(vec![0; cpu_state::WORDS as usize]),
             cells: RefCell::new(Vec::new()),
+            filter: TraceFilter::default(),
+            clock: 0,
+            draft: RefCell::default(),
+            events: RefCell::new(Vec::new()),
         }
     }
 }
@@ -290,5 +303,25 @@ impl Tables for HostTables {
 
     fn count(&self, cell: u32) {
         self.cells.borrow_mut().push(cell);
+    }
+
+    fn filter(&self) -> Option<Live<'_, TraceFilter>> {
+        Some(Live::of(&self.filter))
+    }
+
+    fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    fn draft(&self) -> TraceEvent {
+        *self.draft.borrow()
+    }
+
+    fn set_draft(&self, event: &TraceEvent) {
+        self.draft.replace(*event);
+    }
+
+    fn tell(&self, event: &TraceEvent) {
+        self.events.borrow_mut().push(*event);
     }
 }

@@ -18,6 +18,7 @@ mod place;
 mod probe;
 mod tables;
 mod too_big;
+mod trace;
 mod tunnel;
 
 pub use tables::{Cookie, Headers, Local, Tables, Tuple, Way, find_vip};
@@ -25,7 +26,7 @@ pub use tables::{Cookie, Headers, Local, Tables, Tuple, Way, find_vip};
 use self::decide::Next;
 use self::flow::Flow;
 use self::place::{Place, find, kind};
-use crate::abi::{ABI_VERSION, Counter};
+use crate::abi::{ABI_VERSION, Counter, LiveConfig};
 use crate::encap::Tunnel;
 use crate::packet::{Ethernet, Packet, ethertype, protocol};
 use crate::verdict::Verdict;
@@ -85,20 +86,65 @@ fn consider<T: Tables>(packet: &mut T::Packet, tables: &T) -> Result<Verdict, Ve
     if !steered && !place.is(kind::TOO_MANY) || to_group {
         return Err(foreign);
     }
-    let flow = Flow::of(packet, tables, config, place, foreign)?;
-    match decide::next(packet, tables, config, &flow, arrival) {
-        Next::Stay(verdict) => Ok(verdict),
+    let flow = match Flow::of(packet, tables, config, place, foreign) {
+        Ok(flow) => flow,
+        Err(verdict) => {
+            if verdict != foreign {
+                trace::tell_refused(packet, tables, config, place, verdict);
+            }
+            return Err(verdict);
+        }
+    };
+    Ok(decided(packet, tables, config, &flow, arrival))
+}
+
+/// What becomes of a packet of a VIP's flow; `arrival` is what the tunnel said that it came out of.
+#[inline(always)]
+fn decided<T: Tables>(
+    packet: &mut T::Packet,
+    tables: &T,
+    config: LiveConfig<'_>,
+    flow: &Flow,
+    arrival: Option<Tunnel>,
+) -> Verdict {
+    if config.trace() != 0 {
+        let (place, arrival) = (flow.place.pack(), arrival.map_or(0, Tunnel::pack));
+        let vip = u64::from(flow.number) << 32 | u64::from(flow.vip);
+        let word = tables.call_traced(packet, place, flow.hash, vip, arrival);
+        if word != 0 {
+            let next = Next::unpack(word);
+            let verdict = carry_out(packet, tables, || place, flow.hash, arrival, next);
+            tables.call_told(verdict.pack(), trace::reason(next));
+            return verdict;
+        }
+    }
+    let next = decide::next(packet, tables, config, flow, arrival);
+    let (place, arrival) = (|| flow.place.pack(), arrival.map_or(0, Tunnel::pack));
+    carry_out(packet, tables, place, flow.hash, arrival, next)
+}
+
+/// Does what was decided about a packet, whose packed place is asked for only if it is needed.
+#[inline(always)]
+fn carry_out<T: Tables>(
+    packet: &mut T::Packet,
+    tables: &T,
+    place: impl Fn() -> u64,
+    hash: u64,
+    arrival: u64,
+    next: Next,
+) -> Verdict {
+    match next {
+        Next::Stay(verdict) => verdict,
         Next::Send(errand) => {
-            let (place, arrival) = (flow.place.pack(), arrival.map_or(0, Tunnel::pack));
-            let word = tables.call_send(packet, place, flow.hash, errand.pack(), arrival);
-            Ok(Verdict::unpack(word).unwrap_or_else(|| too_big::tell(packet, tables, word)))
+            let word = tables.call_send(packet, place(), hash, errand.pack(), arrival);
+            Verdict::unpack(word).unwrap_or_else(|| too_big::tell(packet, tables, word))
         }
         Next::Cookie => {
-            let word = tables.call_cookie(packet, flow.place.pack(), arrival.is_none());
-            Ok(match word as u32 {
+            let word = tables.call_cookie(packet, place(), arrival == 0);
+            match word as u32 {
                 0 => Verdict::pass(Counter::OwnSyn),
                 way => Verdict::out_of(way, packet.ingress(), Counter::SynCookie),
-            })
+            }
         }
     }
 }

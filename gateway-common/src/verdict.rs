@@ -1,6 +1,7 @@
 //! What becomes of a packet, and why.
 
-use crate::abi::{Counter, reason_of};
+use crate::abi::counter::node_of;
+use crate::abi::{Counter, NodeIndex, reason_of};
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,12 @@ impl Verdict {
     #[must_use]
     pub const fn cell(self) -> u32 {
         (self.0 >> 32) as u32 & 0xffff
+    }
+
+    /// The node that it goes to, if it goes to one.
+    #[must_use]
+    pub const fn node(self) -> Option<NodeIndex> {
+        node_of(self.cell())
     }
 
     /// Why.

@@ -29,6 +29,7 @@ pub mod routes;
 pub mod status;
 mod sys;
 pub mod tags;
+pub mod trace;
 pub mod vip_socket;
 pub mod writer;
 

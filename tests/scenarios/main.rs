@@ -12,6 +12,7 @@
 mod agent;
 mod agent_hostile;
 mod bpf;
+mod bpf_trace;
 mod datapath;
 mod death;
 mod drain;

@@ -12,13 +12,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, DevMapHash, Map, SockMap};
+use aya::maps::{Array, DevMapHash, Map, RingBuf, SockMap};
 use aya::programs::{
     Program, SchedClassifier, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode,
 };
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{
-    COUNTERS_PER_CPU, Counter, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map, reason_of, tag,
+    COUNTERS_PER_CPU, Counter, NodeEntry, Row, SourceKey, TraceEvent, TraceFilter, VipEntry,
+    cpu_state, map, reason_of, tag,
 };
 use gateway_common::host::HostTables;
 use gateway_common::steer::Tables;
@@ -330,6 +331,26 @@ impl Object {
         xdp.attach(interface, mode)
             .with_context(|| format!("attach forebay_xdp to {interface}"))?;
         Ok(())
+    }
+
+    /// What a tracer asks for, from the next write of tables on that say that there is one.
+    pub fn set_filter(&mut self, filter: &TraceFilter) -> Result<()> {
+        self.set::<{ size_of::<TraceFilter>() }>(map::TRACE, 0, bytemuck::cast(*filter))
+    }
+
+    /// What the tracer was told since this was last asked, without times.
+    pub fn events(&mut self) -> Result<Vec<TraceEvent>> {
+        let map = self
+            .ebpf
+            .map_mut(map::TRACE_EVENTS)
+            .context("no map TRACE_EVENTS")?;
+        let mut ring = RingBuf::try_from(map)?;
+        let mut events = Vec::new();
+        while let Some(item) = ring.next() {
+            let event: TraceEvent = bytemuck::pod_read_unaligned(&item);
+            events.push(TraceEvent { time: 0, ..event });
+        }
+        Ok(events)
     }
 
     /// The reasons that were counted since `before`, in their order.

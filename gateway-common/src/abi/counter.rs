@@ -106,6 +106,15 @@ impl VipCell {
     }
 }
 
+/// The node that a cell counts packets to, if it is one of a node.
+#[must_use]
+pub const fn node_of(cell: u32) -> Option<NodeIndex> {
+    if cell < NODE_CELLS || cell >= VIP_CELLS {
+        return None;
+    }
+    Some(((cell - NODE_CELLS) / PATHS) as NodeIndex)
+}
+
 /// The reason that a cell counts for; none for those that count beside one.
 #[must_use]
 pub fn reason_of(cell: u32) -> Option<Counter> {
@@ -207,6 +216,7 @@ mod tests {
         for node in 0..MAX_NODES as NodeIndex {
             for path in Path::ALL {
                 take(path.cell(node), Some(path.reason()));
+                assert_eq!(node_of(path.cell(node)), Some(node));
             }
         }
         for number in 0..VIP_NUMBERS as u16 {

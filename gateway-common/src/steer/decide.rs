@@ -48,7 +48,7 @@ impl Next {
 
     /// One word, as functions out of line hand it back.
     #[inline(always)]
-    const fn pack(self) -> u64 {
+    pub(super) const fn pack(self) -> u64 {
         match self {
             Self::Stay(verdict) => verdict.pack(),
             Self::Send(errand) => Self::SEND | errand.pack(),
@@ -58,7 +58,7 @@ impl Next {
 
     /// What [`Self::pack`] packed.
     #[inline(always)]
-    const fn unpack(word: u64) -> Self {
+    pub(super) const fn unpack(word: u64) -> Self {
         if let Some(verdict) = Verdict::unpack(word) {
             Self::Stay(verdict)
         } else if word & Self::SEND != 0 {

@@ -114,6 +114,21 @@ impl Ends {
     }
 }
 
+/// Client, VIP and ports of a packet for a VIP; ports are 0 where they cannot be read.
+#[inline(always)]
+pub(super) fn ends<P: Packet>(packet: &P, place: Place) -> Option<([u64; 2], [u64; 2], u32)> {
+    let (client, vip, _) = addresses(packet, place)?;
+    let ports = match packet.words(place.l4) {
+        Some([ports]) if !place.unfit() => u32::from_le(ports),
+        _ => 0,
+    };
+    let mut ends = Ends { client, vip, ports };
+    if place.is(kind::REVERSED) {
+        ends = ends.turned();
+    }
+    Some((ends.client, ends.vip, ends.ports))
+}
+
 /// What stands before an IPv4 address in its mapped form, in [`words`](crate::hash::words).
 const MAPPED: u64 = 0xffff_0000;
 

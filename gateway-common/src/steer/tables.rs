@@ -6,7 +6,8 @@ pub(super) use self::by::{is_from_peer, peer_at_address, peer_with_mac};
 use super::outline;
 use crate::abi::{
     Counter, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED,
-    SourceKey, VIP_PROBES, VIP_SLOTS, VipEntry, VipWords, node_flag, vip_flag,
+    SourceKey, TraceEvent, TraceFilter, VIP_PROBES, VIP_SLOTS, VipEntry, VipWords, node_flag,
+    vip_flag,
 };
 use crate::hash::{Key, of_words, vip_slot_of};
 use crate::packet::{Packet, mapped};
@@ -177,6 +178,16 @@ pub trait Tables {
     fn source(&self, key: &SourceKey) -> u32;
     /// Counts one event in a cell of this CPU.
     fn count(&self, cell: u32);
+    /// What a tracer asks for.
+    fn filter(&self) -> Option<Live<'_, TraceFilter>>;
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    fn clock(&self) -> u64;
+    /// What this CPU put down of the packet that is decided about.
+    fn draft(&self) -> TraceEvent;
+    /// Puts that down.
+    fn set_draft(&self, event: &TraceEvent);
+    /// Tells the tracer about a packet.
+    fn tell(&self, event: &TraceEvent);
 
     /// Calls [`outline::walk`].
     fn call_walk(&self, packet: &mut Self::Packet) -> u64 {
@@ -234,6 +245,48 @@ pub trait Tables {
         Self: Sized,
     {
         outline::send(packet, self, place, hash, errand, arrival)
+    }
+    /// Calls [`outline::traced`].
+    fn call_traced(
+        &self,
+        packet: &mut Self::Packet,
+        place: u64,
+        hash: u64,
+        vip: u64,
+        arrival: u64,
+    ) -> u64
+    where
+        Self: Sized,
+    {
+        outline::traced(packet, self, place, hash, vip, arrival)
+    }
+    /// Calls [`outline::wanted`].
+    fn call_wanted(
+        &self,
+        packet: &mut Self::Packet,
+        place: u64,
+        hash: u64,
+        arrival: u64,
+        row: u64,
+    ) -> u64
+    where
+        Self: Sized,
+    {
+        outline::wanted(packet, self, place, hash, arrival, row)
+    }
+    /// Calls [`outline::told`].
+    fn call_told(&self, verdict: u64, why: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::told(self, verdict, why)
+    }
+    /// Calls [`outline::refused`].
+    fn call_refused(&self, packet: &mut Self::Packet, place: u64, verdict: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::refused(packet, self, place, verdict)
     }
     /// Calls [`outline::held`].
     fn call_held(&self, packet: &mut Self::Packet, place: u64) -> u64

@@ -1,8 +1,9 @@
 //! The flags of `forebay bpf` and its subcommands.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use gateway_common::abi::ROWS;
@@ -58,6 +59,87 @@ pub enum BpfCommand {
     Nodes,
     /// List what packets were counted as.
     Counters,
+    /// Follow packets: what this node decides about each, and why.
+    Trace(TraceArgs),
+}
+
+/// Flags of `forebay bpf trace`.
+#[derive(Args, Clone, Debug)]
+pub struct TraceArgs {
+    /// Only packets whose client or VIP has this address.
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    pub address: Option<IpAddr>,
+    /// Only packets whose client or VIP has this port.
+    #[arg(long, value_name = "PORT", value_parser = super::parse_port)]
+    pub port: Option<u16>,
+    /// Only packets for this VIP: ADDR, ADDR:PORT or ADDR:PORT/PROTOCOL.
+    #[arg(long, value_name = "VIP")]
+    pub vip: Option<Target>,
+    /// Only one in N flows, the same ones on every node.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_sample)]
+    pub sample: u32,
+    /// End after N packets.
+    #[arg(long, value_name = "N", value_parser = parse_packets)]
+    pub count: Option<u64>,
+    /// End after this time.
+    #[arg(long, value_name = "DURATION", value_parser = super::parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Name of this node in the lines [default: the daemon's, else the host's].
+    #[arg(long, env = "FOREBAY_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+}
+
+/// A VIP: its address, with a port and a protocol if these count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Address.
+    pub address: IpAddr,
+    /// Port; 0: any.
+    pub port: u16,
+    /// Protocol; none: any.
+    pub protocol: Option<Transport>,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self {
+                address,
+                port: 0,
+                protocol: None,
+            });
+        }
+        let end: FlowEnd = text.parse().map_err(|error| match text.contains('/') {
+            true => error,
+            false => "give ADDR, ADDR:PORT or ADDR:PORT/PROTOCOL".to_owned(),
+        })?;
+        Ok(Self {
+            address: end.address.ip(),
+            port: end.address.port(),
+            protocol: end.protocol,
+        })
+    }
+}
+
+fn parse_address(text: &str) -> Result<IpAddr, String> {
+    text.parse()
+        .map_err(|_| "give an address, for example 192.0.2.1 or 2001:db8::1".to_owned())
+}
+
+fn parse_sample(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("give a whole number from 1 to 4294967295".to_owned()),
+    }
+}
+
+fn parse_packets(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("give a whole number from 1 on".to_owned()),
+    }
 }
 
 /// Flags of `forebay bpf rows`.

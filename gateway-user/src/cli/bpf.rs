@@ -3,6 +3,7 @@
 //! Only names of nodes are the daemon's: nodes have their addresses for names where none answers.
 
 pub mod answer;
+pub mod trace;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ pub fn dispatch(args: &BpfArgs) -> ExitCode {
             Ok(answer::counters(&look.counters()?))
         }),
         Some(BpfCommand::Rows(rows)) => self::rows(tables, rows),
+        Some(BpfCommand::Trace(args)) => trace::run(tables, args),
     }
 }
 

@@ -15,7 +15,7 @@ use aya::maps::lpm_trie::{self, LpmTrie};
 use aya::maps::{DevMapHash, Map, MapData, MapError, SockMap};
 use gateway_common::abi::{
     self, Config, GROUPS, MAX_NODES, NodeEntry, PORT_WORDS, ROWS, SLOTS_PER_GROUP, SourceKey,
-    TAG_SETS, TagSet, VIP_SLOTS, VipEntry, fact,
+    TAG_SETS, TagSet, TraceFilter, VIP_SLOTS, VipEntry, fact,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -51,6 +51,7 @@ pub struct Agent {
     forward: ForwardMode,
     writer: Writer,
     counters: Arc<MappedArray>,
+    trace: MappedArray,
     ports: MappedArray,
     sockets: SockMap<MapData>,
     devices: DevMapHash<MapData>,
@@ -133,6 +134,7 @@ impl Agent {
             forward,
             writer: Writer::new(config, nodes, vips, Arc::clone(&counters), shared),
             counters,
+            trace: array(programs, abi::map::TRACE, 1, size_of::<TraceFilter>())?,
             ports: array(programs, abi::map::PORTS, PORT_WORDS, words)?,
             sockets: SockMap::try_from(take(programs, abi::map::SOCKETS)?)
                 .map_err(unfit(abi::map::SOCKETS))?,
@@ -332,6 +334,7 @@ impl NodePrivileges for Agent {
     }
 
     fn local_addresses(&mut self) -> Result<LocalAddresses, Error> {
+        self.writer.end_trace_if_over(&self.trace);
         let interfaces = routes::interfaces(&mut self.netlink)?;
         for (index, interface) in interfaces
             .iter()

@@ -147,6 +147,12 @@ pub enum Error {
     /// Pins that this user may not open.
     #[error("{} may not be opened by this user: run as root", .0.display())]
     NotReadable(PathBuf),
+    /// Two tracers would tell each other's packets.
+    #[error("another `forebay bpf trace` (process {process}) traces this node: end it first")]
+    TracerBusy {
+        /// The other one.
+        process: u32,
+    },
     /// mmap of a map.
     #[error("mapping the BPF map {map} failed: {source}")]
     Map {

@@ -10,8 +10,8 @@ use aya::maps::MapInfo;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Map, MapData};
 use gateway_common::abi::{
-    self, Config, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SOURCE_DENIED, VIP_SLOTS, VipEntry,
-    map, node_flag, vip_flag,
+    self, Config, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SOURCE_DENIED, TraceFilter,
+    VIP_SLOTS, VipEntry, map, node_flag, vip_flag,
 };
 use gateway_common::probe::view;
 
@@ -105,6 +105,18 @@ impl Look {
         MappedArray::to_read(name, &fd, entries, size)
     }
 
+    /// As [`Self::array`], to be written too.
+    pub(super) fn array_to_write(
+        &self,
+        name: &'static str,
+        entries: u32,
+        size: usize,
+    ) -> Result<MappedArray, Error> {
+        let fd = self.pin(name)?;
+        self.check(name, entries, size)?;
+        MappedArray::new(name, &fd, entries, size)
+    }
+
     /// Refuses a map that does not have this many values of this size.
     pub(super) fn check(&self, name: &str, entries: u32, size: usize) -> Result<(), Error> {
         let path = self.directory.join(name);
@@ -177,6 +189,15 @@ impl Look {
         };
         let array = self.array(map::COUNTERS, words, size_of::<u64>())?;
         Ok(Counts::of(&counts::sums(array.words())))
+    }
+
+    /// Process of the last tracer; 0 if there was none.
+    ///
+    /// # Errors
+    /// As [`Self::tables`].
+    pub fn tracer(&self) -> Result<u32, Error> {
+        let filter = self.array(map::TRACE, 1, size_of::<TraceFilter>())?;
+        Ok(filter.read::<TraceFilter>(0).process)
     }
 
     /// How many prefixes each list of sources has.

@@ -14,6 +14,7 @@ use gateway_common::abi::{
 };
 
 use super::mmap::{MappedArray, SharedTables};
+use super::trace::{TRACE_WORD, end_if_over};
 use super::{Error, counts};
 use crate::l4::diff::{Image, MapOp, without_halves};
 use crate::l4::sources::SourceTable;
@@ -62,6 +63,11 @@ impl Writer {
             nodes_flipped: now,
             vips_flipped: now,
         }
+    }
+
+    /// Ends what a tracer left that was killed; `filter` is what it asked for.
+    pub fn end_trace_if_over(&self, filter: &MappedArray) {
+        end_if_over(&self.config, filter);
     }
 
     /// Rows, alive words and heartbeat.
@@ -133,7 +139,13 @@ impl Writer {
             vip_seed: current.vip_seed,
             ..wanted
         };
-        self.config.write(0, &whole);
+        // All but the tracer's word: it is not ours, and the tracer may write it at any moment.
+        let words: &[u32] = bytemuck::cast_slice(bytemuck::bytes_of(&whole));
+        for (at, (place, word)) in self.config.half_words().iter().zip(words).enumerate() {
+            if at != TRACE_WORD {
+                place.store(*word, Ordering::Relaxed);
+            }
+        }
     }
 
     fn write_nodes(&mut self, nodes: &[NodeEntry]) -> Result<(), Error> {
@@ -303,6 +315,21 @@ mod tests {
             (config.node_half, config.vip_half, config.vip_seed),
             (1, 0, [9, 8])
         );
+    }
+
+    #[test]
+    fn the_tracers_word_is_neither_written_nor_part_of_the_tables() {
+        let mut writer = writer();
+        let before = writer.image();
+        writer.config.half_words()[TRACE_WORD].store(7, Ordering::Relaxed);
+        assert_eq!(writer.image(), before);
+        let config = Config {
+            self_index: 3,
+            ..Config::default()
+        };
+        writer.apply(&MapOp::Config(config)).unwrap();
+        let written: Config = writer.config.read(0);
+        assert_eq!((written.trace, written.self_index), (7, 3));
     }
 
     #[test]

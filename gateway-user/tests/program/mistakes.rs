@@ -508,6 +508,41 @@ async fn the_tables_of_the_kernel() {
             "rows and --address exclude each other; give one of them",
         ),
         (
+            &["trace", "--address", "x"],
+            2,
+            "--address x cannot be read; give an address, for example 192.0.2.1 or 2001:db8::1",
+        ),
+        (
+            &["trace", "--port", "0"],
+            2,
+            "--port 0 cannot be read; give a port from 1 to 65535",
+        ),
+        (
+            &["trace", "--vip", "192.0.2.1:x"],
+            2,
+            "--vip 192.0.2.1:x cannot be read; give ADDR, ADDR:PORT or ADDR:PORT/PROTOCOL",
+        ),
+        (
+            &["trace", "--vip", "192.0.2.1:80/icmp"],
+            2,
+            "--vip 192.0.2.1:80/icmp cannot be read; give tcp or udp as the protocol",
+        ),
+        (
+            &["trace", "--sample", "0"],
+            2,
+            "--sample 0 cannot be read; give a whole number from 1 to 4294967295",
+        ),
+        (
+            &["trace", "--count", "0"],
+            2,
+            "--count 0 cannot be read; give a whole number from 1 on",
+        ),
+        (
+            &["trace", "--timeout", "soon"],
+            2,
+            "--timeout soon cannot be read; give a duration such as 60s, 500ms or 1m30s",
+        ),
+        (
             &["vips", "--bpffs", "@/empty"],
             1,
             "no kernel tables of this forebay are pinned below @/empty: start one with `forebay run`, or name its directory with --bpffs",
@@ -524,7 +559,7 @@ async fn the_tables_of_the_kernel() {
     }
     let env = [("FOREBAY_BPFFS", "/nowhere")];
     let sentence = "no kernel tables of this forebay are pinned below /nowhere: start one with `forebay run`, or name its directory with --bpffs";
-    for command in ["vips", "rows", "nodes", "counters"] {
+    for command in ["vips", "rows", "nodes", "counters", "trace"] {
         refused(&["bpf", command], &env, 1, sentence).await;
     }
 }
