@@ -4,6 +4,7 @@
 //! Tables are given as the host's ([`HostTables`]), so that one value describes both sides of a comparison.
 //! Sockets are looked up in the caller's network namespace: see [`fresh_namespace`].
 
+mod counted;
 pub mod fixture;
 
 use std::fs::File;
@@ -12,14 +13,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, DevMapHash, Map, RingBuf, SockMap};
+use aya::maps::{Array, DevMapHash, Map, SockMap};
 use aya::programs::{
     Program, SchedClassifier, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode,
 };
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{
-    COUNTERS_PER_CPU, Counter, NodeEntry, Row, SourceKey, TraceEvent, TraceFilter, VipEntry,
-    cpu_state, map, reason_of, tag,
+    COUNTERS_PER_CPU, Counter, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map, tag,
 };
 use gateway_common::host::HostTables;
 use gateway_common::steer::Tables;
@@ -27,6 +27,9 @@ use gateway_common::verdict::Action;
 use gateway_user::datapath::counts;
 use gateway_user::datapath::mmap::MappedArray;
 use rustix::thread::{CpuSet, UnshareFlags, sched_getaffinity, sched_setaffinity};
+
+use self::counted::grown_cells;
+pub use self::counted::reasons;
 
 /// The loopback interface, on which test runs arrive.
 pub const INGRESS: u32 = 1;
@@ -333,26 +336,6 @@ impl Object {
         Ok(())
     }
 
-    /// What a tracer asks for, from the next write of tables on that say that there is one.
-    pub fn set_filter(&mut self, filter: &TraceFilter) -> Result<()> {
-        self.set::<{ size_of::<TraceFilter>() }>(map::TRACE, 0, bytemuck::cast(*filter))
-    }
-
-    /// What the tracer was told since this was last asked, without times.
-    pub fn events(&mut self) -> Result<Vec<TraceEvent>> {
-        let map = self
-            .ebpf
-            .map_mut(map::TRACE_EVENTS)
-            .context("no map TRACE_EVENTS")?;
-        let mut ring = RingBuf::try_from(map)?;
-        let mut events = Vec::new();
-        while let Some(item) = ring.next() {
-            let event: TraceEvent = bytemuck::pod_read_unaligned(&item);
-            events.push(TraceEvent { time: 0, ..event });
-        }
-        Ok(events)
-    }
-
     /// The reasons that were counted since `before`, in their order.
     pub fn counted_since(&self, before: &[u64]) -> Result<Vec<Counter>> {
         Ok(reasons(&grown_cells(before, &self.counters()?)))
@@ -446,23 +429,6 @@ pub fn path() -> Result<PathBuf> {
         path.display()
     );
     Ok(path)
-}
-
-/// The cells that were counted in between two states of the counters.
-fn grown_cells(before: &[u64], after: &[u64]) -> Vec<u32> {
-    let grown = (0..).zip(before.iter().zip(after));
-    grown
-        .filter(|(_, (before, after))| before != after)
-        .flat_map(|(cell, (before, after))| (*before..*after).map(move |_| cell))
-        .collect()
-}
-
-/// The reasons of cells, in their order.
-#[must_use]
-pub fn reasons(cells: &[u32]) -> Vec<Counter> {
-    let mut reasons: Vec<Counter> = cells.iter().copied().filter_map(reason_of).collect();
-    reasons.sort_by_key(|counter| counter.slot());
-    reasons
 }
 
 /// Entries that differ, with their indices; pieces without any are passed over in one go.
