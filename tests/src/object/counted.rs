@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result};
 use aya::maps::RingBuf;
-use gateway_common::abi::{Counter, TraceEvent, TraceFilter, map, reason_of};
+use gateway_common::abi::{
+    Counter, Path, REASONS, TraceEvent, TraceFilter, VipCell, map, reason_of, vip_flag,
+};
+use gateway_common::host::HostTables;
 
 use super::Object;
 
@@ -43,4 +46,16 @@ pub fn reasons(cells: &[u32]) -> Vec<Counter> {
     let mut reasons: Vec<Counter> = cells.iter().copied().filter_map(reason_of).collect();
     reasons.sort_by_key(|counter| counter.slot());
     reasons
+}
+
+/// The cells that packets can be counted in with these tables: those of the reasons, of the first nodes and of the VIPs.
+pub(super) fn cells(tables: &HostTables) -> Vec<u32> {
+    let nodes = (0..128).flat_map(|node| Path::ALL.map(|path| path.cell(node)));
+    let used = tables.vips.iter();
+    let used = used.filter(|entry| entry.flags & vip_flag::USED != 0);
+    let vips = used.flat_map(|entry| VipCell::ALL.map(|cell| cell.cell(entry.number)));
+    let mut cells: Vec<u32> = (0..REASONS).chain(nodes).chain(vips).collect();
+    cells.sort_unstable();
+    cells.dedup();
+    cells
 }
