@@ -10,24 +10,30 @@ pub mod live;
 pub mod node;
 pub mod row;
 pub mod tag;
+pub mod trace;
 pub mod vip;
 
 pub use config::{Config, mac_word};
-pub use counter::{COUNTERS_PER_CPU, Counter, MAX_CPUS};
+pub use counter::{COUNTERS_PER_CPU, Counter, MAX_CPUS, PATHS, Path, REASONS, VipCell, reason_of};
 pub use live::{Live, LiveConfig};
 pub use node::{NodeEntry, NodeIndex, node_flag, peers};
 pub use row::Row;
 pub use tag::{TAG_SETS, TAG_WAYS, TagSet};
+pub use trace::{TraceEvent, TraceFilter};
 pub use vip::{SourceKey, VipEntry, VipKey, VipWords, vip_flag};
 
 /// Version of all layouts in this module; part of the pin path and stored in [`Config`].
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 5;
 
 /// Rows in the steering table; a flow's hash modulo this is its row.
 pub const ROWS: u32 = 65_536;
 
 /// Capacity of one half of the VIP table, a power of two; at most half of it is filled.
 pub const VIP_SLOTS: u32 = 8_192;
+
+/// VIPs and addresses of VIPs that a half holds at most: half full, so that every key finds a near slot. Their numbers are
+/// below this.
+pub const VIP_NUMBERS: u32 = VIP_SLOTS / 2;
 
 /// How far a VIP may lie from the slot that its key hashes to. The writer picks a seed for each half that
 /// keeps every VIP within it.
@@ -61,7 +67,8 @@ pub mod map {
     pub const HEARTBEAT: &str = "HEARTBEAT";
     /// `Array<u64>`, what XDP itself remembers: see [`super::state`].
     pub const STATE: &str = "STATE";
-    /// `Array<u64>`, `[cpu][counter]`, [`super::COUNTERS_PER_CPU`] words for each CPU, mmapable.
+    /// `Array<u64>`, `[cpu][cell]`, [`super::COUNTERS_PER_CPU`] words for each CPU, mmapable. Loaded for the CPUs that
+    /// the machine may have, and one row more: it holds what nodes and VIPs had counted whose index or number went to others.
     pub const COUNTERS: &str = "COUNTERS";
     /// `SockMap`, [`super::GROUPS`] × [`super::SLOTS_PER_GROUP`] listening sockets.
     pub const SOCKETS: &str = "SOCKETS";
@@ -74,6 +81,12 @@ pub mod map {
     pub const SOURCES: &str = "SOURCES";
     /// `Array` of [`super::TagSet`], [`super::TAG_SETS`] entries, mmapable: the UDP sessions that the proxy holds.
     pub const TAGS: &str = "TAGS";
+    /// `Array<TraceFilter>`, 1 entry, mmapable; written by whoever traces.
+    pub const TRACE: &str = "TRACE";
+    /// `Array<TraceEvent>`, `[cpu]`: the packet that is decided about, if it is traced.
+    pub const TRACE_DRAFT: &str = "TRACE_DRAFT";
+    /// Ring buffer of [`super::TraceEvent`].
+    pub const TRACE_EVENTS: &str = "TRACE_EVENTS";
     /// `DevMapHash` from ifindex to device, for forwarding across interfaces.
     pub const DEVICES: &str = "DEVICES";
 }
@@ -115,9 +128,14 @@ pub mod cpu_state {
     pub const SYNS: u32 = 0;
     /// "Too big" messages sent.
     pub const TOO_BIG: u32 = 2;
+    /// Packets that a tracer should have been told of, but its ring buffer was full.
+    pub const TRACE_LOST: u32 = 4;
     /// Words of each CPU: a cache line.
     pub const WORDS: u32 = 8;
 }
+
+/// Bytes of [`map::TRACE_EVENTS`].
+pub const TRACE_BYTES: u32 = 256 * 1024;
 
 /// Prefixes that all lists of sources may hold together.
 pub const MAX_SOURCES: u32 = 65_536;

@@ -5,8 +5,9 @@
 use std::cell::RefCell;
 
 use crate::abi::{
-    Config, Counter, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SourceKey,
-    VIP_PROBES, VIP_SLOTS, VipEntry, VipKey, cpu_state, fact, peers, state, vip_flag,
+    Config, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SourceKey, TraceEvent,
+    TraceFilter, VIP_NUMBERS, VIP_PROBES, VIP_SLOTS, VipEntry, VipKey, cpu_state, fact, peers,
+    state, vip_flag,
 };
 use crate::hash::vip_slot;
 use crate::packet::{Header, Packet};
@@ -129,8 +130,16 @@ pub struct HostTables {
     pub state: RefCell<Vec<u64>>,
     /// What the CPU remembers.
     pub cpu_state: RefCell<Vec<u64>>,
-    /// What was counted, in order.
-    pub counted: RefCell<Vec<Counter>>,
+    /// Cells that were counted in, in order; the verdict's own is not among them.
+    pub cells: RefCell<Vec<u32>>,
+    /// What a tracer asks for, while the configuration says that there is one.
+    pub filter: TraceFilter,
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    pub clock: u64,
+    /// What is put down of a packet that is traced.
+    pub draft: RefCell<TraceEvent>,
+    /// What the tracer was told, in order.
+    pub events: RefCell<Vec<TraceEvent>>,
 }
 
 impl Default for HostTables {
@@ -153,24 +162,29 @@ impl Default for HostTables {
             way_back: None,
             state: RefCell::new(vec![0; state::WORDS as usize]),
             cpu_state: RefCell::new(vec![0; cpu_state::WORDS as usize]),
-            counted: RefCell::new(Vec::new()),
+            cells: RefCell::new(Vec::new()),
+            filter: TraceFilter::default(),
+            clock: 0,
+            draft: RefCell::default(),
+            events: RefCell::new(Vec::new()),
         }
     }
 }
 
 impl HostTables {
-    /// Puts a VIP into the live half; `false` if no slot within the probes is free.
+    /// Puts a VIP into the live half, numbered by its slot; `false` if no slot within the probes is free.
     pub fn put_vip(&mut self, key: VipKey, group: u16, flags: u32) -> bool {
         let half = self.config.vip_half & 1;
         let first = vip_slot(&key, self.config.vip_seed[half as usize]);
         for probe in 0..VIP_PROBES {
-            let slot =
-                &mut self.vips[(half * VIP_SLOTS + ((first + probe) & (VIP_SLOTS - 1))) as usize];
+            let number = (first + probe) & (VIP_SLOTS - 1);
+            let slot = &mut self.vips[(half * VIP_SLOTS + number) as usize];
             if slot.flags & vip_flag::USED == 0 {
                 *slot = VipEntry {
                     key,
                     flags: flags | vip_flag::USED,
                     group,
+                    number: (number % VIP_NUMBERS) as u16,
                     ..VipEntry::default()
                 };
                 return true;
@@ -287,7 +301,27 @@ impl Tables for HostTables {
             .map_or(0, |(.., value)| *value)
     }
 
-    fn count(&self, counter: Counter) {
-        self.counted.borrow_mut().push(counter);
+    fn count(&self, cell: u32) {
+        self.cells.borrow_mut().push(cell);
+    }
+
+    fn filter(&self) -> Option<Live<'_, TraceFilter>> {
+        Some(Live::of(&self.filter))
+    }
+
+    fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    fn draft(&self) -> TraceEvent {
+        *self.draft.borrow()
+    }
+
+    fn set_draft(&self, event: &TraceEvent) {
+        self.draft.replace(*event);
+    }
+
+    fn tell(&self, event: &TraceEvent) {
+        self.events.borrow_mut().push(*event);
     }
 }

@@ -18,6 +18,7 @@ mod place;
 mod probe;
 mod tables;
 mod too_big;
+mod trace;
 mod tunnel;
 
 pub use tables::{Cookie, Headers, Local, Tables, Tuple, Way, find_vip};
@@ -32,7 +33,8 @@ use crate::verdict::Verdict;
 
 /// Decides about a packet, and changes it as the verdict needs.
 ///
-/// The caller counts the verdict's counter; [`Counter::Decapsulated`] alone is counted here, beside it.
+/// The caller counts in the verdict's cell; only what is counted beside it is counted here: [`Counter::Decapsulated`], and the
+/// packets of VIPs that have another reason.
 #[inline(always)]
 pub fn steer<T: Tables>(packet: &mut T::Packet, tables: &T) -> Verdict {
     match consider(packet, tables) {
@@ -155,29 +157,60 @@ fn onward<T: Tables, const PLAIN: bool>(
     arrival: Option<Tunnel>,
     foreign: Verdict,
 ) -> Result<Verdict, Verdict> {
-    let flow = Flow::of(packet, tables, config, place, foreign)?;
+    let flow = match Flow::of(packet, tables, config, place, foreign) {
+        Ok(flow) => flow,
+        Err(verdict) => {
+            if verdict != foreign {
+                trace::tell_refused(packet, tables, config, place, verdict);
+            }
+            return Err(verdict);
+        }
+    };
     if !is_for_us(packet, config) {
         return Err(Verdict::pass(Counter::OtherHost));
     }
-    let mut next = decide::next::<T, PLAIN>(packet, tables, config, place, &flow, arrival);
-    let mut place = place.of_flow(flow.syn);
-    let direct = arrival.is_none();
-    let arrival = arrival.map_or(0, Tunnel::pack);
+    if config.trace() != 0 {
+        let place = place.of_flow(flow.syn);
+        let arrival = arrival.map_or(0, Tunnel::pack);
+        let vip = u64::from(flow.number) << 32 | u64::from(flow.vip);
+        let word = tables.call_traced(packet, place.pack(), flow.hash, vip, arrival);
+        if word != 0 {
+            let next = Next::unpack(word);
+            let verdict = carry_out(packet, tables, place, flow.hash, arrival, next);
+            tables.call_told(verdict.pack(), trace::reason(next));
+            return Ok(verdict);
+        }
+    }
+    let next = decide::next::<T, PLAIN>(packet, tables, config, place, &flow, arrival);
+    let (place, arrival) = (place.of_flow(flow.syn), arrival.map_or(0, Tunnel::pack));
+    Ok(carry_out(packet, tables, place, flow.hash, arrival, next))
+}
+
+/// Does what was decided about a packet.
+#[inline(always)]
+fn carry_out<T: Tables>(
+    packet: &mut T::Packet,
+    tables: &T,
+    mut place: Place,
+    hash: u64,
+    arrival: u64,
+    mut next: Next,
+) -> Verdict {
     if next == Next::Cookie {
-        let way = tables.call_cookie(packet, place.pack(), direct) as u32;
+        let way = tables.call_cookie(packet, place.pack(), arrival == 0) as u32;
         if way != 0 {
-            return Ok(Verdict::out_of(way, packet.ingress(), Counter::SynCookie));
+            return Verdict::out_of(way, packet.ingress(), Counter::SynCookie);
         }
         place.kind |= kind::NO_COOKIE;
-        next = Next::unpack(tables.call_decide(packet, place.pack(), flow.hash, arrival));
+        next = Next::unpack(tables.call_decide(packet, place.pack(), hash, arrival));
     }
     match next {
-        Next::Stay(verdict) => Ok(verdict),
+        Next::Stay(verdict) => verdict,
         Next::Send(errand) => {
-            let word = tables.call_send(packet, place.pack(), flow.hash, errand.pack(), arrival);
-            Ok(Verdict::unpack(word).unwrap_or_else(|| too_big::tell(packet, tables, word)))
+            let word = tables.call_send(packet, place.pack(), hash, errand.pack(), arrival);
+            Verdict::unpack(word).unwrap_or_else(|| too_big::tell(packet, tables, word))
         }
-        Next::Cookie => Ok(Verdict::pass(Counter::OwnSyn)),
+        Next::Cookie => Verdict::pass(Counter::OwnSyn),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What becomes of a packet, and why.
 
-use crate::abi::Counter;
+use crate::abi::counter::node_of;
+use crate::abi::{Counter, NodeIndex, reason_of};
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,39 +32,53 @@ const REDIRECT: u64 = 3;
 
 impl Verdict {
     #[inline(always)]
-    const fn new(action: u64, counter: Counter, ifindex: u32) -> Self {
-        Self(1 << 63 | action << 40 | (counter.slot() as u64) << 32 | ifindex as u64)
+    const fn new(action: u64, cell: u32, ifindex: u32) -> Self {
+        Self(1 << 63 | action << 48 | (cell as u64) << 32 | ifindex as u64)
+    }
+
+    /// Pass, counted in a cell whose reason is that of the pass.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pass_in(cell: u32) -> Self {
+        Self::new(PASS, cell, 0)
     }
 
     /// Pass, because of `counter`.
     #[inline(always)]
     #[must_use]
     pub const fn pass(counter: Counter) -> Self {
-        Self::new(PASS, counter, 0)
+        Self::new(PASS, counter.slot(), 0)
     }
 
     /// Drop, because of `counter`.
     #[inline(always)]
     #[must_use]
     pub const fn drop(counter: Counter) -> Self {
-        Self::new(DROP, counter, 0)
+        Self::new(DROP, counter.slot(), 0)
     }
 
     /// Out of the interface on which it came in, because of `counter`.
     #[inline(always)]
     #[must_use]
     pub const fn transmit(counter: Counter) -> Self {
-        Self::new(TRANSMIT, counter, 0)
+        Self::new(TRANSMIT, counter.slot(), 0)
     }
 
     /// Out of `ifindex`, for a packet that came in on `ingress`, because of `counter`.
     #[inline(always)]
     #[must_use]
     pub const fn out_of(ifindex: u32, ingress: u32, counter: Counter) -> Self {
+        Self::out_in(ifindex, ingress, counter.slot())
+    }
+
+    /// [`Self::out_of`], counted in a cell.
+    #[inline(always)]
+    #[must_use]
+    pub const fn out_in(ifindex: u32, ingress: u32, cell: u32) -> Self {
         if ifindex == ingress {
-            Self::transmit(counter)
+            Self::new(TRANSMIT, cell, 0)
         } else {
-            Self::new(REDIRECT, counter, ifindex)
+            Self::new(REDIRECT, cell, ifindex)
         }
     }
 
@@ -71,7 +86,7 @@ impl Verdict {
     #[inline(always)]
     #[must_use]
     pub const fn action(self) -> Action {
-        match self.0 >> 40 & 3 {
+        match self.0 >> 48 & 3 {
             PASS => Action::Pass,
             DROP => Action::Drop,
             TRANSMIT => Action::Transmit,
@@ -81,20 +96,23 @@ impl Verdict {
         }
     }
 
-    /// Slot of the reason's counter; counted by whoever carries the action out.
+    /// Cell to count in, by whoever carries the action out.
     #[inline(always)]
     #[must_use]
-    pub const fn slot(self) -> u32 {
-        (self.0 >> 32) as u32 & 0xff
+    pub const fn cell(self) -> u32 {
+        (self.0 >> 32) as u32 & 0xffff
+    }
+
+    /// The node that it goes to, if it goes to one.
+    #[must_use]
+    pub const fn node(self) -> Option<NodeIndex> {
+        node_of(self.cell())
     }
 
     /// Why.
     #[must_use]
     pub fn counter(self) -> Counter {
-        Counter::ALL
-            .get(self.slot() as usize)
-            .copied()
-            .unwrap_or(Counter::NotOurs)
+        reason_of(self.cell()).unwrap_or(Counter::NotOurs)
     }
 
     /// The word; never 0.
@@ -124,6 +142,7 @@ impl core::fmt::Debug for Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::{Path, VipCell};
 
     #[test]
     fn a_verdict_says_what_it_was_made_of() {
@@ -141,5 +160,13 @@ mod tests {
             }
         }
         assert_eq!(Verdict::unpack(0), None);
+        let cell = VipCell::LocalOnly.cell(4_095);
+        let (pass, out) = (
+            Verdict::pass_in(cell),
+            Verdict::out_in(7, 3, Path::Heir.cell(1_023)),
+        );
+        assert_eq!((pass.cell(), pass.counter()), (cell, Counter::LocalOnly));
+        assert_eq!(out.counter(), Counter::SynHeir);
+        assert_eq!(out.action(), Action::Redirect { ifindex: 7 });
     }
 }

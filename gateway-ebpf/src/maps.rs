@@ -1,17 +1,18 @@
 //! The maps, and the decision's view of them.
 //!
-//! The daemon writes most of them through shared memory at any time, so a word is read once, by a volatile read. This program writes only to `STATE` and `COUNTERS`.
+//! The daemon writes most of them through shared memory at any time, so a word is read once, by a volatile read. This program writes only
+//! to `STATE`, `CPU_STATE` and `COUNTERS`, and tells a tracer through `TRACE_EVENTS`.
 
 use core::marker::PhantomData;
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{Array, DevMapHash, LpmTrie, SockMap};
+use aya_ebpf::maps::{Array, DevMapHash, LpmTrie, RingBuf, SockMap};
 use gateway_common::abi::{
-    self, Config, Counter, Live, LiveConfig, MAX_CPUS, MAX_NODES, MAX_SOURCES, NodeEntry,
-    NodeIndex, Row, SourceKey, TagSet, VIP_SLOTS, VipEntry, cpu_state, fact, state, tag,
+    self, Config, Live, LiveConfig, MAX_CPUS, MAX_NODES, MAX_SOURCES, NodeEntry, NodeIndex, Row,
+    SourceKey, TagSet, TraceEvent, TraceFilter, VIP_SLOTS, VipEntry, cpu_state, fact, state, tag,
 };
 use gateway_common::probe::view;
 use gateway_common::steer::{Cookie, Headers, Local, Tables, Tuple, Way};
@@ -43,13 +44,19 @@ static CPU_STATE: Array<u64> = Array::with_max_entries(MAX_CPUS * cpu_state::WOR
 static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(MAX_SOURCES, BPF_F_NO_PREALLOC);
 #[map]
 pub static COUNTERS: Array<u64> =
-    Array::with_max_entries(abi::MAX_CPUS * abi::COUNTERS_PER_CPU, BPF_F_MMAPABLE);
+    Array::with_max_entries((abi::MAX_CPUS + 1) * abi::COUNTERS_PER_CPU, BPF_F_MMAPABLE);
 #[map]
 pub static SOCKETS: SockMap = SockMap::with_max_entries(abi::GROUPS * abi::SLOTS_PER_GROUP, 0);
 #[map]
 static PORTS: Array<u64> = Array::with_max_entries(abi::PORT_WORDS, BPF_F_MMAPABLE);
 #[map]
 static TAGS: Array<TagSet> = Array::with_max_entries(abi::TAG_SETS, BPF_F_MMAPABLE);
+#[map]
+static TRACE: Array<TraceFilter> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static TRACE_DRAFT: Array<TraceEvent> = Array::with_max_entries(MAX_CPUS, 0);
+#[map]
+static TRACE_EVENTS: RingBuf = RingBuf::with_byte_size(abi::TRACE_BYTES, 0);
 #[map]
 pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(MAX_DEVICES, 0);
 
@@ -197,8 +204,45 @@ impl<P: Outlined> Tables for Maps<P> {
     }
 
     #[inline(always)]
-    fn count(&self, counter: Counter) {
-        counters::count(counter.slot());
+    fn count(&self, cell: u32) {
+        counters::count(cell);
+    }
+
+    #[inline(always)]
+    fn filter(&self) -> Option<Live<'_, TraceFilter>> {
+        // SAFETY: as for the configuration.
+        TRACE.get_ptr(0).map(|filter| unsafe { Live::at(filter) })
+    }
+
+    #[inline(always)]
+    fn clock(&self) -> u64 {
+        // SAFETY: the helper takes nothing and reads no memory of ours.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn draft(&self) -> TraceEvent {
+        TRACE_DRAFT.get(cpu()).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn set_draft(&self, event: &TraceEvent) {
+        if let Some(draft) = TRACE_DRAFT.get_ptr_mut(cpu()) {
+            // SAFETY: the pointer comes from a lookup in a map of events, and no other CPU writes to this one.
+            unsafe { draft.write(*event) };
+        }
+    }
+
+    /// The reader is not woken: it looks from time to time.
+    #[inline(always)]
+    fn tell(&self, event: &TraceEvent) {
+        if TRACE_EVENTS
+            .output::<TraceEvent>(event, u64::from(BPF_RB_NO_WAKEUP))
+            .is_err()
+        {
+            let lost = self.cpu_state(cpu_state::TRACE_LOST);
+            self.set_cpu_state(cpu_state::TRACE_LOST, lost.wrapping_add(1));
+        }
     }
 
     #[inline(always)]
@@ -239,6 +283,26 @@ impl<P: Outlined> Tables for Maps<P> {
     #[inline(always)]
     fn call_send(&self, packet: &mut P, place: u64, hash: u64, errand: u64, arrival: u64) -> u64 {
         packet.send(place, hash, errand, arrival)
+    }
+
+    #[inline(always)]
+    fn call_traced(&self, packet: &mut P, place: u64, hash: u64, vip: u64, arrival: u64) -> u64 {
+        packet.traced(place, hash, vip, arrival)
+    }
+
+    #[inline(always)]
+    fn call_wanted(&self, packet: &mut P, place: u64, hash: u64, arrival: u64, row: u64) -> u64 {
+        packet.wanted(place, hash, arrival, row)
+    }
+
+    #[inline(always)]
+    fn call_told(&self, verdict: u64, why: u64) -> u64 {
+        outline::forebay_told(verdict, why)
+    }
+
+    #[inline(always)]
+    fn call_refused(&self, packet: &mut P, place: u64, verdict: u64) -> u64 {
+        packet.refused(place, verdict)
     }
 
     #[inline(always)]

@@ -54,6 +54,12 @@ pub trait Outlined: Frame {
     fn decide(&mut self, place: u64, hash: u64, arrival: u64) -> u64;
     /// See `outline::send`.
     fn send(&mut self, place: u64, hash: u64, errand: u64, arrival: u64) -> u64;
+    /// See `outline::traced`.
+    fn traced(&mut self, place: u64, hash: u64, vip: u64, arrival: u64) -> u64;
+    /// See `outline::wanted`.
+    fn wanted(&mut self, place: u64, hash: u64, arrival: u64, row: u64) -> u64;
+    /// See `outline::refused`.
+    fn refused(&mut self, place: u64, verdict: u64) -> u64;
     /// See `outline::held`.
     fn held(&mut self, place: u64) -> u64;
     /// See `outline::cookie`.
@@ -87,10 +93,20 @@ both! {
     forebay_probe_code, forebay_tc_probe_code = probe_code(at, low, high) = |packet, _, at, low, high| outline::probe_code(packet, at, [low, high]);
     forebay_decide, forebay_tc_decide = decide(place, hash, arrival) = |packet, maps, place, hash, arrival| outline::decide(packet, maps, place, hash, arrival);
     forebay_send, forebay_tc_send = send(place, hash, errand, arrival) = |packet, maps, place, hash, errand, arrival| outline::send(packet, maps, place, hash, errand, arrival);
+    forebay_traced, forebay_tc_traced = traced(place, hash, vip, arrival) = |packet, maps, place, hash, vip, arrival| outline::traced(packet, maps, place, hash, vip, arrival);
+    forebay_wanted, forebay_tc_wanted = wanted(place, hash, arrival, row) = |packet, maps, place, hash, arrival, row| outline::wanted(packet, maps, place, hash, arrival, row);
+    forebay_refused, forebay_tc_refused = refused(place, verdict) = |packet, maps, place, verdict| outline::refused(packet, maps, place, verdict);
     forebay_held, forebay_tc_held = held(place) = |packet, maps, place| outline::held(packet, maps, place);
     forebay_cookie, forebay_tc_cookie = cookie(place, direct) = |packet, maps, place, direct| outline::cookie(packet, maps, place, direct != 0);
     forebay_syn_ack, forebay_tc_syn_ack = syn_ack(v6, cookie) = |packet, _, v6, cookie| outline::syn_ack(packet, v6 != 0, cookie);
     forebay_too_big, forebay_tc_too_big = too_big(v6, fits) = |packet, _, v6, fits| outline::too_big(packet, v6 != 0, fits as u32);
+}
+
+/// See `gateway_common::steer::outline::told`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn forebay_told(verdict: u64, why: u64) -> u64 {
+    outline::told(&MAPS, verdict, why)
 }
 
 /// See `gateway_common::steer::outline::first`.

@@ -45,7 +45,7 @@ pub fn handle_skb(context: TcContext) -> i32 {
         None => Verdict::pass(Counter::NotOurs),
     };
     packet.close(was_tagged);
-    count(verdict.slot());
+    count(verdict.cell());
     let ifindex = match verdict.action() {
         // On to the programs behind this one, then to the stack.
         Action::Pass => return TC_ACT_UNSPEC,
@@ -65,17 +65,17 @@ pub fn forebay_pass(_: XdpContext) -> u32 {
 
 #[inline(always)]
 pub(crate) fn act(verdict: Verdict) -> u32 {
-    let (action, slot) = match verdict.action() {
-        Action::Pass => (XDP_PASS, verdict.slot()),
-        Action::Drop => (XDP_DROP, verdict.slot()),
-        Action::Transmit => (XDP_TX, verdict.slot()),
+    let (action, cell) = match verdict.action() {
+        Action::Pass => (XDP_PASS, verdict.cell()),
+        Action::Drop => (XDP_DROP, verdict.cell()),
+        Action::Transmit => (XDP_TX, verdict.cell()),
         // The flags are what the kernel returns if the device is not in the map.
         Action::Redirect { ifindex } => match DEVICES.redirect(ifindex, u64::from(XDP_DROP)) {
-            Ok(action) => (action, verdict.slot()),
+            Ok(action) => (action, verdict.cell()),
             Err(_) => (XDP_DROP, Counter::NeighbourUnresolved.slot()),
         },
     };
-    count(slot);
+    count(cell);
     action
 }
 

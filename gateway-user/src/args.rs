@@ -4,6 +4,7 @@
 //! together.
 
 pub mod agent;
+pub mod bpf;
 mod sentence;
 
 use std::net::SocketAddr;
@@ -46,7 +47,7 @@ pub enum Command {
     /// Print everything the daemon knows, as JSON.
     Dump(DumpArgs),
     /// Show the kernel tables and counters.
-    Bpf(ClientArgs),
+    Bpf(Box<bpf::BpfArgs>),
     /// Let this node drain: it keeps its connections and gets no new ones.
     Drain(ClientArgs),
     /// Remove everything that is pinned and attached in the kernel.

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0, 1 (what was asked about is not well, or the command failed), 2 (usage).
 
+pub mod bpf;
 pub mod check;
 pub mod client;
 pub mod offline;
@@ -64,7 +65,7 @@ pub fn dispatch(command: Command) -> ExitCode {
             }
             print(args.output, &Value::Object(all), show::dump, |_| true)
         }
-        Command::Bpf(args) => ask(&args, "/datapath", show::bpf, |_| true),
+        Command::Bpf(args) => bpf::dispatch(&args),
         Command::Detach(args) => match crate::datapath::detach(&args.bpffs) {
             Ok(()) => {
                 let done = serde_json::json!({"detached": args.bpffs});

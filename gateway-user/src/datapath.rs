@@ -13,12 +13,14 @@
 pub mod agent;
 pub mod attach;
 mod batch;
+pub mod counts;
 pub mod driver;
 pub mod error;
 pub mod exported;
 pub mod gratuitous;
 pub mod listening;
 pub mod lock;
+pub mod look;
 pub mod mmap;
 pub mod neighbours;
 pub mod netlink;
@@ -30,6 +32,7 @@ pub mod routes;
 pub mod status;
 mod sys;
 pub mod tags;
+pub mod trace;
 pub mod vip_socket;
 pub mod writer;
 
@@ -48,7 +51,7 @@ pub use mmap::SharedTables;
 pub use neighbours::ForwardMode;
 pub use pins::{detach, open_shared};
 pub use status::DatapathStatus;
-pub use sys::{KEPT_WHILE_SERVING, keep_freed_memory, return_freed_memory};
+pub use sys::{KEPT_WHILE_SERVING, interface_name, keep_freed_memory, return_freed_memory};
 pub use tags::{SessionTags, Tag};
 pub use vip_socket::open_udp;
 
@@ -103,8 +106,8 @@ pub trait NodePrivileges: Send {
     /// The tables that need no privilege once they are mapped.
     fn shared(&self) -> SharedTables;
 
-    /// Sums over all CPUs, by the counters' names.
-    fn counters(&self) -> BTreeMap<&'static str, u64>;
+    /// Sums of all cells of the counters over all CPUs, see [`counts::Counts::of`].
+    fn counters(&self) -> Vec<u64>;
 
     /// How the given node addresses are reached; asks the kernel to resolve those that are not known yet.
     ///

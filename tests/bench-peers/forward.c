@@ -34,12 +34,14 @@ static long (*const adjust_tail)(struct xdp_md *ctx, int delta) = (void *)65;
 struct config {
 	u32 abi_version, self_index, vip_half, node_half, fingerprint, flags;
 	u16 tunnel_port, probe_port;
-	u32 beat_limit, hop_limit, window, vip_seed[2];
+	u32 beat_limit, trace, window, vip_seed[2];
 	u64 hash_key[2];
 	u32 tunnel_source[4];
 	u64 probe_key[2], probe_key_previous[2];
-	u32 syn_limit, too_big_limit;
-	u64 reserved[7];
+	u32 syn_limit, too_big_limit, hop_limit, padding;
+	u64 own_macs[4];
+	u16 vlans[4];
+	u64 reserved;
 };
 SIZE(struct config, CONFIG_SIZE);
 AT(struct config, hash_key, CONFIG_HASH_KEY);
@@ -52,6 +54,7 @@ struct vip {
 };
 SIZE(struct vip, VIP_SIZE);
 AT(struct vip, flags, VIP_FLAGS);
+AT(struct vip, number, VIP_NUMBER);
 AT(struct vip, sources, VIP_SOURCES);
 
 struct node {
@@ -79,7 +82,7 @@ ARRAY(ROWS, u64, ROW_COUNT, MMAPABLE);
 ARRAY(VIPS, struct vip, 2 * VIP_SLOTS, MMAPABLE);
 ARRAY(NODES, struct node, 2 * MAX_NODES, MMAPABLE);
 ARRAY(ALIVE, u64, MAX_NODES, MMAPABLE);
-ARRAY(COUNTERS, u64, MAX_CPUS * COUNTERS_PER_CPU, MMAPABLE);
+ARRAY(COUNTERS, u64, (MAX_CPUS + 1) * COUNTERS_PER_CPU, MMAPABLE);
 
 struct words { u64 word[8]; };
 struct template { u64 word[13]; };
@@ -202,6 +205,15 @@ INLINE int from_peer(const struct config *config, const struct ethernet *etherne
 	return slot && slot->by_mac;
 }
 
+// Whether the frame is for this machine; as the bench, without looking at further MACs than the first.
+INLINE int for_us(const struct config *config, const struct ethernet *ethernet)
+{
+	u64 own = config->own_macs[0];
+	const u16 *to = ethernet->destination;
+
+	return !own || own == (to[0] | (u64)to[1] << 16 | (u64)to[2] << 32);
+}
+
 INLINE u16 folded(u64 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16);
@@ -225,7 +237,7 @@ INLINE int out(const struct xdp_md *ctx, u32 ifindex, u32 slot)
 	return counted(ifindex == ctx->ingress_ifindex ? XDP_TX : (int)redirect(ifindex, 0), slot);
 }
 
-INLINE int encapsulate(struct xdp_md *ctx, const struct config *config, const struct node *to, u16 length, u8 tos, u64 hash)
+INLINE int encapsulate(struct xdp_md *ctx, const struct config *config, const struct node *to, u32 owner, u16 length, u8 tos, u64 hash)
 {
 	struct ethernet *ethernet;
 	struct outer *outer;
@@ -258,7 +270,7 @@ INLINE int encapsulate(struct xdp_md *ctx, const struct config *config, const st
 	outer->phase = 0;
 	outer->zero = 0;
 	outer->fingerprint = __builtin_bswap32(config->fingerprint);
-	return out(ctx, to->ifindex, COUNTER_FORWARD_UDP);
+	return out(ctx, to->ifindex, CELL_UDP + owner * PATHS);
 }
 
 INLINE int forward(struct xdp_md *ctx, const struct config *config, u32 owner, u64 hash)
@@ -282,11 +294,11 @@ INLINE int forward(struct xdp_md *ctx, const struct config *config, u32 owner, u
 		return counted(XDP_DROP, COUNTER_TOO_BIG);
 	age(ip);
 	if (!rewrites)
-		return encapsulate(ctx, config, to, length, tos, hash);
+		return encapsulate(ctx, config, to, owner, length, tos, hash);
 	macs[0] = to->macs[0];
 	macs[1] = to->macs[1];
 	macs[2] = to->macs[2];
-	return out(ctx, to->ifindex, COUNTER_FORWARD_L2);
+	return out(ctx, to->ifindex, CELL_L2 + owner * PATHS);
 }
 
 // Whether lengths fit together, and whether it is a SYN: -1, 0, 1.
@@ -340,6 +352,10 @@ static __attribute__((noinline)) int decide(struct xdp_md *ctx)
 	if (state < 0)
 		return counted(XDP_DROP, COUNTER_TRUNCATED);
 	syn = state > 0;
+	if (!for_us(config, ethernet))
+		return counted(XDP_PASS, COUNTER_OTHER_HOST);
+	if (config->trace)
+		return counted(XDP_PASS, COUNTER_NOT_UNDERSTOOD);
 	if (vip->sources || vip->flags & (VIP_LOCAL_ONLY | VIP_SHARED | VIP_DRAINING | VIP_BY_ADDRESSES))
 		return counted(XDP_PASS, COUNTER_NOT_UNDERSTOOD);
 	hash = flow_hash(config, ip->source | (u64)ip->destination << 32, ports | (u64)ip->protocol << 32 | 13ULL << 56);
@@ -351,11 +367,12 @@ static __attribute__((noinline)) int decide(struct xdp_md *ctx)
 	if (owner == config->self_index) {
 		int plain = !syn && !(*row & 0x8000) && !(config->flags & DRAINING) && !config->beat_limit;
 
-		return counted(XDP_PASS, plain ? COUNTER_OWN_PASS : COUNTER_NOT_UNDERSTOOD);
+		return counted(XDP_PASS, plain ? CELL_VIP_OWNED + vip->number : COUNTER_NOT_UNDERSTOOD);
 	}
 	suspect = lookup(&ALIVE, &owner);
 	if (!owner || *row & 0x8000800080000000 || !suspect || *suspect & VIEW_SUSPECT)
 		return counted(XDP_PASS, COUNTER_NOT_UNDERSTOOD);
+	count(CELL_VIP_OTHER + vip->number);
 	return forward(ctx, config, owner, hash);
 }
 

@@ -11,6 +11,8 @@
 
 mod agent;
 mod agent_hostile;
+mod bpf;
+mod bpf_trace;
 mod datapath;
 mod death;
 mod drain;

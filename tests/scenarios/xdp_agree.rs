@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use gateway_common::abi::{Row, config::flag};
+use gateway_common::abi::trace::want;
+use gateway_common::abi::{Row, TraceFilter, config::flag};
 use gateway_common::host::HostTables;
 use gateway_common::packet::mapped;
 use gateway_common::probe::Probe;
+use gateway_common::verdict::Verdict;
 use gateway_tests::object::fixture::{
     DELETED, DNS, DRAINING, FAR_INTERFACE, FINGERPRINT, FLAT, FLAT6, HERE, LISTED, LISTED6,
     LISTENING, ME, NARROW, ON_LINK, PROBE_KEY, PROBE_KEY_PREVIOUS, ROUTED, SHARED, SHARED6,
@@ -45,10 +47,13 @@ fn agree_on_random_packets(form: Form) {
     base.config.window_jiffies = 1_000_000;
     let mut object = Object::of(form).unwrap();
     object.add_device(FAR_INTERFACE).unwrap();
-    let mut counted = BTreeMap::new();
+    let (mut counted, mut traced) = (BTreeMap::new(), BTreeMap::new());
     for seed in 0..TABLES {
         let mut random = Random(seed);
-        let tables = random.tables(&base);
+        let mut tables = random.tables(&base);
+        tables.filter = random.filter(seed);
+        tables.config.trace = u32::from(seed % 3 != 0);
+        object.set_filter(&tables.filter).unwrap();
         object.write(&tables).unwrap();
         for i in 0..PACKETS {
             let packet = random.packet(&sockets);
@@ -60,13 +65,27 @@ fn agree_on_random_packets(form: Form) {
                 object.agrees(&kernel, &host),
                 "seed {seed}, packet {i}: {packet:02x?}\nkernel {kernel:02x?}\nhost {host:02x?}"
             );
+            let (told, events) = (object.events().unwrap(), tables.events.take());
+            assert_eq!(told, events, "seed {seed}, packet {i}: {packet:02x?}");
+            for event in told {
+                // It says what became of the packet.
+                let verdict = Verdict::unpack(event.verdict).unwrap();
+                assert!(kernel.cells.contains(&verdict.cell()), "{event:?}");
+                assert_eq!(verdict.action(), kernel.action);
+                *traced.entry(verdict.counter().name()).or_insert(0) += 1;
+            }
             for counter in kernel.counted {
                 *counted.entry(counter.name()).or_insert(0) += 1;
             }
-            tables.counted.borrow_mut().clear();
+            tables.cells.borrow_mut().clear();
         }
     }
     println!("{} packets: {counted:?}", TABLES * PACKETS);
+    println!("traced: {traced:?}");
+    assert!(
+        traced.len() >= 20,
+        "the tracer is told of too few reasons: {traced:?}"
+    );
     let reached = counted.values().filter(|times| **times >= 5).count();
     assert!(
         reached >= 30,
@@ -98,6 +117,37 @@ impl Random {
 
     fn bytes(&mut self, length: u64) -> Vec<u8> {
         (0..length).map(|_| self.next() as u8).collect()
+    }
+
+    /// Everything, or what some of the packets are. Never over for the kernel's clock, nor for the host's.
+    fn filter(&mut self, seed: u64) -> TraceFilter {
+        let all = TraceFilter {
+            until: u64::MAX,
+            most: u32::MAX,
+            session: seed as u32,
+            ..TraceFilter::default()
+        };
+        let address = self.pick(&[mapped([198, 51, 100, 7]), mapped(VIP), VIP6, six(0x77)]);
+        match seed % 6 {
+            1 => TraceFilter {
+                wants: want::ADDRESS,
+                address,
+                ..all
+            },
+            2 => TraceFilter {
+                wants: want::VIP,
+                vip: self.pick(&[mapped(VIP), VIP6]),
+                vip_port: [0, 80],
+                protocol: 6,
+                ..all
+            },
+            4 => TraceFilter {
+                port: self.pick(&[[0, 80], DNS.to_be_bytes(), 40_000_u16.to_be_bytes()]),
+                most: u32::MAX / 2,
+                ..all
+            },
+            _ => all,
+        }
     }
 
     fn tables(&mut self, base: &HostTables) -> HostTables {

@@ -56,6 +56,7 @@ fn neutral_in_test_runs(form: Form) {
                 action: Action::Pass,
                 bytes: bytes.clone(),
                 counted: vec![Counter::NotOurs],
+                cells: vec![Counter::NotOurs.slot()],
             };
             let run = object.run(bytes).unwrap();
             if run != expected && !tunnel {

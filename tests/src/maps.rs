@@ -7,22 +7,19 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{Array, Map, MapData};
-use gateway_common::abi::{
-    COUNTERS_PER_CPU, Config, Counter, MAX_CPUS, NodeEntry, ROWS, Row, VipEntry, map,
-};
+use gateway_common::abi::{Config, Counter, NodeEntry, ROWS, Row, VipEntry, map};
+use gateway_user::datapath::look::Look;
 
 /// A counter's sum over all CPUs.
 ///
 /// # Errors
 /// If the node's maps are not pinned below `bpffs`.
 pub fn counter(bpffs: &Path, counter: Counter) -> Result<u64> {
-    let counters = words(bpffs, map::COUNTERS)?;
-    let of_cpu = |cpu| counters.get(&(cpu * COUNTERS_PER_CPU + counter.slot()), 0);
-    let mut sum = 0;
-    for cpu in 0..MAX_CPUS {
-        sum += of_cpu(cpu).with_context(|| format!("cannot read counter {}", counter.name()))?;
-    }
-    Ok(sum)
+    let look = Look::open(bpffs)?;
+    let counts = look.counters()?;
+    let sum = counts.reasons.get(counter.name());
+    sum.copied()
+        .with_context(|| format!("no counter {}", counter.name()))
 }
 
 /// Rows that are in transition.

@@ -4,26 +4,32 @@
 //! Tables are given as the host's ([`HostTables`]), so that one value describes both sides of a comparison.
 //! Sockets are looked up in the caller's network namespace: see [`fresh_namespace`].
 
+mod counted;
 pub mod fixture;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, DevMapHash, SockMap};
+use aya::maps::{Array, DevMapHash, Map, SockMap};
 use aya::programs::{
     Program, SchedClassifier, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode,
 };
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{
-    COUNTERS_PER_CPU, Counter, MAX_CPUS, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map, tag,
+    COUNTERS_PER_CPU, Counter, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map, tag,
 };
 use gateway_common::host::HostTables;
 use gateway_common::steer::Tables;
 use gateway_common::verdict::Action;
+use gateway_user::datapath::mmap::MappedArray;
 use rustix::thread::{CpuSet, UnshareFlags, sched_getaffinity, sched_setaffinity};
+
+use self::counted::grown_cells;
+pub use self::counted::reasons;
 
 /// The loopback interface, on which test runs arrive.
 pub const INGRESS: u32 = 1;
@@ -41,8 +47,10 @@ pub struct Run {
     pub action: Action,
     /// The packet as it left it.
     pub bytes: Vec<u8>,
-    /// Everything that was counted meanwhile, in the order of slots.
+    /// The reasons that were counted meanwhile, in their order.
     pub counted: Vec<Counter>,
+    /// The cells that were counted in, in their order.
+    pub cells: Vec<u32>,
 }
 
 /// Which of the two forms of the program packets run through.
@@ -76,6 +84,10 @@ pub struct Object {
     written: HostTables,
     /// Counters after the last run.
     counted: Option<Vec<u64>>,
+    /// The array of counters.
+    counters: MappedArray,
+    /// Cells that these tables can count in.
+    cells: Vec<u32>,
 }
 
 impl Object {
@@ -103,16 +115,24 @@ impl Object {
             .context("no program forebay_lookup")?
             .try_into()?;
         lookup.load().context("the kernel refuses forebay_lookup")?;
+        let Some(Map::Array(counters)) = ebpf.map(map::COUNTERS) else {
+            bail!("no array COUNTERS");
+        };
+        let words = counters.info()?.max_entries();
+        let counters = MappedArray::to_read(map::COUNTERS, counters.fd(), words, 8)?;
         Ok(Self {
             ebpf,
             form,
             written: HostTables::default(),
             counted: None,
+            counters,
+            cells: counted::cells(&HostTables::default()),
         })
     }
 
     /// Writes what differs from the tables written last.
     pub fn write(&mut self, tables: &HostTables) -> Result<()> {
+        self.cells = counted::cells(tables);
         let old = std::mem::replace(&mut self.written, tables.clone());
         self.set::<176>(map::CONFIG, 0, bytemuck::cast(tables.config))?;
         for (i, row) in changed::<Row>(&old.rows, &tables.rows) {
@@ -236,7 +256,7 @@ impl Object {
         out.truncate(length);
         out.drain(..meta as usize);
         let after = self.counters()?;
-        let counted = grown(&before, &after);
+        let cells = grown_cells(&before, &after);
         self.counted = Some(after);
         Ok(Run {
             action: match self.form {
@@ -244,7 +264,8 @@ impl Object {
                 Form::Tc => action_of_classifier(returned, &out, &self.written)?,
             },
             bytes: out,
-            counted,
+            counted: reasons(&cells),
+            cells,
         })
     }
 
@@ -319,22 +340,25 @@ impl Object {
         Ok(())
     }
 
-    /// What was counted since `before`, in the order of slots.
+    /// The reasons that were counted since `before`, in their order.
     pub fn counted_since(&self, before: &[u64]) -> Result<Vec<Counter>> {
-        Ok(grown(before, &self.counters()?))
+        Ok(reasons(&grown_cells(before, &self.counters()?)))
     }
 
-    /// Sums over all CPUs, in the order of [`Counter::ALL`].
+    /// Sums of all cells over all CPUs.
     pub fn counters(&self) -> Result<Vec<u64>> {
-        let words: Array<_, u64> =
-            Array::try_from(self.ebpf.map(map::COUNTERS).context("no map COUNTERS")?)?;
-        let cpus = std::thread::available_parallelism()?.get() as u32;
-        let sum = |counter: &Counter| -> Result<u64> {
-            (0..cpus.min(MAX_CPUS)).try_fold(0, |sum, cpu| {
-                Ok(sum + words.get(&(cpu * COUNTERS_PER_CPU + counter.slot()), 0)?)
-            })
-        };
-        Counter::ALL.iter().map(sum).collect()
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(path, error)| anyhow::anyhow!("cannot read {path}: {error}"))?;
+        let words = self.counters.words();
+        let mut sums = vec![0; COUNTERS_PER_CPU as usize];
+        // Not all of them: runs are many, and a cookie that the kernel made is good for two minutes only.
+        for cpu in 0..cpus {
+            for cell in &self.cells {
+                let at = cpu * COUNTERS_PER_CPU as usize + *cell as usize;
+                sums[*cell as usize] += words[at].load(Ordering::Relaxed);
+            }
+        }
+        Ok(sums)
     }
 
     fn test_run(
@@ -416,14 +440,6 @@ pub fn path() -> Result<PathBuf> {
         path.display()
     );
     Ok(path)
-}
-
-/// What was counted between two states of the counters.
-fn grown(before: &[u64], after: &[u64]) -> Vec<Counter> {
-    let grown = Counter::ALL.iter().zip(before.iter().zip(after));
-    grown
-        .flat_map(|(counter, (before, after))| (*before..*after).map(|_| *counter))
-        .collect()
 }
 
 /// Entries that differ, with their indices; pieces without any are passed over in one go.

@@ -25,8 +25,9 @@ pub struct Config {
     pub probe_port: [u8; 2],
     /// Jiffies without a heartbeat after which the local proxy counts as hanging.
     pub beat_limit_jiffies: u32,
-    /// Second-chance hops that this node may send in one window.
-    pub hop_limit: u32,
+    /// Not 0 while somebody traces. Written by the tracer, not with the other words; here, since this line of the cache is
+    /// read for every packet.
+    pub trace: u32,
     /// Length in jiffies of the window of this and of the other limits.
     pub window_jiffies: u32,
     /// Seed of the VIP table's slot hash, one for each half.
@@ -43,13 +44,17 @@ pub struct Config {
     pub syn_limit: u32,
     /// "Too big" messages that one CPU sends in one window.
     pub too_big_limit: u32,
+    /// Second-chance hops that this node may send in one window.
+    pub hop_limit: u32,
+    /// Room for later words; zero.
+    pub padding: u32,
     /// MACs that frames for this machine carry on its uplinks, their bytes in order from the lowest on ([`mac_word`]); zero for
     /// none. Without a first one all frames count as meant for it.
     pub own_macs: [u64; 4],
     /// VLANs in which this machine takes packets on its uplinks; zero for none.
     pub vlans: [u16; 4],
     /// Room for later words; zero.
-    pub reserved: [u64; 2],
+    pub reserved: u64,
 }
 
 /// A MAC as [`Config::own_macs`] holds it.

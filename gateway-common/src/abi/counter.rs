@@ -1,10 +1,131 @@
-//! Counters: one word for each closed reason, for each CPU, in one mmapable array.
+//! Counters: one mmapable array of words, `[cpu][cell]`.
+//!
+//! A CPU's first cells are the closed reasons. Behind them each node has a cell for each path that packets take to it, and
+//! each VIP a cell for each thing that becomes of its packets. A verdict names one cell: a packet that goes to a node is counted
+//! there and nowhere else, and the reason's sum is that of all its cells ([`reason_of`]).
 
-/// CPUs that the counter array has room for; higher ones share the last row.
+use super::{MAX_NODES, NodeIndex, VIP_NUMBERS};
+
+/// CPUs that the counter array has room for; higher ones share the last one's cells.
 pub const MAX_CPUS: u32 = 256;
 
-/// Words for each CPU: whole cache lines, so that no two CPUs write to one.
-pub const COUNTERS_PER_CPU: u32 = 64;
+/// Cells of the reasons.
+pub const REASONS: u32 = 64;
+
+/// First cell of the nodes, [`PATHS`] for each index.
+const NODE_CELLS: u32 = REASONS;
+
+/// First cell of the VIPs, [`VIP_NUMBERS`] for each [`VipCell`].
+const VIP_CELLS: u32 = NODE_CELLS + PATHS * MAX_NODES;
+
+/// Cells for each CPU: whole cache lines, so that no two CPUs write to one.
+pub const COUNTERS_PER_CPU: u32 = VIP_CELLS + VipCell::ALL.len() as u32 * VIP_NUMBERS;
+
+/// Ways to another node.
+pub const PATHS: u32 = Path::ALL.len() as u32;
+
+/// How, or why, a packet goes to another node.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Path {
+    /// [`Counter::ForwardL2`].
+    L2,
+    /// [`Counter::ForwardUdp`].
+    Udp,
+    /// [`Counter::SecondChance`].
+    SecondChance,
+    /// [`Counter::SynHeir`].
+    Heir,
+}
+
+impl Path {
+    /// All paths in the order of their cells.
+    pub const ALL: [Self; 4] = [Self::L2, Self::Udp, Self::SecondChance, Self::Heir];
+
+    /// Name in metrics and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::L2 => "l2",
+            Self::Udp => "udp",
+            Self::SecondChance => "second_chance",
+            Self::Heir => "syn_heir",
+        }
+    }
+
+    /// The reason that its packets are counted for.
+    #[must_use]
+    pub const fn reason(self) -> Counter {
+        match self {
+            Self::L2 => Counter::ForwardL2,
+            Self::Udp => Counter::ForwardUdp,
+            Self::SecondChance => Counter::SecondChance,
+            Self::Heir => Counter::SynHeir,
+        }
+    }
+
+    /// The cell of the packets that go to `node` so.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cell(self, node: NodeIndex) -> u32 {
+        NODE_CELLS + (node as u32 & (MAX_NODES - 1)) * PATHS + self as u32
+    }
+}
+
+/// What becomes of a VIP's packets, as far as it is told apart.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum VipCell {
+    /// [`Counter::OwnPass`] without a look at anything else: nothing else is counted for the packet.
+    Owned,
+    /// [`Counter::LocalOnly`]: nothing else is counted for the packet.
+    LocalOnly,
+    /// Anything else, counted beside its reason.
+    Other,
+}
+
+impl VipCell {
+    /// All of them in the order of their cells.
+    pub const ALL: [Self; 3] = [Self::Owned, Self::LocalOnly, Self::Other];
+
+    /// The cell of the VIP with this number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cell(self, number: u16) -> u32 {
+        VIP_CELLS + self as u32 * VIP_NUMBERS + (number as u32 & (VIP_NUMBERS - 1))
+    }
+
+    /// The reason that its packets are counted for, if they are not counted for one beside.
+    #[must_use]
+    pub const fn reason(self) -> Option<Counter> {
+        match self {
+            Self::Owned => Some(Counter::OwnPass),
+            Self::LocalOnly => Some(Counter::LocalOnly),
+            Self::Other => None,
+        }
+    }
+}
+
+/// The node that a cell counts packets to, if it is one of a node.
+#[must_use]
+pub const fn node_of(cell: u32) -> Option<NodeIndex> {
+    if cell < NODE_CELLS || cell >= VIP_CELLS {
+        return None;
+    }
+    Some(((cell - NODE_CELLS) / PATHS) as NodeIndex)
+}
+
+/// The reason that a cell counts for; none for those that count beside one.
+#[must_use]
+pub fn reason_of(cell: u32) -> Option<Counter> {
+    if let Some(of_vips) = cell.checked_sub(VIP_CELLS) {
+        VipCell::ALL.get((of_vips / VIP_NUMBERS) as usize)?.reason()
+    } else if let Some(of_nodes) = cell.checked_sub(NODE_CELLS) {
+        Some(Path::ALL[(of_nodes % PATHS) as usize].reason())
+    } else {
+        Counter::ALL.get(cell as usize).copied()
+    }
+}
 
 macro_rules! counters {
     ($($name:ident = $text:literal, $doc:literal;)*) => {
@@ -75,4 +196,52 @@ counters! {
     LookupNoSocket = "lookup_no_socket", "VIP port whose group has no live socket: refused by sk_lookup.";
 }
 
-const _: () = assert!(Counter::ALL.len() <= COUNTERS_PER_CPU as usize);
+const _: () = assert!(Counter::ALL.len() <= REASONS as usize);
+const _: () = assert!(COUNTERS_PER_CPU.is_multiple_of(8) && COUNTERS_PER_CPU <= 1 << 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_things_share_a_cell_and_every_cell_has_its_reason() {
+        let mut cells = vec![None; COUNTERS_PER_CPU as usize];
+        let mut take = |cell: u32, reason| {
+            let place = &mut cells[cell as usize];
+            assert_eq!(*place, None, "cell {cell}");
+            *place = Some(reason);
+        };
+        for counter in Counter::ALL {
+            take(counter.slot(), Some(*counter));
+        }
+        for node in 0..MAX_NODES as NodeIndex {
+            for path in Path::ALL {
+                take(path.cell(node), Some(path.reason()));
+                assert_eq!(node_of(path.cell(node)), Some(node));
+            }
+        }
+        for number in 0..VIP_NUMBERS as u16 {
+            for cell in VipCell::ALL {
+                take(cell.cell(number), cell.reason());
+            }
+        }
+        for (cell, reason) in (0..).zip(cells) {
+            assert_eq!(reason_of(cell), reason.flatten(), "cell {cell}");
+        }
+        assert_eq!(reason_of(COUNTERS_PER_CPU), None);
+    }
+
+    #[test]
+    fn what_is_beyond_the_tables_stays_within_its_kind() {
+        let last = |cell: u32| cell < COUNTERS_PER_CPU;
+        assert!(last(VipCell::Other.cell(u16::MAX)) && last(Path::Heir.cell(NodeIndex::MAX)));
+        assert_eq!(
+            reason_of(Path::Udp.cell(u16::MAX)),
+            Some(Counter::ForwardUdp)
+        );
+        assert_eq!(
+            reason_of(VipCell::Owned.cell(u16::MAX)),
+            Some(Counter::OwnPass)
+        );
+    }
+}

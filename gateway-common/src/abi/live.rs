@@ -11,7 +11,7 @@ use core::marker::PhantomData;
 #[cfg(doc)]
 use crate::hash::words;
 
-use super::{Config, NodeEntry, VipEntry, VipWords};
+use super::{Config, NodeEntry, TraceFilter, VipEntry, VipWords};
 
 /// A value of a map.
 #[derive(Debug)]
@@ -114,6 +114,8 @@ live! {
         probe_key_previous = probe_key_previous: [u64; 2];
         /// See [`Config::beat_limit_jiffies`].
         beat_limit_jiffies = beat_limit_jiffies: u32;
+        /// See [`Config::trace`].
+        trace = trace: u32;
         /// See [`Config::hop_limit`].
         hop_limit = hop_limit: u32;
         /// See [`Config::window_jiffies`].
@@ -232,6 +234,41 @@ impl Live<'_, NodeEntry> {
     #[must_use]
     pub fn macs(self) -> [u32; 3] {
         self.words::<3, { core::mem::offset_of!(NodeEntry, mac) }>()
+    }
+}
+
+live! {
+    TraceFilter {
+        /// See [`TraceFilter::until`].
+        until = until: u64;
+        /// See [`TraceFilter::port`].
+        port = port: [u8; 2];
+        /// See [`TraceFilter::vip_port`].
+        vip_port = vip_port: [u8; 2];
+        /// See [`TraceFilter::protocol`].
+        protocol = protocol: u32;
+        /// See [`TraceFilter::wants`].
+        wants = wants: u32;
+        /// See [`TraceFilter::most`].
+        most = most: u32;
+        /// See [`TraceFilter::session`].
+        session = session: u32;
+    }
+}
+
+impl Live<'_, TraceFilter> {
+    /// [`words`] of [`TraceFilter::address`].
+    #[inline(always)]
+    #[must_use]
+    pub fn address(self) -> [u64; 2] {
+        address(self.words::<4, { core::mem::offset_of!(TraceFilter, address) }>())
+    }
+
+    /// [`words`] of [`TraceFilter::vip`].
+    #[inline(always)]
+    #[must_use]
+    pub fn vip(self) -> [u64; 2] {
+        address(self.words::<4, { core::mem::offset_of!(TraceFilter, vip) }>())
     }
 }
 

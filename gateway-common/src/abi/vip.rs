@@ -70,7 +70,7 @@ pub struct VipEntry {
     pub flags: u32,
     /// SO_REUSEPORT group of the listening sockets, below [`super::GROUPS`].
     pub group: u16,
-    /// Number of this VIP for counters, below [`super::VIP_SLOTS`].
+    /// Number of this VIP for counters, below [`super::VIP_NUMBERS`].
     pub number: u16,
     /// Number of its list of source prefixes; 0: every source may send. That of an address, with
     /// [`vip_flag::ALLOW_LIST`], is for fragments, which have no port ([`vip_flag::BY_ADDRESSES`]).

@@ -21,7 +21,7 @@ use super::tables::{Headers, is_from_peer, node};
 use super::{Local, Tables, forward};
 use crate::abi::row::ROW_NODES;
 use crate::abi::{
-    Counter, LiveConfig, NodeIndex, Row, config::flag, cpu_state, node_flag, vip_flag,
+    Counter, LiveConfig, NodeIndex, Row, VipCell, config::flag, cpu_state, node_flag, vip_flag,
 };
 use crate::encap::{MAX_HOPS, NOBODYS, Phase, Tunnel};
 use crate::hash::row_of;
@@ -49,7 +49,7 @@ impl Next {
 
     /// One word, as functions out of line hand it back.
     #[inline(always)]
-    const fn pack(self) -> u64 {
+    pub(super) const fn pack(self) -> u64 {
         match self {
             Self::Stay(verdict) => verdict.pack(),
             Self::Send(errand) => Self::SEND | errand.pack(),
@@ -82,7 +82,7 @@ pub(super) fn next<T: Tables, const PLAIN: bool>(
     arrival: Option<Tunnel>,
 ) -> Next {
     if flow.vip & (vip_flag::LOCAL_ONLY | vip_flag::SHARED) != 0 {
-        return Next::Stay(Verdict::pass(Counter::LocalOnly));
+        return Next::Stay(Verdict::pass_in(VipCell::LocalOnly.cell(flow.number)));
     }
     let row = tables.row(row_of(flow.hash)).unwrap_or_default();
     let (owner, me) = (row.owner(), config.self_index() as NodeIndex);
@@ -93,9 +93,10 @@ pub(super) fn next<T: Tables, const PLAIN: bool>(
                 && config.flags() & flag::DRAINING == 0
                 && heartbeat::proxy(tables, config) == Proxy::Alive
             {
-                return Next::Stay(Verdict::pass(Counter::OwnPass));
+                return Next::Stay(Verdict::pass_in(VipCell::Owned.cell(flow.number)));
             }
         } else if owner != 0 && !row.is_outranked() && !tables.suspect(owner) {
+            tables.count(VipCell::Other.cell(flow.number));
             if PLAIN
                 && let Some(verdict) =
                     forward::plain(packet, tables, config, place, flow.hash, owner)
@@ -109,6 +110,7 @@ pub(super) fn next<T: Tables, const PLAIN: bool>(
             });
         }
     }
+    tables.count(VipCell::Other.cell(flow.number));
     let arrival = arrival.map_or(0, Tunnel::pack);
     let place = place.of_flow(flow.syn).pack();
     Next::unpack(tables.call_decide(packet, place, flow.hash, arrival))

@@ -3,7 +3,7 @@
 use super::place::{Place, kind};
 use super::tables::{address_and_sources, find_vip, source_may_send};
 use super::{Tables, Tuple};
-use crate::abi::{Counter, LiveConfig, vip_flag};
+use crate::abi::{Counter, LiveConfig, VipCell, vip_flag};
 use crate::hash::flow_v4;
 use crate::packet::{Ipv4, Ipv6, Packet, Tcp, Udp, protocol};
 use crate::verdict::Verdict;
@@ -17,6 +17,8 @@ pub(super) struct Flow {
     pub(super) vip: u32,
     /// Whether it is a SYN without ACK.
     pub(super) syn: bool,
+    /// The VIP's number, which counters know it by.
+    pub(super) number: u16,
 }
 
 /// Addresses and ports, from client to VIP; addresses in [`words`](crate::hash::words), IPv4-mapped for IPv4, ports as a
@@ -57,12 +59,17 @@ impl Flow {
         }
         let last = ends.ports >> 16 | (place.protocol as u32) << 16;
         let entry = find_vip(tables, config, (ends.vip, last)).ok_or(foreign)?;
-        let syn = !place.is(kind::REVERSED) && is_whole(packet, place, length)?;
-        let flags = entry.flags();
-        source_may_send(tables, entry.sources(), flags, ends.client)?;
+        // Refused ones are the VIP's packets, too.
+        let (flags, number) = (entry.flags(), entry.number());
+        let refused = |verdict| {
+            tables.count(VipCell::Other.cell(number));
+            verdict
+        };
+        let syn = !place.is(kind::REVERSED) && is_whole(packet, place, length).map_err(refused)?;
+        source_may_send(tables, entry.sources(), flags, ends.client).map_err(refused)?;
         if flags & vip_flag::DRAINING != 0 && syn {
             // The VIP is deleted: refused by the stack of whichever node the SYN reaches.
-            return Err(Verdict::pass(Counter::OwnPass));
+            return Err(refused(Verdict::pass(Counter::OwnPass)));
         }
         if place.protocol == protocol::UDP && flags & vip_flag::BY_ADDRESSES != 0 {
             ends.ports = 0;
@@ -71,6 +78,7 @@ impl Flow {
             hash: ends.hash(tables, config, place),
             vip: flags,
             syn,
+            number,
         })
     }
 }
@@ -102,6 +110,21 @@ impl Ends {
             place.protocol,
         )
     }
+}
+
+/// Client, VIP and ports of a packet for a VIP; ports are 0 where they cannot be read.
+#[inline(always)]
+pub(super) fn ends<P: Packet>(packet: &P, place: Place) -> Option<([u64; 2], [u64; 2], u32)> {
+    let (client, vip, _) = addresses(packet, place)?;
+    let ports = match packet.words(place.l4) {
+        Some([ports]) if !place.unfit() => u32::from_le(ports),
+        _ => 0,
+    };
+    let mut ends = Ends { client, vip, ports };
+    if place.is(kind::REVERSED) {
+        ends = ends.turned();
+    }
+    Some((ends.client, ends.vip, ends.ports))
 }
 
 /// What stands before an IPv4 address in its mapped form, in [`words`](crate::hash::words).
@@ -158,36 +181,41 @@ fn without_ports<T: Tables>(
     if place.is(kind::REVERSED) || place.is(kind::V6) && is_mapped(vip) {
         return Err(foreign);
     }
-    let (flags, sources) = address_and_sources(tables, vip);
+    let (flags, sources, number) = address_and_sources(tables, vip);
     if flags & (vip_flag::USED | vip_flag::SHARED) != vip_flag::USED {
         return Err(foreign);
     }
     let fragment = place.is(kind::FRAGMENT);
-    if fragment && place.protocol == protocol::UDP && flags & vip_flag::BY_ADDRESSES != 0 {
-        if cut {
-            return Err(Verdict::drop(Counter::Truncated));
-        }
-        source_may_send(tables, sources, flags, client)?;
-        let ends = Ends {
-            client,
-            vip,
-            ports: 0,
+    let refused =
+        if fragment && place.protocol == protocol::UDP && flags & vip_flag::BY_ADDRESSES != 0 {
+            match source_may_send(tables, sources, flags, client) {
+                Ok(()) if !cut => {
+                    let ends = Ends {
+                        client,
+                        vip,
+                        ports: 0,
+                    };
+                    return Ok(Flow {
+                        hash: ends.hash(tables, config, place),
+                        vip: flags,
+                        syn: false,
+                        number,
+                    });
+                }
+                Err(denied) if !cut => denied,
+                _ => Verdict::drop(Counter::Truncated),
+            }
+        } else if place.is(kind::TOO_MANY) {
+            Verdict::pass(Counter::NotUnderstood)
+        } else if fragment && matches!(place.protocol, protocol::TCP | protocol::UDP) {
+            Verdict::drop(Counter::Fragment)
+        } else if fragment {
+            return Err(foreign);
+        } else {
+            Verdict::drop(Counter::Truncated)
         };
-        return Ok(Flow {
-            hash: ends.hash(tables, config, place),
-            vip: flags,
-            syn: false,
-        });
-    }
-    Err(if place.is(kind::TOO_MANY) {
-        Verdict::pass(Counter::NotUnderstood)
-    } else if fragment && matches!(place.protocol, protocol::TCP | protocol::UDP) {
-        Verdict::drop(Counter::Fragment)
-    } else if fragment {
-        foreign
-    } else {
-        Verdict::drop(Counter::Truncated)
-    })
+    tables.count(VipCell::Other.cell(number));
+    Err(refused)
 }
 
 /// Checks lengths of IP (`length`, from the IP header on) and TCP or UDP against each other and the packet; says whether

@@ -4,7 +4,7 @@ use super::flow::{is_mapped, length};
 use super::place::{Place, kind};
 use super::tables::{is_from_peer, may_be_from_peer, node};
 use super::{Tables, heartbeat, too_big};
-use crate::abi::{Counter, Live, LiveConfig, NodeEntry, NodeIndex, config::flag, node_flag};
+use crate::abi::{Counter, Live, LiveConfig, NodeEntry, NodeIndex, Path, config::flag, node_flag};
 use crate::checksum;
 use crate::encap::{Inner, MAX_HOPS, OVERHEAD_V4, OVERHEAD_V6, Phase, Tunnel, outer_v4, outer_v6};
 use crate::hash::of_words;
@@ -145,14 +145,15 @@ fn try_send<T: Tables>(
         }
         return silently(Counter::TooBig);
     }
-    let (tunnel, counter) = header(errand, hops - 1);
-    let counter = if rewrites { None } else { Some(counter) };
+    let (tunnel, path) = header(errand, hops - 1);
+    let path = if rewrites { Path::L2 } else { path };
     let to = Target {
+        index: errand.to,
         entry,
         address,
         vlan: entry.vlan(),
     };
-    go(packet, config, place, to, &carried, hash, tunnel, counter).map(Sent::Verdict)
+    go(packet, config, place, to, &carried, hash, tunnel, path).map(Sent::Verdict)
 }
 
 /// Delivers a packet that came from no peer to the owner of its row where nothing about it is out of the ordinary: no tag, hops
@@ -189,28 +190,26 @@ pub(super) fn plain<T: Tables>(
         phase: Phase::Delivery,
         fingerprint: config.fingerprint(),
     };
-    let counter = if rewrites {
-        None
-    } else {
-        Some(Counter::ForwardUdp)
-    };
+    let path = if rewrites { Path::L2 } else { Path::Udp };
     let to = Target {
+        index: to,
         entry,
         address,
         vlan: 0,
     };
-    go(packet, config, place, to, &carried, hash, tunnel, counter)
+    go(packet, config, place, to, &carried, hash, tunnel, path)
 }
 
 /// A node, and what was already read of its entry.
 #[derive(Clone, Copy)]
 struct Target<'a> {
+    index: NodeIndex,
     entry: Live<'a, NodeEntry>,
     address: [u64; 2],
     vlan: u16,
 }
 
-/// Takes a hop off the packet and sends it: in the UDP form counted as `encapsulated`, else by MAC rewrite.
+/// Takes a hop off the packet and sends it on its path: by MAC rewrite, else in the UDP form.
 #[allow(
     clippy::too_many_arguments,
     reason = "all of them are at hand in registers, and it is inlined twice"
@@ -224,18 +223,14 @@ fn go<P: Packet>(
     carried: &Carried,
     hash: u64,
     tunnel: Tunnel,
-    encapsulated: Option<Counter>,
+    path: Path,
 ) -> Option<Verdict> {
     age(packet, place)?;
-    let Some(counter) = encapsulated else {
+    let (ifindex, cell) = (to.entry.ifindex(), path.cell(to.index));
+    if path == Path::L2 {
         packet.write_words(0, to.entry.macs())?;
-        let ifindex = to.entry.ifindex();
-        return Some(Verdict::out_of(
-            ifindex,
-            packet.ingress(),
-            Counter::ForwardL2,
-        ));
-    };
+        return Some(Verdict::out_in(ifindex, packet.ingress(), cell));
+    }
     let inner = Inner {
         length: carried.length,
         long: packet.segment() != 0 && carried.length + OVERHEAD_V6 > u32::from(u16::MAX),
@@ -245,18 +240,17 @@ fn go<P: Packet>(
     if encapsulate(packet, config, place, to, &inner, tunnel).is_none() {
         return Some(Verdict::drop(Counter::AdjustFailed));
     }
-    let ifindex = to.entry.ifindex();
-    Some(Verdict::out_of(ifindex, packet.ingress(), counter))
+    Some(Verdict::out_in(ifindex, packet.ingress(), cell))
 }
 
 /// The tunnel header of an errand, and what it is counted as.
 #[inline(always)]
-const fn header(errand: Errand, hops: u8) -> (Tunnel, Counter) {
-    let (phase, counter) = match errand.purpose {
-        Purpose::Deliver => (Phase::Delivery, Counter::ForwardUdp),
-        Purpose::Inherit => (Phase::SecondChance, Counter::SynHeir),
-        Purpose::Search => (Phase::SecondChance, Counter::SecondChance),
-        Purpose::Detour => (Phase::Detour, Counter::SecondChance),
+const fn header(errand: Errand, hops: u8) -> (Tunnel, Path) {
+    let (phase, path) = match errand.purpose {
+        Purpose::Deliver => (Phase::Delivery, Path::Udp),
+        Purpose::Inherit => (Phase::SecondChance, Path::Heir),
+        Purpose::Search => (Phase::SecondChance, Path::SecondChance),
+        Purpose::Detour => (Phase::Detour, Path::SecondChance),
     };
     let fingerprint = errand.fingerprint;
     let tunnel = Tunnel {
@@ -264,7 +258,7 @@ const fn header(errand: Errand, hops: u8) -> (Tunnel, Counter) {
         phase,
         fingerprint,
     };
-    (tunnel, counter)
+    (tunnel, path)
 }
 
 /// Hops that the packet has left, and whether it comes from a peer.

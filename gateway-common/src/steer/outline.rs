@@ -5,7 +5,9 @@
 //! here, and [`super::Tables`] names them so that each side calls them in its own way.
 
 use super::place::{self, Place};
-use super::{Tables, cookie, decide, forward, icmp, neighbour, probe, tables, too_big, tunnel};
+use super::{
+    Tables, cookie, decide, forward, icmp, neighbour, probe, tables, too_big, trace, tunnel,
+};
 use crate::abi::{Counter, Row};
 use crate::hash::{Key, flow_v6_of};
 use crate::packet::Packet;
@@ -77,6 +79,50 @@ pub fn send<T: Tables>(
     forward::send(packet, tables, place, hash, errand, arrival)
 }
 
+/// Decides about a packet that a tracer asked for: a packed `decide::Next`, else 0. Of the VIP flags and number.
+#[inline(always)]
+pub fn traced<T: Tables>(
+    packet: &mut T::Packet,
+    tables: &T,
+    place: u64,
+    hash: u64,
+    vip: u64,
+    arrival: u64,
+) -> u64 {
+    trace::flow(packet, tables, place, hash, vip, arrival)
+}
+
+/// Puts down what a tracer wants to know of a packet: 1 if it does. With `row` other than 0 it has one.
+#[inline(always)]
+pub fn wanted<T: Tables>(
+    packet: &mut T::Packet,
+    tables: &T,
+    place: u64,
+    hash: u64,
+    arrival: u64,
+    row: u64,
+) -> u64 {
+    Place::unpack(place).map_or(0, |place| {
+        trace::begin(packet, tables, place, hash, arrival, row != 0)
+    })
+}
+
+/// Tells the tracer what became of the packet that was put down: 0.
+#[inline(always)]
+pub fn told<T: Tables>(tables: &T, verdict: u64, why: u64) -> u64 {
+    trace::end(tables, verdict, why);
+    0
+}
+
+/// Tells the tracer about a packet that is refused with this packed verdict, if it asked for it: 0.
+#[inline(always)]
+pub fn refused<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64, verdict: u64) -> u64 {
+    if let Some(place) = Place::unpack(place) {
+        trace::refused(packet, tables, place, verdict);
+    }
+    0
+}
+
 /// What this node's sockets say about a TCP packet; see `decide::held`.
 #[inline(always)]
 pub fn held<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64) -> u64 {
@@ -109,7 +155,7 @@ pub fn too_big<P: Packet>(packet: &mut P, v6: bool, fits: u32) -> u64 {
     u64::from(too_big::message(packet, v6, fits).is_some())
 }
 
-/// Flags of the entry of a VIP address, given in two words, and above them the number of its list of sources.
+/// Flags of the entry of a VIP address, given in two words, and above them the number of its list of sources and its own.
 #[inline(always)]
 pub fn address<T: Tables>(tables: &T, first: u64, second: u64) -> u64 {
     tables::find_address(tables, [first, second])

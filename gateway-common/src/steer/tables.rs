@@ -6,7 +6,8 @@ pub(super) use self::by::{is_from_peer, may_be_from_peer, peer_at_address, peer_
 use super::outline;
 use crate::abi::{
     Counter, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED,
-    SourceKey, VIP_PROBES, VIP_SLOTS, VipEntry, VipWords, node_flag, vip_flag,
+    SourceKey, TraceEvent, TraceFilter, VIP_PROBES, VIP_SLOTS, VipEntry, VipWords, node_flag,
+    vip_flag,
 };
 use crate::hash::{Key, of_words, vip_slot_of};
 use crate::packet::{Packet, mapped};
@@ -175,8 +176,18 @@ pub trait Tables {
     fn session(&self, hash: u64) -> bool;
     /// What the list of sources says: [`crate::abi::SOURCE_ALLOWED`], [`crate::abi::SOURCE_DENIED`], 0 if nothing.
     fn source(&self, key: &SourceKey) -> u32;
-    /// Counts one event on this CPU.
-    fn count(&self, counter: Counter);
+    /// Counts one event in a cell of this CPU.
+    fn count(&self, cell: u32);
+    /// What a tracer asks for.
+    fn filter(&self) -> Option<Live<'_, TraceFilter>>;
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    fn clock(&self) -> u64;
+    /// What this CPU put down of the packet that is decided about.
+    fn draft(&self) -> TraceEvent;
+    /// Puts that down.
+    fn set_draft(&self, event: &TraceEvent);
+    /// Tells the tracer about a packet.
+    fn tell(&self, event: &TraceEvent);
 
     /// Calls [`outline::walk`].
     fn call_walk(&self, packet: &mut Self::Packet) -> u64 {
@@ -234,6 +245,48 @@ pub trait Tables {
         Self: Sized,
     {
         outline::send(packet, self, place, hash, errand, arrival)
+    }
+    /// Calls [`outline::traced`].
+    fn call_traced(
+        &self,
+        packet: &mut Self::Packet,
+        place: u64,
+        hash: u64,
+        vip: u64,
+        arrival: u64,
+    ) -> u64
+    where
+        Self: Sized,
+    {
+        outline::traced(packet, self, place, hash, vip, arrival)
+    }
+    /// Calls [`outline::wanted`].
+    fn call_wanted(
+        &self,
+        packet: &mut Self::Packet,
+        place: u64,
+        hash: u64,
+        arrival: u64,
+        row: u64,
+    ) -> u64
+    where
+        Self: Sized,
+    {
+        outline::wanted(packet, self, place, hash, arrival, row)
+    }
+    /// Calls [`outline::told`].
+    fn call_told(&self, verdict: u64, why: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::told(self, verdict, why)
+    }
+    /// Calls [`outline::refused`].
+    fn call_refused(&self, packet: &mut Self::Packet, place: u64, verdict: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::refused(packet, self, place, verdict)
     }
     /// Calls [`outline::held`].
     fn call_held(&self, packet: &mut Self::Packet, place: u64) -> u64
@@ -392,22 +445,27 @@ const fn same(a: VipWords, b: VipWords) -> bool {
     (a.0[0] ^ b.0[0]) | (a.0[1] ^ b.0[1]) | (a.1 ^ b.1) as u64 == 0
 }
 
-/// Flags of the entry of an address itself (IPv4-mapped for IPv4), 0 if it is no VIP; above them its list of sources.
+/// Flags of the entry of an address itself (IPv4-mapped for IPv4), 0 if it is no VIP; above them its list of sources and its
+/// number, 16 bits each.
 #[inline(always)]
 pub(super) fn find_address<T: Tables>(tables: &T, address: [u64; 2]) -> u64 {
     let Some(config) = tables.config() else {
         return 0;
     };
     find_vip(tables, config, (address, 0)).map_or(0, |entry| {
-        u64::from(entry.sources()) << 32 | u64::from(entry.flags())
+        let (sources, number) = (u64::from(entry.sources()), u64::from(entry.number()));
+        number << 48 | sources << 32 | u64::from(entry.flags())
     })
 }
 
-/// [`find_address`], out of line: flags and list.
+/// [`find_address`], out of line: flags, list and number.
 #[inline(always)]
-pub(super) fn address_and_sources<T: Tables>(tables: &T, [first, second]: [u64; 2]) -> (u32, u16) {
+pub(super) fn address_and_sources<T: Tables>(
+    tables: &T,
+    [first, second]: [u64; 2],
+) -> (u32, u16, u16) {
     let word = tables.call_address(first, second);
-    (word as u32, (word >> 32) as u16)
+    (word as u32, (word >> 32) as u16, (word >> 48) as u16)
 }
 
 /// The flags of [`address_and_sources`].

@@ -25,7 +25,7 @@ pub(super) fn open<T: Tables>(packet: &mut T::Packet, tables: &T, place: Place) 
     let Some(tunnel) = decapsulate(packet, place) else {
         return malformed.pack();
     };
-    tables.count(Counter::Decapsulated);
+    tables.count(Counter::Decapsulated.slot());
     tunnel.pack()
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Series are bounded by the configuration: per cluster, never per route, client or path.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::app::view::Shared;
-use crate::datapath::status::{NodeStatus, ProbeStatus};
+use crate::datapath::status::{Forward, NodeStatus, ProbeStatus};
 use crate::datapath::{AttachState, Attachment, DatapathStatus};
 use crate::drain::Phase;
 use crate::l4::liveness::Standing;
@@ -158,6 +159,7 @@ fn datapath(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Resu
         &[(&[], rows)],
     )?;
     uplinks(e, status)?;
+    packets(e, status)?;
     let nodes = status.nodes.iter();
     let owned: Vec<_> = nodes
         .map(|n| ([("node", n.name.as_str())], u64::from(n.rows)))
@@ -169,6 +171,49 @@ fn datapath(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Resu
         &as_rows(&owned),
     )?;
     probes(e, &status.nodes)
+}
+
+/// VIPs that have a series of their own; what the others counted is summed up under `other`.
+const VIP_SERIES: usize = 256;
+
+/// Nodes that have series of their own; the same.
+const NODE_SERIES: usize = 64;
+
+/// Packets by VIP, and by node and path.
+fn packets(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Result {
+    let others = status
+        .nodes
+        .iter()
+        .filter(|node| node.forward != Forward::Own);
+    let named = others.flat_map(|node| {
+        let paths = node.packets.by_path().into_iter();
+        paths.map(|(path, n)| ([("node", node.name.as_str()), ("path", path)], n))
+    });
+    let rows = bounded(named.collect(), NODE_SERIES * 4, |[_, path]| {
+        [("node", "other"), path]
+    });
+    let help = "Packets that went to another node, by path.";
+    counter(e, "forebay_node_packets", help, &as_rows(&rows))?;
+    let named = status.vips.iter();
+    let named = named.map(|vip| ([("vip", vip.vip.as_str())], vip.packets));
+    let rows = bounded(named.collect(), VIP_SERIES, |_| [("vip", "other")]);
+    let help = "Packets for a VIP that arrived at this node.";
+    counter(e, "forebay_vip_packets", help, &as_rows(&rows))
+}
+
+/// The first `most` rows; those beyond are summed up under the labels that `other` makes of theirs.
+fn bounded<'a, const N: usize>(
+    mut rows: Vec<([(&'a str, &'a str); N], u64)>,
+    most: usize,
+    other: impl Fn([(&'a str, &'a str); N]) -> [(&'a str, &'a str); N],
+) -> Vec<([(&'a str, &'a str); N], u64)> {
+    let beyond = rows.split_off(most.min(rows.len()));
+    let mut sums = BTreeMap::new();
+    for (labels, n) in beyond {
+        *sums.entry(other(labels)).or_default() += n;
+    }
+    rows.extend(sums);
+    rows
 }
 
 /// What the other nodes answer to probes.
@@ -407,4 +452,21 @@ fn latency(cluster: &ClusterStatus) -> Vec<(Vec<(String, String)>, u64)> {
             (labels, sum)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beyond_the_bound_is_summed_up() {
+        let row = |vip, n| ([("vip", vip)], n);
+        let rows = vec![row("a", 1), row("b", 2), row("c", 3), row("d", 4)];
+        let other = |_| [("vip", "other")];
+        assert_eq!(bounded(rows.clone(), 4, other), rows);
+        assert_eq!(
+            bounded(rows, 2, other),
+            [row("a", 1), row("b", 2), row("other", 7)]
+        );
+    }
 }

@@ -12,7 +12,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use gateway_common::abi::Counter;
 use rustix::net::RecvFlags;
 
 use super::message::{
@@ -53,7 +52,7 @@ pub struct Remote {
     image: RefCell<Option<Image>>,
     renewed: Cell<bool>,
     /// Counters as they were last told.
-    sums: RefCell<BTreeMap<&'static str, u64>>,
+    sums: RefCell<Vec<u64>>,
 }
 
 impl Remote {
@@ -261,15 +260,15 @@ impl NodePrivileges for Remote {
         self.state.shared.clone()
     }
 
-    fn counters(&self) -> BTreeMap<&'static str, u64> {
+    fn counters(&self) -> Vec<u64> {
         // Until the agent is back they stand still.
         if let Some(stream) = self.stream.as_ref()
-            && let Ok((Reply::Counters(sums), _)) =
+            && let Ok((Reply::Counters, frame)) =
                 exchange(&self.socket, stream, &Request::Counters, &[], &[])
         {
-            let named = |counter: &Counter| Some((counter.name(), *sums.get(counter.name())?));
+            let words = frame.tail.chunks_exact(size_of::<u64>());
             self.sums
-                .replace(Counter::ALL.iter().filter_map(named).collect());
+                .replace(words.map(bytemuck::pod_read_unaligned).collect());
         }
         self.sums.borrow().clone()
     }

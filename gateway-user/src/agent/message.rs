@@ -111,8 +111,8 @@ pub enum Reply {
     LocalAddresses(LocalAddresses),
     /// How the programs are attached.
     Attachments(Vec<Attachment>),
-    /// Sums over all CPUs, by name.
-    Counters(BTreeMap<String, u64>),
+    /// The tail holds the sums of all cells over all CPUs.
+    Counters,
     /// The sockets come as descriptors, none if none are left.
     Inherited,
     /// The socket comes as a descriptor.
@@ -353,7 +353,7 @@ mod tests {
         for reply in [
             Reply::Done,
             Reply::Inherited,
-            Reply::Counters([("forwarded".to_owned(), u64::MAX)].into()),
+            Reply::Counters,
             Reply::Claims(vec![(3, "no".to_owned())]),
             Reply::Reach([(address, reach)].into()),
             Reply::LocalAddresses(LocalAddresses {
@@ -396,6 +396,8 @@ mod tests {
         use crate::agent::wire::{MAX_HEAD, MAX_TAIL};
         let image = size_of::<Config>() + MAX_NODES as usize * NODE + MAX_VIPS * ENTRY;
         assert!(image <= MAX_TAIL && MAX_VIPS * SLOT <= MAX_TAIL, "{image}");
+        let sums = gateway_common::abi::COUNTERS_PER_CPU as usize * size_of::<u64>();
+        assert!(sums <= MAX_TAIL, "{sums}");
         let address = |n: u32| IpAddr::from(std::net::Ipv6Addr::from(u128::MAX - u128::from(n)));
         let reach = Reach {
             mac: [255; 6],

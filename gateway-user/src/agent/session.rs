@@ -167,11 +167,12 @@ impl Session {
             Request::Exported(addresses) => self.exported(addresses, now),
             Request::Announce(address) => self.announce(address, now),
             Request::Counters => {
-                let counters = self.privileges.counters();
-                let named = counters
-                    .into_iter()
-                    .map(|(name, sum)| (name.to_owned(), sum));
-                Ok(Reply::Counters(named.collect()).into())
+                let sums = self.privileges.counters();
+                Ok(Answer {
+                    reply: Reply::Counters,
+                    tail: bytemuck::cast_slice(&sums).to_vec(),
+                    descriptors: Vec::new(),
+                })
             }
         }
     }

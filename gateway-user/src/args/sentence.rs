@@ -21,7 +21,7 @@ pub fn one_sentence(
             "no command is given; `forebay --help` lists them".to_owned()
         }
         ErrorKind::InvalidSubcommand => format!(
-            "there is no command {}; {}`forebay --help` lists all",
+            "there is no command {}; {}`{command} --help` lists all",
             context(ContextKind::InvalidSubcommand),
             similar(&context(ContextKind::SuggestedSubcommand)),
         ),
@@ -97,16 +97,22 @@ fn bad_value(
 /// The command as far as it was given: `forebay run`.
 fn command(words: &[String]) -> String {
     let known = Cli::command();
-    let name = words.get(1).map_or("", String::as_str);
-    match known.find_subcommand(name) {
-        Some(_) => format!("forebay {name}"),
-        None => "forebay".to_owned(),
+    let mut known = &known;
+    let mut command = "forebay".to_owned();
+    for word in words.iter().skip(1) {
+        match known.find_subcommand(word) {
+            Some(next) => known = next,
+            None => break,
+        }
+        command = format!("{command} {word}");
     }
+    command
 }
 
-/// `--flag <VALUE>` without its value.
+/// `--flag <VALUE>` without its value, or the name of a value without a flag.
 fn flag(arg: &str) -> &str {
-    arg.split_whitespace().next().unwrap_or_default()
+    let first = arg.split_whitespace().next().unwrap_or_default();
+    first.trim_matches(['[', ']', '<', '>', '.'])
 }
 
 /// The variable that stands for a flag of the command that was given.

@@ -1,5 +1,6 @@
 //! Answers of the daemon as text for people. Everything here is also in the JSON form.
 
+pub mod bpf;
 mod datapath;
 mod explanation;
 
@@ -7,7 +8,6 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-pub use self::datapath::bpf;
 use self::datapath::datapath;
 pub use self::explanation::explanation;
 use super::table::Table;

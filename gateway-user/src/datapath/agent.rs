@@ -14,8 +14,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{self, LpmTrie};
 use aya::maps::{DevMapHash, Map, MapData, MapError, SockMap};
 use gateway_common::abi::{
-    self, COUNTERS_PER_CPU, Config, Counter, GROUPS, MAX_CPUS, MAX_NODES, NodeEntry, PORT_WORDS,
-    ROWS, SLOTS_PER_GROUP, SourceKey, TAG_SETS, TagSet, VIP_SLOTS, VipEntry, fact,
+    self, Config, GROUPS, MAX_NODES, NodeEntry, PORT_WORDS, ROWS, SLOTS_PER_GROUP, SourceKey,
+    TAG_SETS, TagSet, TraceFilter, VIP_SLOTS, VipEntry, fact,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -26,7 +26,9 @@ use super::mmap::{MappedArray, SharedTables};
 use super::neighbours::{ForwardMode, Neighbours};
 use super::netlink::Netlink;
 use super::writer::Writer;
-use super::{Error, LocalAddresses, NodePrivileges, gratuitous, object, pins, routes, vip_socket};
+use super::{
+    Error, LocalAddresses, NodePrivileges, counts, gratuitous, object, pins, routes, vip_socket,
+};
 use crate::l4::address_of;
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::sources::SourceTable;
@@ -50,7 +52,8 @@ pub struct Agent {
     uplinks: Uplinks,
     forward: ForwardMode,
     writer: Writer,
-    counters: MappedArray,
+    counters: Arc<MappedArray>,
+    trace: MappedArray,
     ports: MappedArray,
     sockets: SockMap<MapData>,
     devices: DevMapHash<MapData>,
@@ -130,6 +133,8 @@ impl Agent {
             2 * VIP_SLOTS,
             size_of::<VipEntry>(),
         )?;
+        let counters: Arc<MappedArray> =
+            array(programs, abi::map::COUNTERS, counts::words_here(), words)?;
         let shared = SharedTables {
             rows: Arc::new(array(programs, abi::map::ROWS, ROWS, words)?),
             alive: Arc::new(array(programs, abi::map::ALIVE, MAX_NODES, words)?),
@@ -144,13 +149,9 @@ impl Agent {
         Ok(Self {
             uplinks,
             forward,
-            writer: Writer::new(config, nodes, vips, shared),
-            counters: array(
-                programs,
-                abi::map::COUNTERS,
-                MAX_CPUS * COUNTERS_PER_CPU,
-                words,
-            )?,
+            writer: Writer::new(config, nodes, vips, Arc::clone(&counters), shared),
+            counters,
+            trace: array(programs, abi::map::TRACE, 1, size_of::<TraceFilter>())?,
             ports: array(programs, abi::map::PORTS, PORT_WORDS, words)?,
             sockets: SockMap::try_from(take(programs, abi::map::SOCKETS)?)
                 .map_err(unfit(abi::map::SOCKETS))?,
@@ -333,18 +334,8 @@ impl NodePrivileges for Agent {
         self.uplinks.take_over()
     }
 
-    fn counters(&self) -> BTreeMap<&'static str, u64> {
-        let words = self.counters.words();
-        Counter::ALL
-            .iter()
-            .map(|counter| {
-                let of_cpu = |cpu| {
-                    words[(cpu * COUNTERS_PER_CPU + counter.slot()) as usize]
-                        .load(Ordering::Relaxed)
-                };
-                (counter.name(), (0..MAX_CPUS).map(of_cpu).sum())
-            })
-            .collect()
+    fn counters(&self) -> Vec<u64> {
+        counts::sums(self.counters.words())
     }
 
     fn reach(&mut self, nodes: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Reach>, Error> {
@@ -362,6 +353,7 @@ impl NodePrivileges for Agent {
     }
 
     fn local_addresses(&mut self) -> Result<LocalAddresses, Error> {
+        self.writer.end_trace_if_over(&self.trace);
         let interfaces = routes::interfaces(&mut self.netlink)?;
         for (index, interface) in interfaces
             .iter()

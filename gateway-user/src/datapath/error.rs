@@ -135,6 +135,32 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Nothing to look at.
+    #[error(
+        "no kernel tables of this forebay are pinned below {}: start one with `forebay run`, or name its directory with --bpffs", .0.display()
+    )]
+    NoTables(PathBuf),
+    /// Tables of other versions only.
+    #[error(
+        "the kernel tables below {} are of another version of forebay ({versions}, not {own}): look at them with that version", .path.display()
+    )]
+    OtherTables {
+        /// `--bpffs`.
+        path: PathBuf,
+        /// Their directories.
+        versions: String,
+        /// The directory that this version looks for.
+        own: String,
+    },
+    /// Pins that this user may not open.
+    #[error("{} may not be opened by this user: run as root", .0.display())]
+    NotReadable(PathBuf),
+    /// Two tracers would tell each other's packets.
+    #[error("another `forebay bpf trace` (process {process}) traces this node: end it first")]
+    TracerBusy {
+        /// The other one.
+        process: u32,
+    },
     /// mmap of a map.
     #[error("mapping the BPF map {map} failed: {source}")]
     Map {

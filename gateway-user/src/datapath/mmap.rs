@@ -36,13 +36,41 @@ impl MappedArray {
         entries: u32,
         value_size: usize,
     ) -> Result<Self, Error> {
+        Self::with(map, fd, entries, value_size, true)
+    }
+
+    /// As [`Self::new`], to be read only: a store to it ends this process.
+    ///
+    /// # Errors
+    /// The map is not mmapable.
+    pub fn to_read(
+        map: &'static str,
+        fd: impl AsFd,
+        entries: u32,
+        value_size: usize,
+    ) -> Result<Self, Error> {
+        Self::with(map, fd, entries, value_size, false)
+    }
+
+    fn with(
+        map: &'static str,
+        fd: impl AsFd,
+        entries: u32,
+        value_size: usize,
+        writable: bool,
+    ) -> Result<Self, Error> {
         let bytes = entries as usize * value_size.next_multiple_of(8);
+        let protection = if writable {
+            ProtFlags::READ | ProtFlags::WRITE
+        } else {
+            ProtFlags::READ
+        };
         // SAFETY: a fresh mapping at an address of the kernel's choice; nothing of ours is there.
         let start = unsafe {
             mmap(
                 std::ptr::null_mut(),
                 bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
+                protection,
                 MapFlags::SHARED,
                 fd,
                 0,

@@ -8,8 +8,9 @@ use std::path::Path;
 use aya::maps::MapInfo;
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::Object;
+use gateway_common::abi;
 
-use super::{Error, sys};
+use super::{Error, counts, sys};
 
 /// As `include_bytes!` but aligned as ELF wants it.
 #[repr(C, align(8))]
@@ -85,11 +86,16 @@ pub fn load(directory: &Path, object: &[u8]) -> Result<Ebpf, Error> {
     for name in names {
         let path = directory.join(name);
         let map = &parsed.maps[name];
+        let mut entries = map.max_entries();
+        if name == abi::map::COUNTERS {
+            entries = counts::words_here();
+            loader.map_max_entries(abi::map::COUNTERS, entries);
+        }
         let wanted = Layout {
             kind: map.map_type(),
             key: map.key_size(),
             value: map.value_size(),
-            entries: map.max_entries(),
+            entries,
             flags: map.map_flags(),
         };
         check(&path, wanted)?;

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use gateway_common::abi::{Path, node_flag};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::attach::Attachment;
+use super::counts::OfNode;
 use super::neighbours::ForwardMode;
 use crate::l4::Time;
 use crate::l4::liveness::{PeerReport, Standing};
@@ -75,8 +77,43 @@ pub struct NodeStatus {
     pub dead: bool,
     /// Others may hold connections of its rows since it was not well.
     pub episode: bool,
+    /// Packets that went to it since it has its index.
+    pub packets: NodePackets,
     /// What its answers to probes say; none of this node itself.
     pub probes: Option<ProbeStatus>,
+}
+
+/// Packets that went to a node, by path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NodePackets {
+    /// By MAC rewrite.
+    pub l2: u64,
+    /// By UDP encapsulation.
+    pub udp: u64,
+    /// As second chances, and past a suspect owner.
+    pub second_chance: u64,
+    /// SYNs that it inherited.
+    pub syn_heir: u64,
+}
+
+impl From<OfNode> for NodePackets {
+    fn from([l2, udp, second_chance, syn_heir]: OfNode) -> Self {
+        Self {
+            l2,
+            udp,
+            second_chance,
+            syn_heir,
+        }
+    }
+}
+
+impl NodePackets {
+    /// The names of the paths with their packets.
+    #[must_use]
+    pub fn by_path(self) -> [(&'static str, u64); Path::ALL.len()] {
+        let sums = [self.l2, self.udp, self.second_chance, self.syn_heir];
+        std::array::from_fn(|i| (Path::ALL[i].name(), sums[i]))
+    }
 }
 
 /// What one node's answers to probes say.
@@ -136,6 +173,22 @@ pub enum Forward {
     Unresolved,
 }
 
+impl Forward {
+    /// As a node's flags in the kernel's table say it; `encapsulates`: no MAC is ever rewritten.
+    #[must_use]
+    pub const fn of(flags: u32, encapsulates: bool) -> Self {
+        if flags & node_flag::SELF != 0 {
+            Self::Own
+        } else if flags & node_flag::RESOLVED == 0 {
+            Self::Unresolved
+        } else if flags & node_flag::ON_LINK != 0 && !encapsulates {
+            Self::L2
+        } else {
+            Self::Udp
+        }
+    }
+}
+
 /// One VIP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VipStatus {
@@ -145,6 +198,8 @@ pub struct VipStatus {
     pub group: u16,
     /// Deleted, its sockets end.
     pub draining: bool,
+    /// Packets that arrived for it here, by whatever way, since it is listed.
+    pub packets: u64,
 }
 
 pub(super) fn mac<S: Serializer>(mac: &[u8; 6], serializer: S) -> Result<S::Ok, S::Error> {

@@ -230,6 +230,19 @@ pub(crate) fn ethtool_value(interface: &str, command: u32) -> io::Result<u32> {
     Ok(value.data)
 }
 
+/// Name of the interface with this index in this network namespace.
+#[must_use]
+pub fn interface_name(index: u32) -> Option<String> {
+    let mut name = [0_u8; libc::IF_NAMESIZE];
+    // SAFETY: writes a name with its end into a buffer of the size that it asks for.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    if found.is_null() {
+        return None;
+    }
+    let end = name.iter().position(|byte| *byte == 0)?;
+    String::from_utf8(name[..end].to_vec()).ok()
+}
+
 /// Name of the driver of an interface.
 pub(crate) fn ethtool_driver(interface: &str) -> io::Result<String> {
     const ETHTOOL_GDRVINFO: u32 = 3;

@@ -9,11 +9,13 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use gateway_common::abi::{
-    Config, MAX_NODES, NodeEntry, NodeIndex, VIP_SLOTS, VipEntry, node_flag, peers, vip_flag,
+    Config, MAX_NODES, NodeEntry, NodeIndex, VIP_SLOTS, VipEntry, VipKey, node_flag, peers,
+    vip_flag,
 };
 
-use super::Error;
 use super::mmap::{MappedArray, SharedTables};
+use super::trace::{TRACE_WORD, end_if_over};
+use super::{Error, counts};
 use crate::l4::diff::{Image, MapOp, without_halves};
 use crate::l4::sources::SourceTable;
 use crate::l4::tables::VipHalf;
@@ -34,6 +36,7 @@ pub struct Writer {
     config: Arc<MappedArray>,
     nodes: Arc<MappedArray>,
     vips: Arc<MappedArray>,
+    counters: Arc<MappedArray>,
     shared: SharedTables,
     nodes_flipped: Option<Instant>,
     vips_flipped: Option<Instant>,
@@ -46,6 +49,7 @@ impl Writer {
         config: Arc<MappedArray>,
         nodes: Arc<MappedArray>,
         vips: Arc<MappedArray>,
+        counters: Arc<MappedArray>,
         shared: SharedTables,
     ) -> Self {
         // Who wrote before us may have flipped just now.
@@ -54,10 +58,16 @@ impl Writer {
             config,
             nodes,
             vips,
+            counters,
             shared,
             nodes_flipped: now,
             vips_flipped: now,
         }
+    }
+
+    /// Ends what a tracer left that was killed; `filter` is what it asked for.
+    pub fn end_trace_if_over(&self, filter: &MappedArray) {
+        end_if_over(&self.config, filter);
     }
 
     /// Rows, alive words and heartbeat.
@@ -83,10 +93,8 @@ impl Writer {
                 },
             })
             .collect();
-        let first = live(config.vip_half) * VIP_SLOTS as usize;
-        let vips: BTreeMap<_, _> = (first..first + VIP_SLOTS as usize)
-            .map(|slot| self.vips.read::<VipEntry>(slot * VIP_WORDS))
-            .filter(|entry| entry.flags & vip_flag::USED != 0)
+        let vips: BTreeMap<_, _> = self
+            .live_vips(live(config.vip_half))
             .map(|entry| (entry.key, entry))
             .collect();
         Image {
@@ -96,6 +104,14 @@ impl Writer {
             rows: self.shared.rows(),
             sources: SourceTable::new(),
         }
+    }
+
+    /// Entries of a half of the VIP table.
+    fn live_vips(&self, half: usize) -> impl Iterator<Item = VipEntry> {
+        let first = half * VIP_SLOTS as usize;
+        (first..first + VIP_SLOTS as usize)
+            .map(|slot| self.vips.read::<VipEntry>(slot * VIP_WORDS))
+            .filter(|entry| entry.flags & vip_flag::USED != 0)
     }
 
     /// Carries out one operation; blocks at most [`REST`].
@@ -123,7 +139,13 @@ impl Writer {
             vip_seed: current.vip_seed,
             ..wanted
         };
-        self.config.write(0, &whole);
+        // All but the tracer's word: it is not ours, and the tracer may write it at any moment.
+        let words: &[u32] = bytemuck::cast_slice(bytemuck::bytes_of(&whole));
+        for (at, (place, word)) in self.config.half_words().iter().zip(words).enumerate() {
+            if at != TRACE_WORD {
+                place.store(*word, Ordering::Relaxed);
+            }
+        }
     }
 
     fn write_nodes(&mut self, nodes: &[NodeEntry]) -> Result<(), Error> {
@@ -132,6 +154,15 @@ impl Writer {
         rest(self.nodes_flipped);
         let half = 1 - live(self.config.half_words()[NODE_HALF_WORD].load(Ordering::Relaxed));
         let first = half * MAX_NODES as usize;
+        let other = (1 - half) * MAX_NODES as usize;
+        for (index, entry) in (0..MAX_NODES as NodeIndex).zip(&nodes) {
+            let slot = other + usize::from(index);
+            let was: NodeEntry = self.nodes.read(slot * NODE_WORDS);
+            let listed = was.flags & node_flag::LISTED != 0 && was.address == entry.address;
+            if entry.flags & node_flag::LISTED != 0 && !listed {
+                counts::retire_node(self.counters.words(), index);
+            }
+        }
         for (slot, entry) in (first..first + MAX_NODES as usize).zip(&nodes) {
             self.nodes.write(slot * NODE_WORDS, entry);
         }
@@ -156,6 +187,15 @@ impl Writer {
         rest(self.vips_flipped);
         let half = 1 - live(self.config.half_words()[VIP_HALF_WORD].load(Ordering::Relaxed));
         let first = half * VIP_SLOTS as usize;
+        let had: BTreeMap<u16, VipKey> = self
+            .live_vips(1 - half)
+            .map(|entry| (entry.number, entry.key))
+            .collect();
+        for (_, entry) in &vips.slots {
+            if had.get(&entry.number) != Some(&entry.key) {
+                counts::retire_vip(self.counters.words(), entry.number);
+            }
+        }
         let words =
             &self.vips.half_words()[first * VIP_WORDS..(first + VIP_SLOTS as usize) * VIP_WORDS];
         for word in words {
@@ -187,7 +227,7 @@ fn rest(flipped: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use gateway_common::abi::{ROWS, Row, VipKey, fact};
+    use gateway_common::abi::{COUNTERS_PER_CPU, Path, ROWS, Row, VipCell, fact};
 
     use super::*;
 
@@ -209,6 +249,7 @@ mod tests {
             array(1, size_of::<Config>()),
             array(2 * MAX_NODES, size_of::<NodeEntry>()),
             array(2 * VIP_SLOTS, size_of::<VipEntry>()),
+            array(2 * COUNTERS_PER_CPU, 8),
             shared,
         )
     }
@@ -274,6 +315,86 @@ mod tests {
             (config.node_half, config.vip_half, config.vip_seed),
             (1, 0, [9, 8])
         );
+    }
+
+    #[test]
+    fn the_tracers_word_is_neither_written_nor_part_of_the_tables() {
+        let mut writer = writer();
+        let before = writer.image();
+        writer.config.half_words()[TRACE_WORD].store(7, Ordering::Relaxed);
+        assert_eq!(writer.image(), before);
+        let config = Config {
+            self_index: 3,
+            ..Config::default()
+        };
+        writer.apply(&MapOp::Config(config)).unwrap();
+        let written: Config = writer.config.read(0);
+        assert_eq!((written.trace, written.self_index), (7, 3));
+    }
+
+    #[test]
+    fn a_newcomer_does_not_inherit_what_was_counted() {
+        let mut writer = writer();
+        let node = |last: u8| NodeEntry {
+            address: [last; 16],
+            flags: node_flag::LISTED,
+            ..NodeEntry::default()
+        };
+        let nodes = |index: usize, last| {
+            let mut nodes = Image::default().nodes;
+            nodes[1] = node(1);
+            nodes[index] = node(last);
+            MapOp::Nodes(nodes)
+        };
+        let vips = |last: u8| {
+            let vip = |last: u8, number| VipEntry {
+                key: VipKey::v4([192, 0, 2, last], [0, 80], 6),
+                flags: vip_flag::USED,
+                number,
+                ..VipEntry::default()
+            };
+            MapOp::Vips(VipHalf {
+                seed: 1,
+                slots: vec![(0, vip(100, 7)), (1, vip(last, 8))],
+            })
+        };
+        let cells = [
+            Path::L2.cell(1),
+            Path::L2.cell(2),
+            VipCell::Owned.cell(7),
+            VipCell::Owned.cell(8),
+        ];
+        let count = |writer: &Writer| {
+            for cell in cells {
+                writer.counters.words()[cell as usize].fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let counted = |writer: &Writer| {
+            let sums = counts::sums(writer.counters.words());
+            cells.map(|cell| sums[cell as usize])
+        };
+        // The same tables again: they keep what they have.
+        for _twice in 0..2 {
+            for op in [nodes(2, 2), vips(1)] {
+                writer.apply(&op).unwrap();
+            }
+            count(&writer);
+        }
+        assert_eq!(counted(&writer), [2, 2, 2, 2]);
+        for op in [nodes(2, 3), vips(2)] {
+            writer.apply(&op).unwrap();
+        }
+        assert_eq!(counted(&writer), [2, 0, 2, 0]);
+        let counts = counts::Counts::of(&counts::sums(writer.counters.words()));
+        assert_eq!(
+            (counts.reasons["forward_l2"], counts.reasons["own_pass"]),
+            (4, 4)
+        );
+        count(&writer);
+        // A node that went and came begins anew.
+        writer.apply(&MapOp::UnlistNodes(vec![2])).unwrap();
+        writer.apply(&nodes(2, 3)).unwrap();
+        assert_eq!(counted(&writer), [3, 0, 3, 1]);
     }
 
     #[test]

@@ -113,6 +113,8 @@ pub fn without_halves(mut config: Config) -> Config {
     config.vip_half = 0;
     config.node_half = 0;
     config.vip_seed = [0; 2];
+    // Whether somebody traces is no table's business.
+    config.trace = 0;
     config
 }
 

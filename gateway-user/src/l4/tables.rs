@@ -166,6 +166,7 @@ impl Planner {
             }
         }
         self.vips.adopt_sources(&image.sources);
+        self.vips.adopt_numbers(&image.vips);
     }
 
     /// Socket group of each Gateway; see [`Vips::groups`].

@@ -8,14 +8,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_common::abi::{GROUPS, VIP_SLOTS, VipKey, vip_flag};
+use gateway_common::abi::{GROUPS, VIP_NUMBERS, VipEntry, VipKey, vip_flag};
 
 use super::sources::{SourceLists, SourceTable};
 use super::{Time, abi_address};
 use crate::snapshot::{BindKey, L4Policy, ObjectKey, ReturnPath, Snapshot, Transport, UdpHash};
 
 /// At most this many entries fit one half of the VIP table (half full, so that every key finds a near slot).
-pub const MAX_VIPS: usize = VIP_SLOTS as usize / 2;
+pub const MAX_VIPS: usize = VIP_NUMBERS as usize;
 
 /// One entry of the table before it has a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,6 +224,16 @@ impl Vips {
         self.lists.table()
     }
 
+    /// Takes over the numbers that pinned tables know VIPs by, so that counters go on.
+    pub fn adopt_numbers(&mut self, entries: &BTreeMap<VipKey, VipEntry>) {
+        let mut taken: BTreeSet<u16> = self.numbers.values().copied().collect();
+        for (key, entry) in entries {
+            if usize::from(entry.number) < MAX_VIPS && taken.insert(entry.number) {
+                self.numbers.entry(*key).or_insert(entry.number);
+            }
+        }
+    }
+
     /// Takes over the numbers of lists that pinned tables use.
     pub fn adopt_sources(&mut self, table: &SourceTable) {
         self.lists.adopt(table);
@@ -249,9 +259,12 @@ impl Vips {
             .map(address_key)
             .chain(self.ports.keys().map(|key| port_key(*key)))
             .collect();
+        // Numbers that are given up right now come last: packets may be counted under them for a moment still.
+        let before: BTreeSet<u16> = self.numbers.values().copied().collect();
         self.numbers.retain(|key, _| keys.contains(key));
         let used: BTreeSet<u16> = self.numbers.values().copied().collect();
-        let mut free = (0..MAX_VIPS as u16).filter(|n| !used.contains(n));
+        let fresh = (0..MAX_VIPS as u16).filter(|n| !before.contains(n));
+        let mut free = fresh.chain(before.difference(&used).copied());
         for key in keys {
             if self.numbers.contains_key(&key) {
                 continue;

@@ -170,7 +170,7 @@ impl Clock {
 }
 
 /// `YYYY-MM-DDTHH:MM:SS` of a Unix time in UTC (days to civil date in the proleptic Gregorian calendar).
-fn date_time(second: u64) -> String {
+pub(crate) fn date_time(second: u64) -> String {
     let (days, rest) = (second / 86_400, second % 86_400);
     // Count days from 1 March of year 0, so that the leap day is the last of its year.
     let days = days + 719_468;

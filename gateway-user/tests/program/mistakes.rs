@@ -471,6 +471,121 @@ async fn where_no_daemon_answers() {
 }
 
 #[tokio::test]
+async fn the_tables_of_the_kernel() {
+    let rows: &[(&[&str], i32, &str)] = &[
+        (
+            &["frobnicate"],
+            2,
+            "there is no command frobnicate; `forebay bpf --help` lists all",
+        ),
+        (
+            &["row"],
+            2,
+            "there is no command row; rows is a similar one, and `forebay bpf --help` lists all",
+        ),
+        (
+            &["vips", "x"],
+            2,
+            "x is one word too many; `forebay bpf vips --help` shows what can be given",
+        ),
+        (
+            &["vips", "--output", "xml"],
+            2,
+            "--output xml is not possible; give table or json",
+        ),
+        (
+            &["rows", "65536"],
+            2,
+            "ROW 65536 cannot be read; give a row from 0 to 65535",
+        ),
+        (
+            &["rows", "--address", "1.2.3.4:5"],
+            2,
+            "2 values required for '--address <CLIENT:PORT> <VIP:PORT/PROTOCOL>' but 1 was provided; `forebay bpf rows --help` lists the flags",
+        ),
+        (
+            &["rows", "--address", "1.2.3.4", "1.2.3.4:5"],
+            2,
+            "--address 1.2.3.4 cannot be read; give ADDR:PORT or ADDR:PORT/PROTOCOL, for example 192.0.2.1:80/tcp or [2001:db8::1]:53/udp",
+        ),
+        (
+            &["rows", "--address", "1.2.3.4:5", "1.2.3.4:5/sctp"],
+            2,
+            "--address 1.2.3.4:5/sctp cannot be read; give tcp or udp as the protocol",
+        ),
+        (
+            &["rows", "--address", "1.2.3.4:5/tcp", "1.2.3.4:5"],
+            2,
+            "--address 1.2.3.4:5 names the client with a protocol; give it behind the VIP",
+        ),
+        (
+            &["rows", "--address", "1.2.3.4:5", "[2001:db8::1]:5"],
+            2,
+            "--address 1.2.3.4:5 [2001:db8::1]:5 mixes IPv4 and IPv6; give two addresses of one kind",
+        ),
+        (
+            &["rows", "7", "--address", "1.2.3.4:5", "1.2.3.4:6"],
+            2,
+            "rows and --address exclude each other; give one of them",
+        ),
+        (
+            &["trace", "--address", "x"],
+            2,
+            "--address x cannot be read; give an address, for example 192.0.2.1 or 2001:db8::1",
+        ),
+        (
+            &["trace", "--port", "0"],
+            2,
+            "--port 0 cannot be read; give a port from 1 to 65535",
+        ),
+        (
+            &["trace", "--vip", "192.0.2.1:x"],
+            2,
+            "--vip 192.0.2.1:x cannot be read; give ADDR, ADDR:PORT or ADDR:PORT/PROTOCOL",
+        ),
+        (
+            &["trace", "--vip", "192.0.2.1:80/icmp"],
+            2,
+            "--vip 192.0.2.1:80/icmp cannot be read; give tcp or udp as the protocol",
+        ),
+        (
+            &["trace", "--sample", "0"],
+            2,
+            "--sample 0 cannot be read; give a whole number from 1 to 4294967295",
+        ),
+        (
+            &["trace", "--count", "0"],
+            2,
+            "--count 0 cannot be read; give a whole number from 1 on",
+        ),
+        (
+            &["trace", "--timeout", "soon"],
+            2,
+            "--timeout soon cannot be read; give a duration such as 60s, 500ms or 1m30s",
+        ),
+        (
+            &["vips", "--bpffs", "@/empty"],
+            1,
+            "no kernel tables of this forebay are pinned below @/empty: start one with `forebay run`, or name its directory with --bpffs",
+        ),
+        (
+            &["counters", "--bpffs", "@/file"],
+            1,
+            "no kernel tables of this forebay are pinned below @/file: start one with `forebay run`, or name its directory with --bpffs",
+        ),
+    ];
+    for (words, code, sentence) in rows {
+        let words = [&["bpf"], *words].concat();
+        refused(&words, &[], *code, sentence).await;
+    }
+    let env = [("FOREBAY_BPFFS", "/nowhere")];
+    let sentence = "no kernel tables of this forebay are pinned below /nowhere: start one with `forebay run`, or name its directory with --bpffs";
+    for command in ["vips", "rows", "nodes", "counters", "trace"] {
+        refused(&["bpf", command], &env, 1, sentence).await;
+    }
+}
+
+#[tokio::test]
 async fn what_answers_is_no_daemon() {
     let rows = [
         (

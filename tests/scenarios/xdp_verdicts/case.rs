@@ -3,7 +3,7 @@
 use gateway_common::hash::row_of;
 use gateway_common::host::HostPacket;
 use gateway_common::steer::steer;
-use gateway_tests::object::{HEADROOM, INGRESS, Run};
+use gateway_tests::object::{HEADROOM, INGRESS, Run, reasons};
 
 pub(super) use gateway_tests::object::Object;
 
@@ -28,13 +28,14 @@ fn on_host_in(tables: &HostTables, packet: &[u8], headroom: u32) -> Run {
         headroom,
     };
     let verdict = steer(&mut packet, tables);
-    let mut counted = tables.counted.borrow().clone();
-    counted.push(verdict.counter());
-    counted.sort_by_key(|counter| counter.slot());
+    let mut cells = tables.cells.borrow().clone();
+    cells.push(verdict.cell());
+    cells.sort_unstable();
     Run {
         action: verdict.action(),
         bytes: packet.bytes,
-        counted,
+        counted: reasons(&cells),
+        cells,
     }
 }
 
@@ -148,13 +149,15 @@ impl Case {
         let kernel = object.run_in(&self.packet, self.headroom).unwrap();
         let mut counted = self.counted.clone();
         counted.sort_by_key(|counter| counter.slot());
+        let host = on_host_in(&tables, &self.packet, self.headroom);
         let expected = Run {
             action: self.action,
             bytes: self.bytes.clone(),
             counted,
+            // By node and VIP as the host has it.
+            cells: host.cells.clone(),
         };
         let mut wrong = Vec::new();
-        let host = on_host_in(&tables, &self.packet, self.headroom);
         for (side, run, right) in [
             ("kernel", &kernel, object.agrees(&kernel, &expected)),
             ("host", &host, host == expected),

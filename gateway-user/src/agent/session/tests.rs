@@ -4,7 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
-use gateway_common::abi::{ABI_VERSION, Config, MAX_NODES, NodeEntry, VipEntry, VipKey, node_flag};
+use gateway_common::abi::{
+    ABI_VERSION, COUNTERS_PER_CPU, Config, Counter, MAX_NODES, NodeEntry, VipCell, VipEntry,
+    VipKey, node_flag,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -12,6 +15,7 @@ use crate::agent::client::Remote;
 use crate::agent::server::{Peers, Server};
 use crate::agent::wire::{self, Progress, Reader, WireError};
 use crate::allocate::PoolRange;
+use crate::datapath::counts::Counts;
 use crate::datapath::{Attachment, LocalAddresses, SharedTables};
 use crate::l4::diff::Image;
 use crate::l4::tables::{Reach, VipHalf};
@@ -58,8 +62,11 @@ impl NodePrivileges for Border {
     fn shared(&self) -> SharedTables {
         self.1.clone()
     }
-    fn counters(&self) -> BTreeMap<&'static str, u64> {
-        [("lookup_redirected", 7)].into()
+    fn counters(&self) -> Vec<u64> {
+        let mut sums = vec![0; COUNTERS_PER_CPU as usize];
+        sums[Counter::LookupRedirected.slot() as usize] = 7;
+        sums[VipCell::Other.cell(4_095) as usize] = u64::MAX;
+        sums
     }
     fn reach(&mut self, nodes: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Reach>, Error> {
         self.done().asked += 1;
@@ -452,7 +459,9 @@ fn the_other_end_of_the_border_does_the_same() {
         .set_local_routes(&[IpAddr::from([192, 0, 2, 100])].into())
         .unwrap();
     assert_eq!(remote.local_addresses().unwrap().configured.len(), 1);
-    assert_eq!(remote.counters().get("lookup_redirected"), Some(&7));
+    let counts = Counts::of(&remote.counters());
+    assert_eq!(counts.reasons["lookup_redirected"], 7);
+    assert_eq!(counts.of_vip(4_095), u64::MAX);
     remote.shared().beat(77);
     assert_eq!(remote.shared().last_beat(), 77);
     assert!(!remote.renewed().unwrap());

@@ -1,30 +1,9 @@
-//! The kernel half as text: interfaces, nodes, what the others answer to probes, tables and counters.
+//! The kernel half as text: interfaces, nodes, what the others answer to probes.
 
 use serde_json::Value;
 
 use super::{items, join, text};
 use crate::cli::table::Table;
-
-/// `forebay bpf`.
-#[must_use]
-pub fn bpf(answer: &Value) -> String {
-    if answer.is_null() {
-        return "this daemon runs with --datapath off: it has no kernel tables\n".into();
-    }
-    let mut vips = Table::new("VIPs", &["ADDRESS", "GROUP", "STATE"]);
-    for vip in items(&answer["vips"]) {
-        let draining = vip["draining"] == Value::Bool(true);
-        let state = if draining { "draining" } else { "serving" };
-        vips.row([text(&vip["vip"]), text(&vip["group"]), state.into()]);
-    }
-    let mut counters = Table::new("Counters", &["REASON", "PACKETS"]);
-    for (reason, packets) in answer["counters"].as_object().into_iter().flatten() {
-        if packets.as_u64() != Some(0) {
-            counters.row([reason.clone(), text(packets)]);
-        }
-    }
-    format!("{}{vips}{counters}", datapath(answer))
-}
 
 /// The kernel half; nothing with `--datapath off`.
 pub(super) fn datapath(datapath: &Value) -> String {

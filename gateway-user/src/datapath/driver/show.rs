@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use gateway_common::abi::{NodeIndex, node_flag, vip_flag};
+use gateway_common::abi::{NodeIndex, vip_flag};
 
 use super::Driver;
+use crate::datapath::counts::Counts;
 use crate::datapath::neighbours::ForwardMode;
 use crate::datapath::status::{DatapathStatus, Forward, NodeStatus, ProbeStatus, VipStatus};
 use crate::l4::address_of;
@@ -20,14 +21,15 @@ impl Driver {
         for row in &self.image.rows {
             *rows.entry(row.owner()).or_default() += 1;
         }
+        let counts = Counts::of(&self.privileges.counters());
         DatapathStatus {
             interfaces: self.privileges.attachments().to_vec(),
             forward: self.forward,
-            nodes: self.node_status(&rows),
+            nodes: self.node_status(&rows, &counts),
             rows_in_transition: self.image.rows_in_transition(),
             draining: self.draining,
             proxy_alive: self.proxy_alive,
-            vips: self.vip_status(),
+            vips: self.vip_status(&counts),
             announcing: self.announced.iter().copied().collect(),
             routes: self.routes.iter().flatten().copied().collect(),
             routed: self.planner.routed().into_iter().collect(),
@@ -46,12 +48,12 @@ impl Driver {
                 .map(str::to_owned)
                 .chain(self.refused.values().cloned())
                 .collect(),
-            counters: self.privileges.counters(),
+            counters: counts.reasons,
             last_apply: self.last_apply,
         }
     }
 
-    fn node_status(&self, rows: &BTreeMap<NodeIndex, u32>) -> Vec<NodeStatus> {
+    fn node_status(&self, rows: &BTreeMap<NodeIndex, u32>, counts: &Counts) -> Vec<NodeStatus> {
         let link = self.link();
         let report = link.as_ref().map(|link| link.report()).unwrap_or_default();
         let heard = link.map_or(Duration::ZERO, |link| link.time(Instant::now()));
@@ -77,6 +79,7 @@ impl Driver {
                     mac: reach.mac,
                     dead: node.member.dead,
                     episode: node.member.episode.is_some(),
+                    packets: counts.of_node(node.index).into(),
                     probes: peer.map(|peer| ProbeStatus::of(peer, fingerprint, heard)),
                 }
             })
@@ -86,18 +89,10 @@ impl Driver {
     /// As the table in the kernel says it.
     fn way(&self, index: NodeIndex) -> Forward {
         let flags = self.image.nodes[usize::from(index)].flags;
-        if flags & node_flag::SELF != 0 {
-            Forward::Own
-        } else if flags & node_flag::RESOLVED == 0 {
-            Forward::Unresolved
-        } else if flags & node_flag::ON_LINK != 0 && self.forward != ForwardMode::Udp {
-            Forward::L2
-        } else {
-            Forward::Udp
-        }
+        Forward::of(flags, self.forward == ForwardMode::Udp)
     }
 
-    fn vip_status(&self) -> Vec<VipStatus> {
+    fn vip_status(&self, counts: &Counts) -> Vec<VipStatus> {
         self.image
             .vips
             .values()
@@ -113,6 +108,7 @@ impl Driver {
                 ),
                 group: entry.group,
                 draining: entry.flags & vip_flag::DRAINING != 0,
+                packets: counts.of_vip(entry.number),
             })
             .collect()
     }

@@ -19,7 +19,7 @@ use aya::programs::{
     xdp::XdpLinkId,
 };
 use aya::{Ebpf, EbpfLoader};
-use gateway_common::abi::{COUNTERS_PER_CPU, Counter, MAX_CPUS, map};
+use gateway_common::abi::{COUNTERS_PER_CPU, Counter, MAX_CPUS, map, reason_of};
 use rustix::mount::{MountFlags, mount};
 use serde::Serialize;
 
@@ -191,9 +191,16 @@ impl Kernel {
 
     /// What a counter says, over all CPUs.
     pub(super) fn counter(&self, counter: Counter) -> Result<u64> {
-        let counts = (0..MAX_CPUS)
-            .map(|cpu| self.get::<u64>(map::COUNTERS, cpu * COUNTERS_PER_CPU + counter.slot()));
-        counts.sum()
+        let cells: Vec<u32> = (0..COUNTERS_PER_CPU)
+            .filter(|cell| reason_of(*cell) == Some(counter))
+            .collect();
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(path, error)| anyhow::anyhow!("cannot read {path}: {error}"))?;
+        let cells = (0..(cpus as u32).min(MAX_CPUS))
+            .flat_map(|cpu| cells.iter().map(move |cell| cpu * COUNTERS_PER_CPU + cell));
+        cells
+            .map(|index| self.get::<u64>(map::COUNTERS, index))
+            .sum()
     }
 
     /// Puts a listening socket into a slot of the socket map.

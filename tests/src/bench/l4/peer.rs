@@ -8,8 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use gateway_common::abi::{
-    ABI_VERSION, COUNTERS_PER_CPU, Config, Counter, MAX_CPUS, MAX_NODES, NodeEntry, ROWS,
-    VIP_PROBES, VIP_SLOTS, VipEntry, config::flag, node_flag, vip_flag,
+    ABI_VERSION, COUNTERS_PER_CPU, Config, Counter, MAX_CPUS, MAX_NODES, NodeEntry, PATHS,
+    Path as NodePath, ROWS, VIP_PROBES, VIP_SLOTS, VipCell, VipEntry, config::flag, node_flag,
+    vip_flag,
 };
 use gateway_common::probe::view;
 
@@ -64,6 +65,11 @@ fn layout() -> String {
         ("MAX_NODES", MAX_NODES),
         ("MAX_CPUS", MAX_CPUS),
         ("COUNTERS_PER_CPU", COUNTERS_PER_CPU),
+        ("PATHS", PATHS),
+        ("CELL_L2", NodePath::L2.cell(0)),
+        ("CELL_UDP", NodePath::Udp.cell(0)),
+        ("CELL_VIP_OWNED", VipCell::Owned.cell(0)),
+        ("CELL_VIP_OTHER", VipCell::Other.cell(0)),
         ("VIP_USED", vip_flag::USED),
         ("VIP_SHARED", vip_flag::SHARED),
         ("VIP_DRAINING", vip_flag::DRAINING),
@@ -82,6 +88,7 @@ fn layout() -> String {
         ("CONFIG_TUNNEL_SOURCE", offset_of!(Config, tunnel_source)),
         ("VIP_SIZE", size_of::<VipEntry>()),
         ("VIP_FLAGS", offset_of!(VipEntry, flags)),
+        ("VIP_NUMBER", offset_of!(VipEntry, number)),
         ("VIP_SOURCES", offset_of!(VipEntry, sources)),
         ("NODE_SIZE", size_of::<NodeEntry>()),
         ("NODE_MAC", offset_of!(NodeEntry, mac)),
