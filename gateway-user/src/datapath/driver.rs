@@ -67,6 +67,8 @@ pub struct Driver {
     local: LocalAddresses,
     routes: Option<BTreeSet<IpAddr>>,
     announced: BTreeSet<IpAddr>,
+    /// Others may have announced in this node's place.
+    doubted: bool,
     proxy_alive: bool,
     draining: bool,
     have_snapshot: bool,
@@ -122,6 +124,7 @@ impl Driver {
             local,
             routes: None,
             announced: BTreeSet::new(),
+            doubted: false,
             proxy_alive: false,
             draining: false,
             have_snapshot: false,
@@ -450,6 +453,12 @@ impl Driver {
         self.last_apply = took;
         self.privileges.tables_written()?;
         self.set_routes(wanted)?;
+        let doubted = self.planner.own_episode();
+        if self.doubted && !doubted {
+            // Who did not hear us may have spoken in our place: the link is told again.
+            self.announced.clear();
+        }
+        self.doubted = doubted;
         let announced = self.planner.announced();
         for address in announced.difference(&self.announced).copied() {
             // Nobody may be listening yet (an interface that is down): the next change of announcer speaks again.

@@ -12,7 +12,7 @@ use crate::l4::liveness::{PeerReport, Quiet, Report, Standing};
 use crate::snapshot::ReplicaState;
 
 /// What rows and fingerprint depend on.
-type Shape = (bool, Vec<(ReplicaState, bool, bool, bool, bool)>);
+type Shape = (bool, Vec<(ReplicaState, [bool; 5])>);
 
 impl Membership {
     /// Takes what is known of the peers; true if states or doubts changed. `key` is that of the fingerprint.
@@ -39,8 +39,9 @@ impl Membership {
 
     fn shape(&self) -> Shape {
         let member = |m: &Member| {
-            let doubts = (m.holds_until.is_some(), m.settles_at.is_some());
-            (m.state, m.dead, doubts.0, doubts.1, m.episode.is_some())
+            let (holds, settles) = (m.holds_until.is_some(), m.settles_at.is_some());
+            let flags = [m.dead, m.unheard, holds, settles, m.episode.is_some()];
+            (m.state, flags)
         };
         let members = self.members.values().map(member).collect();
         (self.all_until.is_some(), members)
@@ -69,6 +70,7 @@ impl Membership {
         let own_name = &self.own_name;
         let alive = |m: &&mut Member| !m.dead && m.name != *own_name;
         for member in self.members.values_mut().filter(alive) {
+            member.unheard = !held && unwell(report, &member.name);
             let agreed = of(report, &member.name).and_then(|peer| peer.agreed_for);
             if agreed.is_some_and(|time| !held || time >= CONFIRM) {
                 member.dead = true;

@@ -441,6 +441,26 @@ fn suspicion_changes_no_list_and_marks_only_that_nodes_rows_and_ours() {
 }
 
 #[test]
+fn who_is_not_heard_announces_nothing_unless_most_are_not() {
+    let unheard = |m: &Membership| -> Vec<String> {
+        let members = m.members().filter(|member| member.unheard);
+        members.map(|member| member.name.clone()).collect()
+    };
+    let (mut m, replicas) = settled(&["a", "b", "c", "d"]);
+    assert!(m.observe(&but(&m, &[("c", suspect())]), KEY, at(20)));
+    assert_eq!(unheard(&m), ["c"]);
+    m.update(&replicas, at(21));
+    assert_eq!(unheard(&m), ["c"]);
+    let three = [("b", suspect()), ("c", suspect()), ("d", suspect())];
+    m.observe(&but(&m, &three), KEY, at(22));
+    assert_eq!(unheard(&m), [""; 0], "we are cut off");
+    m.observe(&but(&m, &[("d", suspect())]), KEY, at(23));
+    assert_eq!(unheard(&m), ["d"]);
+    assert!(m.observe(&but(&m, &[]), KEY, at(24)));
+    assert_eq!(unheard(&m), [""; 0]);
+}
+
+#[test]
 fn an_episode_lasts_two_seconds_after_its_cause_and_at_most_the_drain_timeout() {
     let (mut m, _) = settled(&["a", "b", "c"]);
     m.observe(&but(&m, &[("c", suspect())]), KEY, at(20));
