@@ -329,6 +329,8 @@ pub struct Sockets {
     pub flow6: Frame,
     /// [`Self::cookie`] over IPv6.
     pub cookie6: Frame,
+    /// A segment of a connection over IPv4 that was ended here and waits for its last packets.
+    pub waiting: TcpPacket,
     _listeners: [TcpListener; 2],
     _ends: [TcpStream; 4],
 }
@@ -355,6 +357,10 @@ impl Sockets {
             source_port: port,
             ..to_vip.clone()
         };
+        let waiting = TcpPacket {
+            source_port: ended(&listener, near.into())?,
+            ..flow.clone()
+        };
         let cookie = cookie(&TcpPacket {
             source: far,
             source_port: 5_555,
@@ -364,6 +370,7 @@ impl Sockets {
         let cookie6 = cookie6(far6)?;
         tables.sockets = vec![
             (tuple(&flow), Local::Flow),
+            (tuple(&waiting), Local::TimeWait),
             (tuple(&cookie), Local::Cookie),
             (tuple6(near6, port6), Local::Flow),
             (tuple6(far6, 5_555), Local::Cookie),
@@ -373,6 +380,7 @@ impl Sockets {
             cookie,
             flow6,
             cookie6,
+            waiting,
             _listeners: [listener, listener6],
             _ends: [client, accepted, client6, accepted6],
         })
@@ -382,6 +390,21 @@ impl Sockets {
 /// A listening socket of a VIP, a connection to it from another address, and that end's port.
 fn connection(vip: IpAddr, from: IpAddr) -> Result<(TcpListener, [TcpStream; 2], u16)> {
     let listener = TcpListener::bind((vip, LISTENING)).context("listen on the VIP")?;
+    let (ends, port) = connect(&listener, from)?;
+    Ok((listener, ends, port))
+}
+
+/// Port of a connection that the listening side has ended first.
+fn ended(listener: &TcpListener, from: IpAddr) -> Result<u16> {
+    let ([mut client, accepted], port) = connect(listener, from)?;
+    drop(accepted);
+    client.read_to_end(&mut Vec::new())?;
+    Ok(port)
+}
+
+/// Both ends of a connection, the client's first, and that end's port.
+fn connect(listener: &TcpListener, from: IpAddr) -> Result<([TcpStream; 2], u16)> {
+    let vip = listener.local_addr()?.ip();
     let domain = if vip.is_ipv4() {
         Domain::IPV4
     } else {
@@ -393,7 +416,7 @@ fn connection(vip: IpAddr, from: IpAddr) -> Result<(TcpListener, [TcpStream; 2],
         .connect(&SocketAddr::new(vip, LISTENING).into())
         .context("connect to the VIP")?;
     let (accepted, peer) = listener.accept()?;
-    Ok((listener, [TcpStream::from(client), accepted], peer.port()))
+    Ok(([TcpStream::from(client), accepted], peer.port()))
 }
 
 /// A segment to the listening port of [`VIP6`].
