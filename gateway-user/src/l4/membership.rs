@@ -29,7 +29,8 @@
 //!   itself: while a peer that used to answer does not (it may hold *us* for suspect), while a peer says that it has an
 //!   episode about us, and after the own heart stood still.
 //! - **Saying so** counts if it lasted for [`QUIET`], under our present membership, on which all who answer agree. What
-//!   nobody says ends with the drain timeout, in an episode counted from its end.
+//!   nobody says ends with the drain timeout, in an episode counted from its end. As long as a node says that it holds
+//!   connections in another's place, the doubt about that one's rows lasts: they may be much older than any drain.
 
 mod observe;
 

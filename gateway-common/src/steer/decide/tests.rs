@@ -281,7 +281,7 @@ fn a_packet_of_a_peer_is_not_delivered_on_by_a_node_that_its_row_has_no_room_for
 fn what_waits_for_its_end_takes_only_what_nobody_else_has() {
     const FIN: u8 = 1;
     let row = Row::new(1, true, [(2, false), (3, false), (0, false)]);
-    let mut first = node_of_three(1, row, &[]);
+    let mut first = under(7, node_of_three(1, row, &[]));
     hold(&mut first, Local::TimeWait);
     // A later connection of the same port may be elsewhere; the end of the earlier one is awaited here.
     let mut moved = packet(ACK);
@@ -293,7 +293,7 @@ fn what_waits_for_its_end_takes_only_what_nobody_else_has() {
         does(&first, &mut packet(ACK | FIN)),
         Does::Keeps(Counter::OwnSocket)
     );
-    let mut second = node_of_three(2, row, &[]);
+    let mut second = under(7, node_of_three(2, row, &[]));
     hold(&mut second, Local::TimeWait);
     let mut on = moved.clone();
     assert_eq!(
@@ -301,13 +301,13 @@ fn what_waits_for_its_end_takes_only_what_nobody_else_has() {
         Does::Sends(3, Phase::SecondChance, 2)
     );
     // Nobody has it: no reset, for the client may still read what the first node has sent.
-    let third = node_of_three(3, row, &[]);
+    let third = under(7, node_of_three(3, row, &[]));
     assert_eq!(does(&third, &mut on), Does::Drops(Counter::ExhaustedDrop));
-    let mut third = node_of_three(3, row, &[]);
+    let mut third = under(7, node_of_three(3, row, &[]));
     hold(&mut third, Local::TimeWait);
     let mut last = moved.clone();
     assert!(matches!(
-        does(&node_of_three(2, row, &[]), &mut last),
+        does(&under(7, node_of_three(2, row, &[])), &mut last),
         Does::Sends(3, ..)
     ));
     assert_eq!(does(&third, &mut last), Does::Keeps(Counter::OwnSocket));

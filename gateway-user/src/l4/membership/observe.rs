@@ -164,7 +164,26 @@ impl Membership {
         // What was said before the doubt arose does not end it: those who said so may have taken connections since.
         let drain_timeout = self.drain_timeout;
         let is_fresh = |until: Option<Time>| until.is_some_and(|t| t + QUIET > now + drain_timeout);
+        let says_so = |name: &String| {
+            let holds = |peer: &PeerReport| {
+                peer.standing == Standing::Answering && peer.foreign.is_some_and(|n| n > 0)
+            };
+            of(report, name).is_some_and(holds)
+        };
+        let holders: BTreeSet<String> = noisy.iter().filter(|n| says_so(n)).cloned().collect();
         for member in self.members.values_mut() {
+            if holders.iter().any(|name| *name != member.name) {
+                // Connections that others still hold in its place outlive the drain timeout.
+                if let Some(until) = &mut member.settles_at {
+                    *until = now + drain_timeout;
+                }
+                if let Some(Episode {
+                    calm_since: Some(since),
+                }) = &mut member.episode
+                {
+                    *since = (*since).max(now.saturating_sub(QUIET));
+                }
+            }
             let others_quiet = noisy.iter().all(|name| *name == member.name);
             if others_quiet {
                 member.settles_at = member.settles_at.filter(|_| is_fresh(member.settles_at));

@@ -435,7 +435,7 @@ fn suspicion_changes_no_list_and_marks_only_that_nodes_rows_and_ours() {
     m.observe(&report, KEY, at(21));
     m.observe(&report, KEY, at(40));
     assert_eq!(episodes(&m), ["a", "c"]);
-    assert_eq!(m.poll_timeout(), Some(at(81)));
+    assert_eq!(m.poll_timeout(), Some(at(98)), "as long as b says so");
     assert!(m.observe(&but(&m, &[]), KEY, at(41)));
     assert_eq!(episodes(&m), [""; 0]);
 }
@@ -636,6 +636,26 @@ fn what_was_said_before_a_node_was_ready_again_settles_nothing() {
     }
     m.observe(&but(&m, &[]), KEY, ms(22_300));
     assert_eq!(member(&m, "a").settles_at, None);
+}
+
+#[test]
+fn doubt_lasts_as_long_as_somebody_says_that_it_holds_connections() {
+    let (mut m, mut replicas) = settled(&["a", "b", "c"]);
+    replicas.push(replica("d", ReplicaState::Ready));
+    m.update(&replicas, at(20));
+    m.handle_timeout(at(22));
+    let settles = |m: &Membership| member(m, "d").settles_at;
+    let timeout = settles(&m).unwrap() - at(22);
+    let noisy = holds_foreign(m.fingerprint(KEY));
+    for second in 23..500 {
+        m.observe(&but(&m, &[("b", noisy.clone())]), KEY, at(second));
+        m.handle_timeout(at(second));
+        assert_eq!(settles(&m), Some(at(second) + timeout));
+    }
+    // It says nothing any more.
+    m.observe(&but(&m, &[("b", suspect())]), KEY, at(500));
+    m.handle_timeout(at(499) + timeout);
+    assert_eq!(settles(&m), None);
 }
 
 #[test]
