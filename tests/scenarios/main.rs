@@ -19,6 +19,7 @@ mod ipv6;
 mod leftovers;
 mod limits;
 mod liveness;
+mod load;
 mod metrics;
 mod mistakes;
 mod reload;

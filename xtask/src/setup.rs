@@ -24,7 +24,7 @@ use crate::{
 pub(crate) const BPF_LINKER: &str = "0.13.0";
 
 /// What the linker is built against, and what the tests and the demo call.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "llvm-22",
     "llvm-22-dev",
     "libpolly-22-dev",
@@ -37,6 +37,7 @@ const PACKAGES: [&str; 12] = [
     "dnsmasq-base",
     "bind9-dnsutils",
     "dnsperf",
+    "nftables",
 ];
 
 /// Packages that hold a Rust compiler with the sources of `core`, where rustup has none.
