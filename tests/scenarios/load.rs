@@ -101,32 +101,13 @@ impl Loaded {
         let seen = self.load.take();
         self.row(what, seconds, rate, &seen);
         for (port, how) in &seen.broken {
-            self.tell(*port, how);
+            tell(&self.rig, *port, how);
         }
         judge(what, &seen)?;
         eventually("all connections again", Duration::from_secs(10), || {
             ensure!(self.load.open() > CONNECTIONS - 20, "{}", self.load.open());
             Ok(())
         })
-    }
-
-    /// What the nodes and the client know of a connection that is broken.
-    fn tell(&self, port: u16, how: &str) {
-        println!("port {port}: {how}");
-        let topology = &self.rig.topology;
-        let nodes = topology.nodes.iter().map(|site| &site.netns);
-        for netns in nodes.chain([&topology.client]) {
-            let mut command = Command::new("ss");
-            command.args(["-Htano"]);
-            let Ok(done) = netns.output(&mut command) else {
-                continue;
-            };
-            let text = String::from_utf8_lossy(&done.stdout).into_owned();
-            let its = format!(":{port} ");
-            for line in text.lines().filter(|line| line.contains(&its)) {
-                println!("  {}: {line}", netns.name());
-            }
-        }
     }
 
     fn row(&mut self, what: &str, seconds: f64, rate: f64, seen: &Seen) {
@@ -144,6 +125,25 @@ impl Loaded {
             format!("{:.0?}", seen.slowest),
             format!("{rate:.0}"),
         ]);
+    }
+}
+
+/// What the nodes and the client know of a connection that is broken.
+pub(crate) fn tell(rig: &Rig, port: u16, how: &str) {
+    println!("port {port}: {how}");
+    let topology = &rig.topology;
+    let nodes = topology.nodes.iter().map(|site| &site.netns);
+    for netns in nodes.chain([&topology.client]) {
+        let mut command = Command::new("ss");
+        command.args(["-Htano"]);
+        let Ok(done) = netns.output(&mut command) else {
+            continue;
+        };
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        let its = format!(":{port} ");
+        for line in text.lines().filter(|line| line.contains(&its)) {
+            println!("  {}: {line}", netns.name());
+        }
     }
 }
 

@@ -26,6 +26,8 @@ mod reload;
 mod spread;
 mod topology;
 mod udp;
+mod upload;
+mod vanish;
 mod xdp_agree;
 mod xdp_cookies;
 mod xdp_lookup;

@@ -42,7 +42,7 @@ pub const MARK: u16 = 0x4242;
 pub struct Seen {
     /// Answers, and what was broken.
     pub tally: Tally,
-    /// What was broken, one by one: the local port (0 if there was none yet) and how.
+    /// What was broken, one by one: the local port and how.
     pub broken: Vec<(u16, String)>,
     /// Connections opened.
     pub opened: usize,
@@ -284,18 +284,23 @@ async fn keep(shared: &Shared, number: usize, pause: Duration) {
     let mut request = number;
     while !shared.stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
-        let opened = tokio::time::timeout(PATIENCE, open(shared)).await;
+        let (port, opened) = match bound(shared) {
+            Ok((socket, port)) => {
+                let opens = socket.connect(shared.shape.target.into());
+                (port, tokio::time::timeout(PATIENCE, opens).await)
+            }
+            Err(error) => (0, Ok(Err(error))),
+        };
         match opened {
             Ok(Ok(mut stream)) => {
                 shared.opened(begun.elapsed());
-                let port = stream.local_addr().map_or(0, |address| address.port());
                 shared.ports[number].store(port, Ordering::Relaxed);
                 let end = talk(shared, &mut stream, &mut request, pause).await;
                 shared.ports[number].store(0, Ordering::Relaxed);
                 shared.note(port, end);
             }
-            Ok(Err(error)) => shared.note(0, End::Failed(error)),
-            Err(_) => shared.note(0, End::TimedOut),
+            Ok(Err(error)) => shared.note(port, End::Failed(error)),
+            Err(_) => shared.note(port, End::TimedOut),
         }
         if begun.elapsed() < pause {
             tokio::time::sleep(pause.saturating_sub(begun.elapsed())).await;
@@ -351,10 +356,12 @@ impl Shared {
     }
 }
 
-async fn open(shared: &Shared) -> io::Result<TcpStream> {
+/// A socket and the port that it is bound to.
+fn bound(shared: &Shared) -> io::Result<(TcpSocket, u16)> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddrV4::new(shared.from, 0).into())?;
-    socket.connect(shared.shape.target.into()).await
+    let port = socket.local_addr()?.port();
+    Ok((socket, port))
 }
 
 async fn talk(
