@@ -11,6 +11,7 @@
 
 mod agent;
 mod agent_hostile;
+mod crash;
 mod datapath;
 mod death;
 mod drain;
