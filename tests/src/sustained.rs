@@ -268,7 +268,7 @@ async fn keep_all(shared: Arc<Shared>) -> Result<()> {
         let shared = Arc::clone(&shared);
         let first = pause.mul_f64(number as f64 / count as f64);
         tasks.spawn(async move {
-            tokio::time::sleep(first).await;
+            tokio::time::sleep_until(tokio::time::Instant::now() + first).await;
             keep(&shared, number, pause).await;
         });
     }
@@ -303,7 +303,7 @@ async fn keep(shared: &Shared, number: usize, pause: Duration) {
             Err(_) => shared.note(port, End::TimedOut),
         }
         if begun.elapsed() < pause {
-            tokio::time::sleep(pause.saturating_sub(begun.elapsed())).await;
+            tokio::time::sleep_until((begun + pause).into()).await;
         }
     }
 }

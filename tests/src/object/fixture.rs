@@ -1,10 +1,11 @@
 //! Tables and sockets that the packet tests share: VIPs of every kind, nodes of every kind.
 
+mod connections;
 mod probes;
 
 use std::fs;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use gateway_common::packet::mapped;
 use gateway_common::steer::{Local, Tuple};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use self::connections::{connection, ended};
 use self::probes::say;
 pub use self::probes::{FOREIGN, OWN_NAME, PROBE_KEY, PROBE_KEY_PREVIOUS, PROBES, ROUNDS};
 use crate::object::INGRESS;
@@ -385,38 +387,6 @@ impl Sockets {
             _ends: [client, accepted, client6, accepted6],
         })
     }
-}
-
-/// A listening socket of a VIP, a connection to it from another address, and that end's port.
-fn connection(vip: IpAddr, from: IpAddr) -> Result<(TcpListener, [TcpStream; 2], u16)> {
-    let listener = TcpListener::bind((vip, LISTENING)).context("listen on the VIP")?;
-    let (ends, port) = connect(&listener, from)?;
-    Ok((listener, ends, port))
-}
-
-/// Port of a connection that the listening side has ended first.
-fn ended(listener: &TcpListener, from: IpAddr) -> Result<u16> {
-    let ([mut client, accepted], port) = connect(listener, from)?;
-    drop(accepted);
-    client.read_to_end(&mut Vec::new())?;
-    Ok(port)
-}
-
-/// Both ends of a connection, the client's first, and that end's port.
-fn connect(listener: &TcpListener, from: IpAddr) -> Result<([TcpStream; 2], u16)> {
-    let vip = listener.local_addr()?.ip();
-    let domain = if vip.is_ipv4() {
-        Domain::IPV4
-    } else {
-        Domain::IPV6
-    };
-    let client = Socket::new(domain, Type::STREAM, None)?;
-    client.bind(&SocketAddr::new(from, 0).into())?;
-    client
-        .connect(&SocketAddr::new(vip, LISTENING).into())
-        .context("connect to the VIP")?;
-    let (accepted, peer) = listener.accept()?;
-    Ok(([TcpStream::from(client), accepted], peer.port()))
 }
 
 /// A segment to the listening port of [`VIP6`].
