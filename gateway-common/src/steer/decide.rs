@@ -16,7 +16,7 @@
 //! UDP has no sockets that tell whose a packet is, but sessions. A packet of no known session belongs to the owner of its
 //! row: after those who may know it have been asked it comes back there, as a second chance, and is taken.
 
-use super::flow::{Flow, tuple};
+use super::flow::{Flow, ends, tuple};
 use super::forward::{Errand, Purpose};
 use super::heartbeat::{self, Proxy};
 use super::place::{Place, kind};
@@ -28,7 +28,7 @@ use crate::abi::{
 };
 use crate::encap::{MAX_HOPS, NOBODYS, Phase, Tunnel};
 use crate::hash::row_of;
-use crate::packet::{Packet, Tcp, protocol};
+use crate::packet::protocol;
 use crate::verdict::Verdict;
 
 /// Nodes of a row beside its owner.
@@ -169,14 +169,6 @@ pub(super) fn held<T: Tables>(packet: &T::Packet, tables: &T, place: Place) -> u
         Local::TimeWait if headers.own && ends(packet, place) => SOCKET,
         Local::TimeWait => WAITED,
     }
-}
-
-/// Whether a TCP segment is its sender's last.
-#[inline(always)]
-fn ends<P: Packet>(packet: &P, place: Place) -> bool {
-    packet
-        .read::<Tcp>(place.l4)
-        .is_some_and(|tcp| tcp.flags & Tcp::FIN != 0)
 }
 
 /// The first of a row's other nodes from place `from` on; 0 if there is none. Not this node unless `or_me`; if `ready`,
