@@ -27,6 +27,8 @@ pub use self::xdp::XdpPacket;
 
 /// `TCP_LISTEN` of the kernel's `enum` of socket states.
 const LISTEN: u32 = 10;
+/// `TCP_TIME_WAIT` of the same.
+const TIME_WAIT: u32 = 6;
 
 /// Bytes of an IP header for the cookie helpers: those of IPv6, or of IPv4 and the TCP header behind it.
 const IP_SIZE: usize = size_of::<Ipv6>();
@@ -174,7 +176,10 @@ pub trait Frame: Packet {
             return Local::None;
         }
         // SAFETY: not null, and ours until it is released.
-        let local = if unsafe { (*socket).state } != LISTEN {
+        let state = unsafe { (*socket).state };
+        let local = if state == TIME_WAIT {
+            Local::TimeWait
+        } else if state != LISTEN {
             Local::Flow
         } else if headers.own && self.carries_cookie(socket.cast(), headers) {
             Local::Cookie

@@ -13,13 +13,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
 use hyper::{body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, runtime, sync::Notify};
 
 use crate::netns::Netns;
+
+/// A request whose path is this and a number is held for so many milliseconds, whatever else the backend does.
+pub const HOLD: &str = "/hold/";
 
 /// Port of every backend.
 pub const PORT: u16 = 5678;
@@ -87,18 +90,26 @@ impl Backend {
             .path_and_query()
             .map_or_else(String::new, ToString::to_string);
         let forwarded_for = text_of(request.headers(), "x-forwarded-for");
+        let is_upload = request.method() == Method::POST;
+        let asked = path.strip_prefix(HOLD).and_then(|ms| ms.parse().ok());
         lock(&self.seen).push(Seen {
             peer,
             path,
             forwarded_for,
         });
         let Behaviour { hold, fail } = *lock(&self.behaviour);
+        let hold = hold.max(asked.map_or(Duration::ZERO, Duration::from_millis));
         if !hold.is_zero() {
             // Either way it is time to answer: the hold is over or the scenario ended it.
             let _ = tokio::time::timeout(hold, self.release.notified()).await;
         }
         let body = if fail {
             "told to fail\n".to_owned()
+        } else if is_upload {
+            // One that breaks off has no whole body.
+            let read = request.into_body().collect().await;
+            let length = read.map_or(0, |body| body.to_bytes().len());
+            format!("{length} bytes\n")
         } else {
             format!("{}\n", self.text)
         };

@@ -20,7 +20,9 @@ pub mod packet;
 pub mod rig;
 pub mod split;
 pub mod steering;
+pub mod sustained;
 pub mod topology;
+pub mod wire;
 
 use std::path::Path;
 

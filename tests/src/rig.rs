@@ -18,16 +18,19 @@ use crate::{
     fixture::{Fixture, HOST, Replica, ReplicaState},
     leftovers::Ledger,
     steering::Steering,
-    topology::{BACKENDS_V1, BACKENDS_V2, CLIENT, Site, Topology},
+    topology::{BACKENDS_V1, BACKENDS_V2, CLIENT, Site, Topology, UPLINK},
 };
 
 /// The quick start's VIP: the first address of its pool, and the Gateway's port.
 pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 100), 80);
 
+/// Longest time for a change of the manifests to reach every node's tables.
+pub const CHANGE: Duration = Duration::from_secs(5);
+
 /// What differs between rigs.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Forebay nodes, 1 to 3.
+    /// Forebay nodes, 1 to 9.
     pub nodes: u8,
     /// `--forward`.
     pub forward: String,
@@ -154,6 +157,91 @@ impl Rig {
         daemon.wait_ready()?;
         self.daemons[index] = daemon;
         Ok(())
+    }
+
+    /// Says in the manifests where a node's replica is in its life.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn mark(&mut self, index: usize, state: ReplicaState) -> Result<()> {
+        let name = self.topology.nodes[index].name.clone();
+        self.fixture.set_replicas(|replicas| {
+            for replica in replicas.iter_mut().filter(|replica| replica.name == name) {
+                replica.state = state;
+            }
+        })
+    }
+
+    /// Waits until a node that drains stops being ready: its last socket is gone.
+    ///
+    /// # Errors
+    /// If that does not happen within the drain timeout and a bit.
+    pub fn wait_drained(&self, index: usize) -> Result<()> {
+        let daemon = &self.daemons[index];
+        let what = format!("the end of {}'s drain", daemon.site().name);
+        let bound = self.settings.drain_timeout + CHANGE;
+        eventually(&what, bound, || match daemon.readiness() {
+            Ok((200, _)) => bail!("it still holds sockets"),
+            _ => Ok(()),
+        })
+    }
+
+    /// A pod ends in an orderly way, and its endpoint goes, as in Kubernetes.
+    ///
+    /// # Errors
+    /// If the daemon does not end within the drain timeout and a bit.
+    pub fn leave(&mut self, index: usize) -> Result<()> {
+        let bound = self.settings.drain_timeout + CHANGE;
+        self.daemons[index].terminate(bound)?;
+        let name = self.topology.nodes[index].name.clone();
+        self.fixture
+            .set_replicas(|replicas| replicas.retain(|replica| replica.name != name))
+    }
+
+    /// A new pod in the place of one that has left: listed, started, ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub fn come_back(&mut self, index: usize) -> Result<()> {
+        let site = &self.topology.nodes[index];
+        let replica = Replica {
+            name: site.name.clone(),
+            address: site.address,
+            state: ReplicaState::Joining,
+        };
+        self.fixture
+            .set_replicas(|replicas| replicas.push(replica))?;
+        self.start_again(index)?;
+        self.mark(index, ReplicaState::Ready)
+    }
+
+    /// The node that says that it speaks for [`VIP`].
+    ///
+    /// # Errors
+    /// If none or more than one does.
+    pub fn announcer(&self) -> Result<usize> {
+        let vip = VIP.ip().to_string();
+        let mut speakers = Vec::new();
+        for (index, daemon) in self.daemons.iter().enumerate() {
+            let status = daemon.status()?;
+            let announcing = status["datapath"]["announcing"].as_array();
+            if announcing.is_some_and(|all| all.iter().any(|address| *address == *vip)) {
+                speakers.push(index);
+            }
+        }
+        match speakers[..] {
+            [one] => Ok(one),
+            _ => bail!("nodes that speak for {vip}, from 0: {speakers:?}"),
+        }
+    }
+
+    /// Lets the client find the VIP by asking the link, no longer by an entry that a test has made.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn ask_the_link(&self) -> Result<()> {
+        let client = &self.topology.client;
+        client.ip(&format!("neigh del {} dev {UPLINK}", VIP.ip()))
     }
 
     /// Makes the switch deliver to this node.

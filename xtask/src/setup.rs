@@ -24,7 +24,7 @@ use crate::{
 pub(crate) const BPF_LINKER: &str = "0.13.0";
 
 /// What the linker is built against, and what the tests and the demo call.
-const PACKAGES: [&str; 13] = [
+const PACKAGES: [&str; 14] = [
     "llvm-22",
     "llvm-22-dev",
     "libpolly-22-dev",
@@ -38,6 +38,7 @@ const PACKAGES: [&str; 13] = [
     "bind9-dnsutils",
     "dnsperf",
     "bird2",
+    "nftables",
 ];
 
 /// Services that packages bring along and that are not to run by themselves on the machine of whoever sets this up.

@@ -10,10 +10,13 @@
 //! owner what it does not hold: a detour, whatever the heir itself holds the owner for. From there the packet takes its
 //! usual way, and a second chance never becomes a delivery again, so nothing goes round.
 //!
+//! A connection that this node ended leaves a socket in TIME_WAIT, also across a restart of the proxy. A client that opens
+//! another one from the same port may be at another node by then: such a socket takes only what nobody else has.
+//!
 //! UDP has no sockets that tell whose a packet is, but sessions. A packet of no known session belongs to the owner of its
 //! row: after those who may know it have been asked it comes back there, as a second chance, and is taken.
 
-use super::flow::{Flow, tuple};
+use super::flow::{Flow, is_last, tuple};
 use super::forward::{Errand, Purpose};
 use super::heartbeat::{self, Proxy};
 use super::place::{Place, kind};
@@ -138,6 +141,7 @@ pub(super) fn decide<T: Tables>(
         row: tables.row(row_of(hash)).unwrap_or_default(),
         me: config.self_index() as NodeIndex,
         strays: false,
+        waited: false,
     };
     decision.next().pack()
 }
@@ -146,8 +150,10 @@ const NOTHING: u64 = 0;
 const LISTENER: u64 = 1;
 const COOKIE: u64 = 2;
 const SOCKET: u64 = 3;
+const WAITED: u64 = 4;
 
-/// What this node's sockets say about a TCP packet, or the packet that an ICMP error quotes.
+/// What this node's sockets say about a TCP packet, or the packet that an ICMP error quotes. A FIN belongs to a connection
+/// that waits for its end: it is by far more often that than the end of a later one from the same port.
 #[inline(always)]
 pub(super) fn held<T: Tables>(packet: &T::Packet, tables: &T, place: Place) -> u64 {
     let Some(tuple) = tuple(packet, place) else {
@@ -163,6 +169,8 @@ pub(super) fn held<T: Tables>(packet: &T::Packet, tables: &T, place: Place) -> u
         Local::Listener => LISTENER,
         Local::Cookie => COOKIE,
         Local::Flow => SOCKET,
+        Local::TimeWait if headers.own && is_last(packet, place) => SOCKET,
+        Local::TimeWait => WAITED,
     }
 }
 
@@ -206,6 +214,9 @@ struct Decision<'a, T: Tables> {
     me: NodeIndex,
     /// A peer sent the packet here whose row names another owner than ours.
     strays: bool,
+    /// Whether an earlier connection of the flow waits here for its last packets: others are asked first, and if they
+    /// have none the packet must not be answered with a reset.
+    waited: bool,
 }
 
 /// What becomes of a packet that nobody here holds.
@@ -354,7 +365,9 @@ impl<T: Tables> Decision<'_, T> {
             return self.send(to, purpose);
         }
         let owner = self.row.owner();
-        if syn && owner == 0 {
+        if self.waited {
+            Next::Stay(Verdict::pass(Counter::OwnSocket))
+        } else if syn && owner == 0 {
             Next::Stay(Verdict::drop(Counter::NoOwner))
         } else if syn {
             Next::Stay(Verdict::drop(Counter::SynNoListener))
@@ -370,13 +383,14 @@ impl<T: Tables> Decision<'_, T> {
     }
 
     /// The membership fingerprint of all nodes on the packet's way so far, as far as they are known; [`NOBODYS`] if they do
-    /// not agree: a node in between may have left out whom the others would have asked.
+    /// not agree: a node in between may have left out whom the others would have asked. Also if an earlier connection
+    /// waits here.
     #[inline(always)]
     fn fingerprint(&self) -> u32 {
         let own = self.config.fingerprint();
         match self.arrival {
             Some(tunnel) if tunnel.fingerprint != own => NOBODYS,
-            _ if self.strays => NOBODYS,
+            _ if self.strays || self.waited => NOBODYS,
             _ => own,
         }
     }
@@ -431,6 +445,10 @@ impl<T: Tables> Decision<'_, T> {
             _ if self.is_syn() => Some(Counter::OwnSyn),
             LISTENER => None,
             COOKIE => Some(Counter::OwnCookie),
+            WAITED => {
+                self.waited = true;
+                None
+            }
             _ => Some(Counter::OwnSocket),
         }
     }

@@ -274,3 +274,11 @@ pub(super) fn tuple<P: Packet>(packet: &P, place: Place) -> Option<Tuple> {
         }
     })
 }
+
+/// Whether a TCP segment is its sender's last.
+#[inline(always)]
+pub(super) fn is_last<P: Packet>(packet: &P, place: Place) -> bool {
+    packet
+        .read::<Tcp>(place.l4)
+        .is_some_and(|tcp| tcp.flags & Tcp::FIN != 0)
+}

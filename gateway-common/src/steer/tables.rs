@@ -87,8 +87,11 @@ pub enum Local {
     Listener,
     /// Only a listening socket takes it, and it carries a SYN cookie that this kernel made.
     Cookie,
-    /// A socket of the flow itself, in any state but LISTEN.
+    /// A socket of the flow itself, in any state but LISTEN and TIME_WAIT.
     Flow,
+    /// What is left of a connection that this node ended (TIME_WAIT). The client may have opened another one from the same
+    /// port since, which another node holds.
+    TimeWait,
 }
 
 /// A SYN cookie that this kernel made.

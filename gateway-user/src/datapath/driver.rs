@@ -73,6 +73,8 @@ pub struct Driver {
     pulse: Pulse,
     beating: bool,
     announced: BTreeSet<IpAddr>,
+    /// Others may have announced in this node's place.
+    doubted: bool,
     proxy_alive: bool,
     draining: bool,
     have_snapshot: bool,
@@ -132,6 +134,7 @@ impl Driver {
             pulse: Pulse::new(now),
             beating: true,
             announced: BTreeSet::new(),
+            doubted: false,
             proxy_alive: false,
             draining: false,
             have_snapshot: false,
@@ -469,6 +472,12 @@ impl Driver {
         self.last_apply = took;
         self.privileges.tables_written()?;
         self.set_routes(wanted)?;
+        let doubted = self.planner.own_episode();
+        if self.doubted && !doubted {
+            // Who did not hear us may have spoken in our place: the link is told again.
+            self.announced.clear();
+        }
+        self.doubted = doubted;
         let announced = self.planner.announced();
         for address in announced.difference(&self.announced).copied() {
             // Nobody may be listening yet (an interface that is down): the next change of announcer speaks again.

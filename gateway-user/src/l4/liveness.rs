@@ -1,8 +1,9 @@
 //! Which peers answer probes, and what they say: facts for `membership`, which decides.
 //!
-//! - **Silence is what was listened to.** A peer's silence grows only while a question to it is open and only by time
-//!   in which the prober ran: after a stall (the process was not scheduled, the machine slept, the clock jumped) a step
-//!   counts for at most one and a half intervals. A question that could not even be sent says nothing about the peer.
+//! - **Silence is what was listened to.** A peer's silence begins with its last answer, but is none before a question to
+//!   it is open: then the wait for that question counts too, with at most an interval. It grows only by time in which the
+//!   prober ran: after a stall (the process was not scheduled, the machine slept, the clock jumped) a step counts for at
+//!   most one and a half intervals. A question that could not even be sent says nothing about the peer.
 //! - **Suspect** after `suspect_after` of silence, **silent** after `dead_after`; any answer ends both. A peer that never
 //!   answered may not list this node yet, and refuse its questions: it is suspect after [`NEWS`] only. An answer counts
 //!   if it names both ends, carries a question's sequence that is still open, and was not given before.
@@ -143,6 +144,8 @@ struct Peer {
     turn: usize,
     /// Whether an answer is due.
     due: bool,
+    /// Time since its last answer in which no question was open.
+    unasked: Duration,
     silence: Duration,
     quiet: Option<(u32, Duration)>,
     /// Its rounds of probing, and when they last moved.
@@ -236,11 +239,14 @@ impl Liveness {
 
     /// Whether the last question to a peer could be sent.
     pub fn sent(&mut self, peer: u64, sent: bool) {
+        let longest = self.settings.interval;
         let Some(peer) = self.peers.get_mut(&peer) else {
             return;
         };
+        let unasked = std::mem::take(&mut peer.unasked);
         peer.due = sent;
         if sent {
+            peer.silence += unasked.min(longest);
             peer.report.asked += 1;
         } else {
             peer.open.pop_back();
@@ -395,6 +401,7 @@ impl Peer {
             open: VecDeque::with_capacity(OPEN),
             turn: 0,
             due: false,
+            unasked: Duration::ZERO,
             silence: Duration::ZERO,
             quiet: None,
             rounds: None,
@@ -405,6 +412,7 @@ impl Peer {
 
     fn heard(&mut self, answer: &Probe, clock: Duration, now: Time) {
         self.due = false;
+        self.unasked = Duration::ZERO;
         self.silence = Duration::ZERO;
         self.agreed_at = None;
         self.opinions.clear();
@@ -432,6 +440,8 @@ impl Peer {
     fn listen(&mut self, time: Duration, settings: &Settings) {
         if self.due {
             self.silence += time;
+        } else if self.report.standing == Standing::Answering {
+            self.unasked += time;
         }
         let before = self.report.standing;
         if self.silence >= settings.dead_after {

@@ -19,6 +19,8 @@
 //! - **Death.** A peer that is agreed to be dead is out of ranks, rows and fingerprint, and stays known: its probes are
 //!   answered, else two nodes that hold each other for dead would never meet again. If more than half of the list is
 //!   silent or dead, nobody more is taken for dead before that has been agreed for [`CONFIRM`]. This node is never dead.
+//! - **Speaking for VIPs.** A peer that is suspect announces nothing: the next one does, without waiting for its death.
+//!   While more than half of the list is silent this is held as well, for it is rather we who are cut off.
 //! - **Return.** A dead node that answers is joining again, and may hold sockets of before.
 //! - **Draining, lost readiness.** Its sockets are doubted ([`Member::holds_until`]) until it says that it has none.
 //! - **Newly ready.** The others' sockets are doubted ([`Member::settles_at`]) until all of them say that they have none.
@@ -27,7 +29,8 @@
 //!   itself: while a peer that used to answer does not (it may hold *us* for suspect), while a peer says that it has an
 //!   episode about us, and after the own heart stood still.
 //! - **Saying so** counts if it lasted for [`QUIET`], under our present membership, on which all who answer agree. What
-//!   nobody says ends with the drain timeout, in an episode counted from its end.
+//!   nobody says ends with the drain timeout, in an episode counted from its end. As long as a node says that it holds
+//!   connections in another's place, the doubt about that one's rows lasts: they may be much older than any drain.
 
 mod observe;
 
@@ -92,6 +95,8 @@ pub struct Member {
     pub settles_at: Option<Time>,
     /// Others may hold sockets of its rows since it was not well.
     pub episode: Option<Episode>,
+    /// It does not answer: others speak for the addresses that are its to announce.
+    pub unheard: bool,
 }
 
 /// The listed nodes as this node sees them.
@@ -234,6 +239,7 @@ impl Membership {
             episode: before
                 .and_then(|m| m.episode)
                 .filter(|_| state == ReplicaState::Ready),
+            unheard: before.is_some_and(|m| m.unheard),
             name: replica.name,
         };
         match (before.map(|m| m.state), state) {

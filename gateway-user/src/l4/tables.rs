@@ -290,14 +290,15 @@ impl Planner {
             .map(String::as_str)
     }
 
-    /// VIP addresses that this node speaks for: it has the highest rank of the ready nodes (if none is ready,
-    /// of those that drain, else open connections would lose their neighbour entry).
+    /// VIP addresses that this node speaks for: it has the highest rank of the ready nodes that are heard (if there is
+    /// none, of those that drain, else open connections would lose their neighbour entry).
     #[must_use]
     pub fn announced(&self) -> BTreeSet<IpAddr> {
         let of_state = |state| -> BTreeMap<NodeIndex, Ranked> {
             self.listed
                 .iter()
-                .filter(|node| node.member.state == state && !node.member.dead)
+                .filter(|node| node.member.state == state)
+                .filter(|node| !node.member.dead && !node.member.unheard)
                 .map(|node| (node.index, self.ranked(&node.member)))
                 .collect()
         };
@@ -316,6 +317,12 @@ impl Planner {
                 own != 0 && highest(row, &speakers) == own
             })
             .collect()
+    }
+
+    /// Whether others may have acted in this node's place since they did not hear it.
+    #[must_use]
+    pub fn own_episode(&self) -> bool {
+        self.own().is_some_and(|node| node.member.episode.is_some())
     }
 
     /// VIP addresses that need a local route here.
@@ -509,11 +516,16 @@ mod tests {
     use gateway_common::hash::vip_slot;
 
     use super::*;
+    use crate::l4::liveness::{PeerReport, Standing};
     use crate::l4::vips::Vip;
-    use crate::snapshot::{Replica, Transport};
+    use crate::snapshot::{ObjectKey, Replica, Transport};
 
-    #[test]
-    fn a_mac_that_several_nodes_answer_with_is_no_way_to_any() {
+    fn address(n: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, n])
+    }
+
+    /// Node `own` of four that are ready, with VIPs 10.9.0.1 to .16.
+    fn planner(own: u8) -> Planner {
         let settings = Settings {
             hash_key: [1, 2],
             encapsulate_always: false,
@@ -523,19 +535,55 @@ mod tests {
             ticks_per_second: 250,
             drain_timeout: Duration::from_secs(60),
         };
-        let address = |n: u8| IpAddr::from([10, 0, 0, n]);
-        let mut planner = Planner::new(settings, "n1", address(1));
+        let mut planner = Planner::new(settings, &format!("n{own}"), address(own));
         let replicas = (1..=4).map(|n| Replica {
             name: format!("n{n}"),
             address: address(n),
             state: ReplicaState::Ready,
             weight: 1,
         });
+        let vips = (1..=16).map(|n| IpAddr::from([10, 9, 0, n]));
         let snapshot = Snapshot {
             replicas: replicas.collect(),
+            addresses: vips.map(|vip| (vip, ObjectKey::new("a", "b"))).collect(),
             ..Snapshot::default()
         };
         planner.on_snapshot(&snapshot, Duration::ZERO);
+        planner
+    }
+
+    #[test]
+    fn one_node_speaks_for_each_vip_also_when_one_of_them_is_not_heard() {
+        let all = |speakers: &[Planner]| -> Vec<IpAddr> {
+            let said = speakers.iter().flat_map(Planner::announced);
+            let mut said: Vec<_> = said.collect();
+            said.sort_unstable();
+            said
+        };
+        let mut planners: Vec<_> = (1..=4).map(planner).collect();
+        let vips: Vec<_> = (1..=16).map(|n| IpAddr::from([10, 9, 0, n])).collect();
+        assert_eq!(all(&planners), vips);
+        let gone = planners.remove(2);
+        assert!(!gone.announced().is_empty(), "of 16 VIPs it has some");
+        for planner in &mut planners {
+            let suspect = PeerReport {
+                standing: Standing::Suspect,
+                known: true,
+                ..PeerReport::default()
+            };
+            let report = Report {
+                peers: [("n3".to_owned(), suspect)].into(),
+                ..Report::default()
+            };
+            planner.membership.set_probing();
+            assert!(planner.observe(&report, Duration::from_secs(5)));
+        }
+        assert_eq!(all(&planners), vips);
+    }
+
+    #[test]
+    fn a_mac_that_several_nodes_answer_with_is_no_way_to_any() {
+        let mut planner = planner(1);
         let reach = |mac: u8| Reach {
             mac: [2, 0, 0, 0, 0, mac],
             on_link: true,

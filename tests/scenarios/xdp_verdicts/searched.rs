@@ -1,5 +1,7 @@
 //! Rows in transition, and the second chance.
 
+use gateway_common::encap::NOBODYS;
+
 use super::case::*;
 
 /// Rows in transition, and the second chance.
@@ -18,6 +20,10 @@ pub(super) fn searched(sockets: &Sockets) -> Vec<Case> {
         )
         .row(packet, MOVING)
     };
+    // Who has nothing either drops it: the fingerprint is nobody's.
+    let mut unanswered = sent(&sockets.waiting, DRAINING, [0x13, 1]);
+    let header = unanswered.len() - (sockets.waiting.build().len() - 14) - 8;
+    unanswered[header + 4..header + 8].copy_from_slice(&NOBODYS.to_be_bytes());
     let mut wrong = sockets.cookie.clone();
     wrong.acknowledgment = wrong.acknowledgment.wrapping_add(1);
     vec![
@@ -27,6 +33,29 @@ pub(super) fn searched(sockets: &Sockets) -> Vec<Case> {
             Counter::OwnSocket,
         )
         .row(&sockets.flow, MOVING),
+        Case::pass(
+            "moving, the end of a connection that waits here",
+            TcpPacket {
+                flags: ACK | gateway_common::packet::Tcp::FIN,
+                ..sockets.waiting.clone()
+            }
+            .build(),
+            Counter::OwnSocket,
+        )
+        .row(&sockets.waiting, MOVING),
+        Case::send(
+            "moving, an earlier connection waits here",
+            sockets.waiting.build(),
+            Counter::SecondChance,
+            unanswered,
+        )
+        .row(&sockets.waiting, MOVING),
+        Case::pass(
+            "an earlier connection waits here, nobody else",
+            sockets.waiting.build(),
+            Counter::OwnSocket,
+        )
+        .row(&sockets.waiting, Row::new(ME, true, [(0, false); 3])),
         Case::pass(
             "moving, a cookie of ours",
             sockets.cookie.build(),

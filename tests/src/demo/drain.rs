@@ -10,7 +10,7 @@ use crate::{
     backend::Behaviour,
     client::{Load, Running, Tally},
     eventually::eventually,
-    fixture::{HOST, Replica, ReplicaState},
+    fixture::{HOST, ReplicaState},
     maps,
     rig::{Rig, VIP},
 };
@@ -38,7 +38,7 @@ pub fn drain(rig: &mut Rig, hold: Duration) -> Result<Table> {
     let long = start_long(rig, hold)?;
     let held = held_by(rig, leaving);
     must!(held > 0, "no long request runs on the node that leaves");
-    mark(rig, leaving, ReplicaState::Draining)?;
+    rig.mark(leaving, ReplicaState::Draining)?;
     let during = wait_transition(rig, |rows| rows > 0)?;
     rig.backends.set_all(Behaviour::default());
     let new = send_new(rig, leaving)?;
@@ -49,10 +49,13 @@ pub fn drain(rig: &mut Rig, hold: Duration) -> Result<Table> {
     );
     let chances = second_chances(rig)? - chances;
     must!(chances > 0, "no packet took the second chance");
-    wait_drained(rig, leaving)?;
-    leave(rig, leaving)?;
+    rig.wait_drained(leaving)?;
+    rig.leave(leaving)?;
     let after = wait_transition(rig, |rows| rows == 0)?;
-    come_back(rig, leaving)?;
+    rig.come_back(leaving)?;
+    rig.wait_served(leaving, HOST)?;
+    rig.wait_agreed()?;
+    wait_transition(rig, |rows| rows == 0)?;
     let mut table = Table::new(["what", "count"]);
     let name = &rig.topology.nodes[leaving].name;
     for (what, count) in [
@@ -102,15 +105,6 @@ fn held_by(rig: &Rig, index: usize) -> usize {
         .into_iter()
         .filter(|seen| seen.peer == back)
         .count()
-}
-
-fn mark(rig: &mut Rig, index: usize, state: ReplicaState) -> Result<()> {
-    let name = rig.topology.nodes[index].name.clone();
-    rig.fixture.set_replicas(|replicas| {
-        for replica in replicas.iter_mut().filter(|replica| replica.name == name) {
-            replica.state = state;
-        }
-    })
 }
 
 /// Sends new requests; every one must be answered, and by a node that stays.
@@ -191,46 +185,6 @@ fn second_chances(rig: &Rig) -> Result<u64> {
         .iter()
         .map(|daemon| maps::counter(daemon.bpffs(), Counter::SecondChance))
         .sum()
-}
-
-/// The node is drained when its last socket is gone: it stops being ready.
-fn wait_drained(rig: &Rig, leaving: usize) -> Result<()> {
-    let bound = rig.settings.drain_timeout + CHANGE;
-    let daemon = &rig.daemons[leaving];
-    eventually(
-        &format!("the end of {}'s drain", daemon.site().name),
-        bound,
-        || match daemon.readiness() {
-            Ok((200, _)) => Err(anyhow!("it still holds sockets")),
-            _ => Ok(()),
-        },
-    )
-}
-
-/// What Kubernetes does then: the pod ends and its endpoint goes.
-fn leave(rig: &mut Rig, leaving: usize) -> Result<()> {
-    let bound = rig.settings.drain_timeout + CHANGE;
-    rig.daemons[leaving].terminate(bound)?;
-    let name = rig.topology.nodes[leaving].name.clone();
-    rig.fixture
-        .set_replicas(|replicas| replicas.retain(|replica| replica.name != name))
-}
-
-/// A new pod in the old one's place: listed, started, ready.
-fn come_back(rig: &mut Rig, index: usize) -> Result<()> {
-    let site = &rig.topology.nodes[index];
-    let replica = Replica {
-        name: site.name.clone(),
-        address: site.address,
-        state: ReplicaState::Joining,
-    };
-    rig.fixture
-        .set_replicas(|replicas| replicas.push(replica))?;
-    rig.start_again(index)?;
-    mark(rig, index, ReplicaState::Ready)?;
-    rig.wait_served(index, HOST)?;
-    rig.wait_agreed()?;
-    wait_transition(rig, |rows| rows == 0).map(drop)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Tables and sockets that the packet tests share: VIPs of every kind, nodes of every kind.
 
+mod connections;
 mod probes;
 
 use std::fs;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use gateway_common::packet::mapped;
 use gateway_common::steer::{Local, Tuple};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use self::connections::{connection, ended};
 use self::probes::say;
 pub use self::probes::{FOREIGN, OWN_NAME, PROBE_KEY, PROBE_KEY_PREVIOUS, PROBES, ROUNDS};
 use crate::object::INGRESS;
@@ -333,6 +335,8 @@ pub struct Sockets {
     pub flow6: Frame,
     /// [`Self::cookie`] over IPv6.
     pub cookie6: Frame,
+    /// A segment of a connection over IPv4 that was ended here and waits for its last packets.
+    pub waiting: TcpPacket,
     _listeners: [TcpListener; 2],
     _ends: [TcpStream; 4],
 }
@@ -359,6 +363,10 @@ impl Sockets {
             source_port: port,
             ..to_vip.clone()
         };
+        let waiting = TcpPacket {
+            source_port: ended(&listener, near.into())?,
+            ..flow.clone()
+        };
         let cookie = cookie(&TcpPacket {
             source: far,
             source_port: 5_555,
@@ -368,6 +376,7 @@ impl Sockets {
         let cookie6 = cookie6(far6)?;
         tables.sockets = vec![
             (tuple(&flow), Local::Flow),
+            (tuple(&waiting), Local::TimeWait),
             (tuple(&cookie), Local::Cookie),
             (tuple6(near6, port6), Local::Flow),
             (tuple6(far6, 5_555), Local::Cookie),
@@ -377,27 +386,11 @@ impl Sockets {
             cookie,
             flow6,
             cookie6,
+            waiting,
             _listeners: [listener, listener6],
             _ends: [client, accepted, client6, accepted6],
         })
     }
-}
-
-/// A listening socket of a VIP, a connection to it from another address, and that end's port.
-fn connection(vip: IpAddr, from: IpAddr) -> Result<(TcpListener, [TcpStream; 2], u16)> {
-    let listener = TcpListener::bind((vip, LISTENING)).context("listen on the VIP")?;
-    let domain = if vip.is_ipv4() {
-        Domain::IPV4
-    } else {
-        Domain::IPV6
-    };
-    let client = Socket::new(domain, Type::STREAM, None)?;
-    client.bind(&SocketAddr::new(from, 0).into())?;
-    client
-        .connect(&SocketAddr::new(vip, LISTENING).into())
-        .context("connect to the VIP")?;
-    let (accepted, peer) = listener.accept()?;
-    Ok((listener, [TcpStream::from(client), accepted], peer.port()))
 }
 
 /// A segment to the listening port of [`VIP6`].

@@ -67,12 +67,16 @@ fn packet(flags: u8) -> HostPacket {
 }
 
 fn hold_flow(tables: &mut HostTables) {
+    hold(tables, Local::Flow);
+}
+
+fn hold(tables: &mut HostTables, local: Local) {
     let tuple = Tuple::v4(
         u32::from_ne_bytes(CLIENT),
         u32::from_ne_bytes(VIP),
         u32::from_ne_bytes(PORTS),
     );
-    tables.sockets.push((tuple, Local::Flow));
+    tables.sockets.push((tuple, local));
 }
 
 /// What a node does: where it sends the packet and as what, or what it counts when it keeps or drops it.
@@ -271,4 +275,43 @@ fn a_packet_of_a_peer_is_not_delivered_on_by_a_node_that_its_row_has_no_room_for
         does(&here, &mut packet),
         Does::Sends(2, Phase::SecondChance, 2)
     );
+}
+
+#[test]
+fn what_waits_for_its_end_takes_only_what_nobody_else_has() {
+    const FIN: u8 = 1;
+    let row = Row::new(1, true, [(2, false), (3, false), (0, false)]);
+    let mut first = under(7, node_of_three(1, row, &[]));
+    hold(&mut first, Local::TimeWait);
+    // A later connection of the same port may be elsewhere; the end of the earlier one is awaited here.
+    let mut moved = packet(ACK);
+    assert_eq!(
+        does(&first, &mut moved),
+        Does::Sends(2, Phase::SecondChance, 3)
+    );
+    assert_eq!(
+        does(&first, &mut packet(ACK | FIN)),
+        Does::Keeps(Counter::OwnSocket)
+    );
+    let mut second = under(7, node_of_three(2, row, &[]));
+    hold(&mut second, Local::TimeWait);
+    let mut on = moved.clone();
+    assert_eq!(
+        does(&second, &mut on),
+        Does::Sends(3, Phase::SecondChance, 2)
+    );
+    // Nobody has it: no reset, for the client may still read what the first node has sent.
+    let third = under(7, node_of_three(3, row, &[]));
+    assert_eq!(does(&third, &mut on), Does::Drops(Counter::ExhaustedDrop));
+    let mut third = under(7, node_of_three(3, row, &[]));
+    hold(&mut third, Local::TimeWait);
+    let mut last = moved.clone();
+    assert!(matches!(
+        does(&under(7, node_of_three(2, row, &[])), &mut last),
+        Does::Sends(3, ..)
+    ));
+    assert_eq!(does(&third, &mut last), Does::Keeps(Counter::OwnSocket));
+    hold_flow(&mut second);
+    second.sockets.reverse();
+    assert_eq!(does(&second, &mut moved), Does::Keeps(Counter::OwnSocket));
 }

@@ -97,8 +97,12 @@ fn silence_makes_suspect_then_silent_and_one_answer_ends_both() {
     let mut prober = Prober::new(&[1]);
     prober.round(&|_, q| Some(answer(q)));
     assert_eq!(prober.standing(1), Standing::Answering);
-    prober.rounds(2, &|_, _| None);
-    assert_eq!(prober.standing(1), Standing::Answering, "200 ms");
+    prober.round(&|_, _| None);
+    assert_eq!(
+        prober.standing(1),
+        Standing::Answering,
+        "200 ms since the answer"
+    );
     assert_eq!(prober.liveness.poll_timeout(), Some(prober.now + INTERVAL));
     prober.round(&|_, _| None);
     assert_eq!(prober.standing(1), Standing::Suspect, "300 ms");
@@ -150,6 +154,24 @@ fn a_stalled_prober_takes_no_silence_for_death() {
     prober.liveness.advance(prober.now);
     assert_eq!(prober.standing(1), Standing::Answering);
     assert!(prober.liveness.report().stalled > ms(3_600_000));
+}
+
+#[test]
+fn a_node_that_was_not_asked_for_long_is_not_suspected_by_the_first_question() {
+    let mut prober = Prober::new(&[1]);
+    prober.round(&|_, q| Some(answer(q)));
+    for _ in 0..50 {
+        prober.now += INTERVAL;
+        prober.liveness.advance(prober.now);
+    }
+    prober.round(&|_, _| None);
+    assert_eq!(
+        prober.standing(1),
+        Standing::Answering,
+        "an interval and this one"
+    );
+    prober.round(&|_, _| None);
+    assert_eq!(prober.standing(1), Standing::Suspect);
 }
 
 #[test]

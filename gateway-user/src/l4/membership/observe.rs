@@ -12,7 +12,7 @@ use crate::l4::liveness::{PeerReport, Quiet, Report, Standing};
 use crate::snapshot::ReplicaState;
 
 /// What rows and fingerprint depend on.
-type Shape = (bool, Vec<(ReplicaState, bool, bool, bool, bool)>);
+type Shape = (bool, Vec<(ReplicaState, [bool; 5])>);
 
 impl Membership {
     /// Takes what is known of the peers; true if states or doubts changed. `key` is that of the fingerprint.
@@ -39,8 +39,9 @@ impl Membership {
 
     fn shape(&self) -> Shape {
         let member = |m: &Member| {
-            let doubts = (m.holds_until.is_some(), m.settles_at.is_some());
-            (m.state, m.dead, doubts.0, doubts.1, m.episode.is_some())
+            let (holds, settles) = (m.holds_until.is_some(), m.settles_at.is_some());
+            let flags = [m.dead, m.unheard, holds, settles, m.episode.is_some()];
+            (m.state, flags)
         };
         let members = self.members.values().map(member).collect();
         (self.all_until.is_some(), members)
@@ -69,6 +70,7 @@ impl Membership {
         let own_name = &self.own_name;
         let alive = |m: &&mut Member| !m.dead && m.name != *own_name;
         for member in self.members.values_mut().filter(alive) {
+            member.unheard = !held && unwell(report, &member.name);
             let agreed = of(report, &member.name).and_then(|peer| peer.agreed_for);
             if agreed.is_some_and(|time| !held || time >= CONFIRM) {
                 member.dead = true;
@@ -162,7 +164,26 @@ impl Membership {
         // What was said before the doubt arose does not end it: those who said so may have taken connections since.
         let drain_timeout = self.drain_timeout;
         let is_fresh = |until: Option<Time>| until.is_some_and(|t| t + QUIET > now + drain_timeout);
+        let says_so = |name: &String| {
+            let holds = |peer: &PeerReport| {
+                peer.standing == Standing::Answering && peer.foreign.is_some_and(|n| n > 0)
+            };
+            of(report, name).is_some_and(holds)
+        };
+        let holders: BTreeSet<String> = noisy.iter().filter(|n| says_so(n)).cloned().collect();
         for member in self.members.values_mut() {
+            if holders.iter().any(|name| *name != member.name) {
+                // Connections that others still hold in its place outlive the drain timeout.
+                if let Some(until) = &mut member.settles_at {
+                    *until = now + drain_timeout;
+                }
+                if let Some(Episode {
+                    calm_since: Some(since),
+                }) = &mut member.episode
+                {
+                    *since = (*since).max(now.saturating_sub(QUIET));
+                }
+            }
             let others_quiet = noisy.iter().all(|name| *name == member.name);
             if others_quiet {
                 member.settles_at = member.settles_at.filter(|_| is_fresh(member.settles_at));

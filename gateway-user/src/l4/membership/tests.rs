@@ -435,9 +435,29 @@ fn suspicion_changes_no_list_and_marks_only_that_nodes_rows_and_ours() {
     m.observe(&report, KEY, at(21));
     m.observe(&report, KEY, at(40));
     assert_eq!(episodes(&m), ["a", "c"]);
-    assert_eq!(m.poll_timeout(), Some(at(81)));
+    assert_eq!(m.poll_timeout(), Some(at(98)), "as long as b says so");
     assert!(m.observe(&but(&m, &[]), KEY, at(41)));
     assert_eq!(episodes(&m), [""; 0]);
+}
+
+#[test]
+fn who_is_not_heard_announces_nothing_unless_most_are_not() {
+    let unheard = |m: &Membership| -> Vec<String> {
+        let members = m.members().filter(|member| member.unheard);
+        members.map(|member| member.name.clone()).collect()
+    };
+    let (mut m, replicas) = settled(&["a", "b", "c", "d"]);
+    assert!(m.observe(&but(&m, &[("c", suspect())]), KEY, at(20)));
+    assert_eq!(unheard(&m), ["c"]);
+    m.update(&replicas, at(21));
+    assert_eq!(unheard(&m), ["c"]);
+    let three = [("b", suspect()), ("c", suspect()), ("d", suspect())];
+    m.observe(&but(&m, &three), KEY, at(22));
+    assert_eq!(unheard(&m), [""; 0], "we are cut off");
+    m.observe(&but(&m, &[("d", suspect())]), KEY, at(23));
+    assert_eq!(unheard(&m), ["d"]);
+    assert!(m.observe(&but(&m, &[]), KEY, at(24)));
+    assert_eq!(unheard(&m), [""; 0]);
 }
 
 #[test]
@@ -616,6 +636,26 @@ fn what_was_said_before_a_node_was_ready_again_settles_nothing() {
     }
     m.observe(&but(&m, &[]), KEY, ms(22_300));
     assert_eq!(member(&m, "a").settles_at, None);
+}
+
+#[test]
+fn doubt_lasts_as_long_as_somebody_says_that_it_holds_connections() {
+    let (mut m, mut replicas) = settled(&["a", "b", "c"]);
+    replicas.push(replica("d", ReplicaState::Ready));
+    m.update(&replicas, at(20));
+    m.handle_timeout(at(22));
+    let settles = |m: &Membership| member(m, "d").settles_at;
+    let timeout = settles(&m).unwrap() - at(22);
+    let noisy = holds_foreign(m.fingerprint(KEY));
+    for second in 23..500 {
+        m.observe(&but(&m, &[("b", noisy.clone())]), KEY, at(second));
+        m.handle_timeout(at(second));
+        assert_eq!(settles(&m), Some(at(second) + timeout));
+    }
+    // It says nothing any more.
+    m.observe(&but(&m, &[("b", suspect())]), KEY, at(500));
+    m.handle_timeout(at(499) + timeout);
+    assert_eq!(settles(&m), None);
 }
 
 #[test]
