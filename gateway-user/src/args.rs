@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bpf;
+mod number;
 mod sentence;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::number::{parse_count, parse_port};
 pub use self::sentence::one_sentence;
 
 /// eBPF/XDP-accelerated ingress load balancer.
@@ -445,17 +447,6 @@ impl std::fmt::Display for Endpoint {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
-    }
-}
-
-fn parse_count(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| "give a whole number".to_owned())
-}
-
-fn parse_port(text: &str) -> Result<u16, String> {
-    match text.parse() {
-        Ok(port) if port != 0 => Ok(port),
-        _ => Err("give a port from 1 to 65535".to_owned()),
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use gateway_common::hash::Key;
 use gateway_common::rendezvous::name_hash;
 
+use self::routing::own_reach;
 use super::attach::Attachment;
 use super::neighbours::ForwardMode;
 use super::prober::{CountForeign, Link, Prober, Target, Targets};
@@ -488,15 +489,4 @@ impl Driver {
         self.announced = announced;
         self.export()
     }
-}
-
-/// How this node's own frames leave: by its first uplink that is there.
-fn own_reach(uplinks: &[Attachment]) -> Reach {
-    let first = uplinks.iter().find(|uplink| uplink.ifindex != 0);
-    first.map_or_else(Reach::default, |uplink| Reach {
-        source_mac: uplink.mac,
-        ifindex: uplink.ifindex,
-        resolved: true,
-        ..Reach::default()
-    })
 }

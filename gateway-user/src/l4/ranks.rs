@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use gateway_common::abi::{NodeIndex, ROWS, Row};
 use gateway_common::rendezvous::score;
 
+use super::membership::Member;
+use crate::snapshot::ReplicaState;
+
 /// Best nodes remembered for each row: one more than a row names, so that a leaving node seldom costs a
 /// ranking from scratch.
 const KEPT: usize = 5;
@@ -31,6 +34,19 @@ pub struct Standing {
     pub holds: bool,
     /// Others may hold sockets of the rows that it owns.
     pub settling: bool,
+}
+
+impl Standing {
+    /// Of a listed node.
+    #[must_use]
+    pub fn of(member: &Member) -> Self {
+        Self {
+            ready: member.state == ReplicaState::Ready,
+            // Others may be a step ahead, where it owns rows already.
+            holds: member.holds_until.is_some() || member.waits(),
+            settling: member.settles_at.is_some() || member.episode.is_some(),
+        }
+    }
 }
 
 /// The rankings of all rows.

@@ -363,7 +363,7 @@ impl Planner {
             .map(|node| (node.index, self.ranked(&node.member)))
             .collect();
         let standing = alive()
-            .map(|node| (node.index, standing(&node.member)))
+            .map(|node| (node.index, Standing::of(&node.member)))
             .collect();
         self.ranks.update(&nodes);
         let entries = self.vips.entries(&self.announced(), &self.shared);
@@ -498,15 +498,6 @@ impl Planner {
             };
         }
         table
-    }
-}
-
-fn standing(member: &Member) -> Standing {
-    Standing {
-        ready: member.state == ReplicaState::Ready,
-        // Others may be a step ahead, where it owns rows already.
-        holds: member.holds_until.is_some() || member.waits(),
-        settling: member.settles_at.is_some() || member.episode.is_some(),
     }
 }
 

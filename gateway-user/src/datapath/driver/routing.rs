@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use super::Driver;
 use crate::datapath::Error;
+use crate::datapath::attach::Attachment;
+use crate::l4::tables::Reach;
 
 impl Driver {
     pub(super) fn set_routes(&mut self, wanted: BTreeSet<IpAddr>) -> Result<(), Error> {
@@ -68,4 +70,15 @@ impl Driver {
             None => self.planner.routed(),
         }
     }
+}
+
+/// How this node's own frames leave: by its first uplink that is there.
+pub(super) fn own_reach(uplinks: &[Attachment]) -> Reach {
+    let first = uplinks.iter().find(|uplink| uplink.ifindex != 0);
+    first.map_or_else(Reach::default, |uplink| Reach {
+        source_mac: uplink.mac,
+        ifindex: uplink.ifindex,
+        resolved: true,
+        ..Reach::default()
+    })
 }

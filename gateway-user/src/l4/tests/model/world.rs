@@ -326,7 +326,7 @@ impl World {
         }
         let mut packet = wire::probe(from, to, message);
         let verdict = steer(&mut packet, &self.nodes[b].tables);
-        self.nodes[b].tables.counted.borrow_mut().clear();
+        self.nodes[b].tables.cells.borrow_mut().clear();
         let answered = verdict.action() == Action::Transmit;
         answered
             .then(|| Probe::open(wire::probe_in(&packet), PROBE_KEY, [0, 0]))
@@ -460,7 +460,7 @@ impl World {
             let here = walk.last();
             let node = &self.nodes[usize::from(here)];
             let verdict = steer(&mut packet, &node.tables);
-            node.tables.counted.borrow_mut().clear();
+            node.tables.cells.borrow_mut().clear();
             match verdict.action() {
                 Action::Drop => walk.end = End::Dropped(verdict.counter()),
                 Action::Pass if !node.configured() => {}
