@@ -410,13 +410,6 @@ impl Icmp {
 impl Udp {
     /// Where the word with length and checksum begins.
     pub const LENGTH: u32 = 4;
-
-    /// Length of header and payload in bytes.
-    #[inline(always)]
-    #[must_use]
-    pub const fn length(&self) -> u32 {
-        u16::from_be_bytes(self.length) as u32
-    }
 }
 
 impl Tcp {
@@ -439,11 +432,11 @@ impl Tcp {
         (self.offset >> 4) as u32 * 4
     }
 
-    /// Whether the segment opens a connection: SYN without ACK.
+    /// Whether a segment with these flags opens a connection: SYN without ACK.
     #[inline(always)]
     #[must_use]
-    pub const fn opens(&self) -> bool {
-        self.flags & (Self::SYN | Self::ACK) == Self::SYN
+    pub const fn opens(flags: u8) -> bool {
+        flags & (Self::SYN | Self::ACK) == Self::SYN
     }
 }
 

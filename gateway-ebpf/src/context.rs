@@ -406,7 +406,9 @@ unsafe fn store_u64(address: usize, word: u64) {
 #[inline(always)]
 unsafe fn store_u32<const AT: usize>(address: usize, word: u32) {
     // SAFETY: the caller's; the instruction writes those bytes and nothing else.
-    unsafe { asm!("*(u32 *)({} + {}) = {}", in(reg) address, const AT, in(wreg) word, options(nostack)) };
+    unsafe {
+        asm!("*(u32 *)({} + {}) = {}", in(reg) address, const AT, in(wreg) word, options(nostack))
+    };
 }
 
 /// Stores half a word into a packet.

@@ -234,7 +234,7 @@ fn is_whole<P: Packet>(packet: &P, place: Place, length: u32) -> Result<bool, Ve
         if header < size_of::<Tcp>() as u32 {
             return Err(cut);
         }
-        (header, flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN)
+        (header, Tcp::opens(flags))
     } else {
         let [word] = packet.words(place.l4 + Udp::LENGTH).ok_or(cut)?;
         let [high, low, ..] = word.to_ne_bytes();
