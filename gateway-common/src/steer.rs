@@ -14,6 +14,7 @@ mod heartbeat;
 mod icmp;
 mod neighbour;
 pub mod outline;
+mod path;
 mod place;
 mod probe;
 mod tables;
@@ -151,7 +152,13 @@ fn onward<T: Tables, const PLAIN: bool>(
     arrival: Option<Tunnel>,
     foreign: Verdict,
 ) -> Result<Verdict, Verdict> {
-    let flow = Flow::of(packet, tables, config, place, foreign)?;
+    let flow = match Flow::of(packet, tables, config, place, foreign) {
+        Ok(flow) => flow,
+        Err(verdict) if verdict == foreign && arrival.is_none() => {
+            return Err(path::consider(packet, tables, config, place).unwrap_or(foreign));
+        }
+        Err(verdict) => return Err(verdict),
+    };
     match decide::next::<T, PLAIN>(packet, tables, config, place, &flow, arrival) {
         Next::Stay(verdict) => Ok(verdict),
         Next::Send(errand) => {

@@ -4,6 +4,7 @@
 //! together.
 
 pub mod agent;
+mod check;
 mod sentence;
 
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use self::check::CheckArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::sentence::one_sentence;
@@ -282,30 +284,6 @@ pub struct ExplainArgs {
     /// Where the daemon is and the form of the answer.
     #[command(flatten)]
     pub client: ClientArgs,
-}
-
-/// Flags of `forebay check`.
-#[derive(Args, Clone, Debug)]
-pub struct CheckArgs {
-    /// Uplink to check, repeatable [default: the one with the default route].
-    #[arg(
-        long,
-        env = "FOREBAY_INTERFACE",
-        value_name = "IFACE",
-        value_delimiter = ','
-    )]
-    pub interface: Vec<String>,
-    /// Where maps and links would be pinned.
-    #[arg(
-        long,
-        env = "FOREBAY_BPFFS",
-        value_name = "DIR",
-        default_value = "/sys/fs/bpf/forebay"
-    )]
-    pub bpffs: PathBuf,
-    /// Form of the answer.
-    #[arg(long, value_name = "FORM", default_value = "table")]
-    pub output: Output,
 }
 
 /// Flags of `forebay detach`.

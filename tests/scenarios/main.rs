@@ -11,6 +11,7 @@
 
 mod agent;
 mod agent_hostile;
+mod check;
 mod datapath;
 mod death;
 mod drain;
@@ -21,6 +22,7 @@ mod limits;
 mod liveness;
 mod metrics;
 mod mistakes;
+mod paths;
 mod reload;
 mod spread;
 mod topology;

@@ -129,8 +129,9 @@ fn try_send<T: Tables>(
     if let Some(counter) = spent(tables, config, hops, carried.ttl, errand.purpose) {
         return silently(counter);
     }
-    let on_link =
-        entry.flags() & node_flag::ON_LINK != 0 && config.flags() & flag::ENCAP_ALWAYS == 0;
+    let on_link = entry.flags() & (node_flag::ON_LINK | node_flag::ENCAPSULATE)
+        == node_flag::ON_LINK
+        && config.flags() & flag::ENCAP_ALWAYS == 0;
     let rewrites = errand.purpose == Purpose::Deliver
         && on_link
         && !from_peer

@@ -138,6 +138,7 @@ fn open(settings: &Settings) -> Result<Session, AgentError> {
         mode: settings.mode,
         bpffs: settings.bpffs.clone(),
         forward: settings.forward,
+        probe_port: settings.probe_port,
     })?;
     let shared = datapath::open_shared(&settings.bpffs)?;
     Ok(Session::new(

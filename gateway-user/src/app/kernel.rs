@@ -176,6 +176,7 @@ fn privileges(
         mode,
         bpffs: settings.bpffs.clone(),
         forward,
+        probe_port: settings.probe_port,
     })?;
     Ok((Box::new(agent), forward))
 }

@@ -6,6 +6,7 @@
 
 mod other_side;
 mod show;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,10 +19,11 @@ use gateway_common::rendezvous::name_hash;
 
 use super::attach::Attachment;
 use super::neighbours::ForwardMode;
-use super::prober::{CountForeign, Link, Prober, Target, Targets};
+use super::prober::{self, CountForeign, Link, Prober, Target, Targets};
 use super::{Error, LocalAddresses, NodePrivileges, SessionTags, SharedTables, listener_mss, sys};
 use crate::l4::diff::{Image, MapOp, diff};
 use crate::l4::liveness::{PeerId, Settings as ProbeTimes};
+use crate::l4::paths::Paths;
 use crate::l4::tables::{ListedNode, Planner, Reach, Settings};
 use crate::snapshot::{BindKey, ObjectKey, Snapshot};
 
@@ -79,6 +81,8 @@ pub struct Driver {
     refused: BTreeMap<BindKey, String>,
     renewed: bool,
     prober: Option<Prober>,
+    /// With `--forward auto`, while nodes are probed.
+    paths: Option<Paths>,
     written: bool,
 }
 
@@ -132,6 +136,7 @@ impl Driver {
             refused: BTreeMap::new(),
             renewed: false,
             prober: None,
+            paths: None,
             written: false,
         })
     }
@@ -148,6 +153,7 @@ impl Driver {
     ) -> std::io::Result<()> {
         self.prober = Some(Prober::start(times, self.shared(), count)?);
         self.planner.set_probing();
+        self.start_asking(times, prober::seed());
         Ok(())
     }
 
@@ -335,6 +341,7 @@ impl Driver {
                 self.dirty = true;
             }
             self.dirty |= self.planner.observe(&link.report(), time);
+            self.ask_paths(&link, now);
         }
         if self.dirty {
             let link = self.link();

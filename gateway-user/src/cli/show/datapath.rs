@@ -50,9 +50,9 @@ pub(super) fn datapath(datapath: &Value) -> String {
         &["NAME", "ADDRESS", "STATE", "ROWS", "FORWARD", "MAC"],
     );
     for node in items(&datapath["nodes"]) {
-        let cells =
-            ["name", "address", "state", "rows", "forward", "mac"].map(|cell| text(&node[cell]));
-        nodes.row(cells);
+        let [name, address, state, rows, mac] =
+            ["name", "address", "state", "rows", "mac"].map(|cell| text(&node[cell]));
+        nodes.row([name, address, state, rows, way(node), mac]);
     }
     let peers = peers(&datapath["nodes"]);
     let announced = join(items(&datapath["announcing"]).iter().map(text));
@@ -61,6 +61,17 @@ pub(super) fn datapath(datapath: &Value) -> String {
         text(&datapath["rows_in_transition"]),
         text(&datapath["counters"]["second_chance"]),
     )
+}
+
+/// How packets go to a node, and why so.
+fn way(node: &Value) -> String {
+    let way = text(&node["forward"]);
+    let vip = node["path"]["vip"].as_str();
+    match (node["forward_reason"].as_str(), vip) {
+        (None | Some(""), _) => way,
+        (Some(why), Some(vip)) => format!("{way} ({why} for {vip})"),
+        (Some(why), None) => format!("{way} ({why})"),
+    }
 }
 
 /// What a packet costs in a mode, beside what it costs natively.

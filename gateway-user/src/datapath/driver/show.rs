@@ -63,6 +63,7 @@ impl Driver {
                     .copied()
                     .unwrap_or_default();
                 let peer = report.peers.get(&node.member.name);
+                let forward = self.way(node.index);
                 NodeStatus {
                     name: node.member.name.clone(),
                     address: node.member.address,
@@ -70,7 +71,9 @@ impl Driver {
                     weight: node.member.weight,
                     index: node.index,
                     rows: rows.get(&node.index).copied().unwrap_or_default(),
-                    forward: self.way(node.index),
+                    forward,
+                    forward_why: self.why(node, forward),
+                    path: self.path_report(node),
                     mac: reach.mac,
                     dead: node.member.dead,
                     episode: node.member.episode.is_some(),
@@ -87,7 +90,9 @@ impl Driver {
             Forward::Own
         } else if flags & node_flag::RESOLVED == 0 {
             Forward::Unresolved
-        } else if flags & node_flag::ON_LINK != 0 && self.forward != ForwardMode::Udp {
+        } else if flags & (node_flag::ON_LINK | node_flag::ENCAPSULATE) == node_flag::ON_LINK
+            && self.forward != ForwardMode::Udp
+        {
             Forward::L2
         } else {
             Forward::Udp
