@@ -14,8 +14,11 @@ use gateway_tests::rig::{Options, Rig, VIP};
 use gateway_tests::topology::{CLIENT, UPLINK};
 use serde_json::Value;
 
-/// Exit code, and the findings by their names.
-fn check(netns: &Netns, words: &[&str]) -> Result<(Option<i32>, Vec<(String, bool, String)>)> {
+/// Name, whether it is well, and what was found.
+type Finding = (String, bool, String);
+
+/// Exit code, and the findings.
+fn check(netns: &Netns, words: &[&str]) -> Result<(Option<i32>, Vec<Finding>)> {
     let mut command = Command::new(program());
     command.args(["check", "--interface", UPLINK, "--output", "json"]);
     let done = netns.output(command.args(words))?;
@@ -31,7 +34,7 @@ fn check(netns: &Netns, words: &[&str]) -> Result<(Option<i32>, Vec<(String, boo
     Ok((done.status.code(), findings.collect()))
 }
 
-fn found<'a>(findings: &'a [(String, bool, String)], check: &str) -> (bool, &'a str) {
+fn found<'a>(findings: &'a [Finding], check: &str) -> (bool, &'a str) {
     let finding = findings.iter().find(|(name, ..)| name == check);
     let (_, ok, said) = finding.unwrap_or_else(|| panic!("no {check} in {findings:?}"));
     (*ok, said.as_str())
@@ -175,7 +178,7 @@ fn check_says_what_becomes_of_a_large_mtu() {
     here.veth(UPLINK, "02:00:00:00:00:01", &there, "far")
         .unwrap();
     here.checksums_in_software(UPLINK).unwrap();
-    let way = |findings: &[(String, bool, String)]| found(findings, "way in by eth0").1.to_owned();
+    let way = |findings: &[Finding]| found(findings, "way in by eth0").1.to_owned();
     let (_, findings) = check(&here, &["--admin", "off"]).unwrap();
     assert!(
         way(&findings).starts_with("native will be used"),

@@ -74,6 +74,8 @@ pub struct Driver {
     have_snapshot: bool,
     dirty: bool,
     next_refresh: Instant,
+    /// When the prober's reports are looked at next: fixed, so that whoever asks for the status often delays nothing.
+    next_look: Instant,
     last_apply: Duration,
     /// The last snapshot, to judge its VIPs again.
     snapshot: Snapshot,
@@ -131,6 +133,7 @@ impl Driver {
             have_snapshot: false,
             dirty: false,
             next_refresh: now,
+            next_look: now,
             last_apply: Duration::ZERO,
             snapshot: Snapshot::default(),
             refused: BTreeMap::new(),
@@ -296,7 +299,7 @@ impl Driver {
             .prober
             .as_ref()
             .filter(|_| self.planner.listed().len() > 1);
-        reports.map_or(next, |_| next.min(Instant::now() + LOOK))
+        reports.map_or(next, |_| next.min(self.next_look))
     }
 
     /// Lets time pass: ends what has ended, looks at neighbours and addresses, writes what changed.
@@ -304,6 +307,7 @@ impl Driver {
     /// # Errors
     /// What could not be read or written.
     pub fn tick(&mut self, now: Instant) -> Result<(), Error> {
+        self.next_look = now + LOOK;
         // Also while there is no agent: a timeout that stands would be asked for again at once.
         let time = self.time(now);
         if self.planner.poll_timeout().is_some_and(|at| at <= time) {
