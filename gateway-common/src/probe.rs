@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  0      version 1
-//!  1      kind: 1 request, 2 answer
+//!  1      kind: 1 request, 2 answer, 3 question by way of a MAC rewrite, 4 its answer
 //!  2      flags of the answering node, see [`flag`]
 //!  3      what the answering node holds the asking node for (low four bits) and the subject for (high four bits),
 //!         see [`view`]
@@ -21,6 +21,9 @@
 //!
 //! Sender and addressee are named, so no answer can be taken for another node's; the sequence is never used twice, so
 //! none can be taken for a later one. A request and its answer have equal size: nobody's traffic is amplified.
+//!
+//! A question of kind 3 goes the way of a packet whose MACs were rewritten: for a VIP, from an address that is no node's.
+//! Its subject is the address of the asking node, to which the answer goes; nothing else is said in either.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -34,6 +37,10 @@ pub const VERSION: u8 = 1;
 pub const REQUEST: u8 = 1;
 /// Kind of a message: its answer.
 pub const ANSWER: u8 = 2;
+/// Kind of a message: a question whether a packet for a VIP reaches the addressee by a MAC rewrite.
+pub const PATH: u8 = 3;
+/// Kind of a message: its answer.
+pub const PATH_ANSWER: u8 = 4;
 
 /// Bytes of a message.
 pub const SIZE: usize = size_of::<Message>();
@@ -68,7 +75,7 @@ pub mod view {
 /// A message, read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Probe {
-    /// [`REQUEST`] or [`ANSWER`].
+    /// [`REQUEST`], [`ANSWER`], [`PATH`] or [`PATH_ANSWER`].
     pub kind: u8,
     /// Bits of [`flag`].
     pub flags: u8,
@@ -182,6 +189,8 @@ pub mod offset {
 
     /// Of [`super::First`].
     pub const FIRST: u32 = offset_of!(Message, first) as u32;
+    /// Of the sequence.
+    pub const SEQUENCE: u32 = offset_of!(Message, sequence) as u32;
     /// Of [`super::Ends`].
     pub const ENDS: u32 = offset_of!(Message, ends) as u32;
     /// Of [`super::Subject`].
@@ -250,7 +259,7 @@ impl Probe {
     pub fn open(bytes: &[u8], key: Key, previous: Key) -> Option<Self> {
         let message: Message = bytemuck::try_pod_read_unaligned(bytes).ok()?;
         let known =
-            message.first.version == VERSION && matches!(message.first.kind, REQUEST | ANSWER);
+            message.first.version == VERSION && matches!(message.first.kind, REQUEST..=PATH_ANSWER);
         let signed = |key| message.code_under(key) == Some(message.code);
         let authentic = signed(key) || (previous != [0, 0] && signed(previous));
         (known && authentic).then_some(Self {

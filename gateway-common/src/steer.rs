@@ -14,6 +14,7 @@ mod heartbeat;
 mod icmp;
 mod neighbour;
 pub mod outline;
+mod path;
 mod place;
 mod probe;
 mod tables;
@@ -159,6 +160,9 @@ fn onward<T: Tables, const PLAIN: bool>(
 ) -> Result<Verdict, Verdict> {
     let flow = match Flow::of(packet, tables, config, place, foreign) {
         Ok(flow) => flow,
+        Err(verdict) if verdict == foreign && arrival.is_none() => {
+            return Err(path::consider(packet, tables, config, place).unwrap_or(foreign));
+        }
         Err(verdict) => {
             if verdict != foreign {
                 trace::tell_refused(packet, tables, config, place, verdict);

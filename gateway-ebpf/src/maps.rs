@@ -271,6 +271,11 @@ impl<P: Outlined> Tables for Maps<P> {
     }
 
     #[inline(always)]
+    fn call_path(&self, packet: &mut P, place: u64) -> u64 {
+        packet.path(place)
+    }
+
+    #[inline(always)]
     fn call_probe_code(&self, packet: &mut P, at: u64, [low, high]: [u64; 2]) -> u64 {
         packet.probe_code(at, low, high)
     }

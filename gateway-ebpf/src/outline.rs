@@ -48,6 +48,8 @@ pub trait Outlined: Frame {
     fn tunnel(&mut self, place: u64) -> u64;
     /// See `outline::probe`.
     fn probe(&mut self, place: u64) -> u64;
+    /// See `outline::path`.
+    fn path(&mut self, place: u64) -> u64;
     /// See `outline::probe_code`.
     fn probe_code(&mut self, at: u64, low: u64, high: u64) -> u64;
     /// See `outline::decide`.
@@ -90,6 +92,7 @@ both! {
     forebay_icmp, forebay_tc_icmp = icmp(place, direct) = |packet, maps, place, direct| outline::icmp(packet, maps, place, direct != 0);
     forebay_tunnel, forebay_tc_tunnel = tunnel(place) = |packet, maps, place| outline::tunnel(packet, maps, place);
     forebay_probe, forebay_tc_probe = probe(place) = |packet, maps, place| outline::probe(packet, maps, place);
+    forebay_path, forebay_tc_path = path(place) = |packet, maps, place| outline::path(packet, maps, place);
     forebay_probe_code, forebay_tc_probe_code = probe_code(at, low, high) = |packet, _, at, low, high| outline::probe_code(packet, at, [low, high]);
     forebay_decide, forebay_tc_decide = decide(place, hash, arrival) = |packet, maps, place, hash, arrival| outline::decide(packet, maps, place, hash, arrival);
     forebay_send, forebay_tc_send = send(place, hash, errand, arrival) = |packet, maps, place, hash, errand, arrival| outline::send(packet, maps, place, hash, errand, arrival);

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod bpf;
 mod number;
+mod check;
 mod sentence;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use self::check::CheckArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::number::{parse_count, parse_port};
@@ -285,30 +287,6 @@ pub struct ExplainArgs {
     /// Where the daemon is and the form of the answer.
     #[command(flatten)]
     pub client: ClientArgs,
-}
-
-/// Flags of `forebay check`.
-#[derive(Args, Clone, Debug)]
-pub struct CheckArgs {
-    /// Uplink to check, repeatable [default: the one with the default route].
-    #[arg(
-        long,
-        env = "FOREBAY_INTERFACE",
-        value_name = "IFACE",
-        value_delimiter = ','
-    )]
-    pub interface: Vec<String>,
-    /// Where maps and links would be pinned.
-    #[arg(
-        long,
-        env = "FOREBAY_BPFFS",
-        value_name = "DIR",
-        default_value = "/sys/fs/bpf/forebay"
-    )]
-    pub bpffs: PathBuf,
-    /// Form of the answer.
-    #[arg(long, value_name = "FORM", default_value = "table")]
-    pub output: Output,
 }
 
 /// Flags of `forebay detach`.

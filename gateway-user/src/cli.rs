@@ -48,7 +48,7 @@ pub fn dispatch(command: Command) -> ExitCode {
         Command::Routes(args) => ask(&args, "/config", show::routes, |_| true),
         Command::Endpoints(args) => ask(&args, "/endpoints", show::endpoints, |_| true),
         Command::Check(args) => {
-            let findings = check::judge(&check::gather(&args.interface, &args.bpffs));
+            let findings = check::all(&args);
             let well = findings.iter().all(|f| f.ok);
             match serde_json::to_value(&findings) {
                 Ok(value) => print(args.output, &value, show::findings, |_| well),

@@ -11,6 +11,7 @@
 )]
 
 pub mod agent;
+pub mod asking;
 pub mod attach;
 mod batch;
 pub mod counts;
@@ -25,6 +26,7 @@ pub mod mmap;
 pub mod neighbours;
 pub mod netlink;
 pub mod object;
+pub mod offer;
 pub mod pins;
 pub mod prober;
 pub mod pulse;
@@ -33,6 +35,7 @@ pub mod status;
 mod sys;
 pub mod tags;
 pub mod trace;
+pub mod trial;
 pub mod vip_socket;
 pub mod writer;
 
@@ -43,6 +46,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use gateway_common::encap::{OVERHEAD_V4, OVERHEAD_V6};
 
 pub use agent::{Agent, AgentSettings};
+pub use asking::PathQuestion;
 pub use attach::{AttachMode, AttachState, Attachment, attach_pass};
 pub use driver::{Driver, DriverSettings};
 pub use error::Error;
@@ -141,6 +145,13 @@ pub trait NodePrivileges: Send {
     /// # Errors
     /// The packet socket said no.
     fn announce(&mut self, address: IpAddr) -> Result<(), Error>;
+
+    /// Asks nodes on our link by way of a MAC rewrite whether frames for a VIP reach them. A question that cannot be sent is
+    /// as one that is lost.
+    ///
+    /// # Errors
+    /// The privileged side refuses, or there is none just now.
+    fn ask_paths(&mut self, questions: &[PathQuestion]) -> Result<(), Error>;
 
     /// Whether the other side was started anew since this was last asked: then whatever was read from it is stale,
     /// and it has lost what it was told.

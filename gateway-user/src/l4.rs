@@ -7,6 +7,7 @@ pub mod diff;
 pub mod index;
 pub mod liveness;
 pub mod membership;
+pub mod paths;
 pub mod ranks;
 pub mod sources;
 pub mod tables;

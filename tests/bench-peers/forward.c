@@ -287,7 +287,7 @@ INLINE int forward(struct xdp_md *ctx, const struct config *config, u32 owner, u
 		return counted(XDP_DROP, COUNTER_NEIGHBOUR_UNRESOLVED);
 	if (ip->ttl <= 1)
 		return counted(XDP_DROP, COUNTER_TTL_SPENT);
-	rewrites = to->flags & NODE_ON_LINK && !(config->flags & ENCAP_ALWAYS) && !to->vlan && !from_peer(config, ethernet);
+	rewrites = (to->flags & (NODE_ON_LINK | NODE_ENCAPSULATE)) == NODE_ON_LINK && !(config->flags & ENCAP_ALWAYS) && !to->vlan && !from_peer(config, ethernet);
 	length = BE16(ip->length);
 	tos = ip->tos;
 	if (to->mtu && length + (rewrites ? 0 : sizeof(struct outer)) > to->mtu)

@@ -190,6 +190,7 @@ impl Node {
             mode: self.mode,
             bpffs: self.bpffs.clone(),
             forward: self.forward,
+            probe_port: 17_411,
         }
     }
 
@@ -611,7 +612,7 @@ fn resolve(nodes: &mut [Node]) {
 struct Bare {
     namespace: Namespace,
     bpffs: PathBuf,
-    _client: Namespace,
+    client: Namespace,
 }
 
 impl Bare {
@@ -623,7 +624,7 @@ impl Bare {
         Self {
             namespace,
             bpffs,
-            _client: client,
+            client,
         }
     }
 
@@ -634,6 +635,7 @@ impl Bare {
             mode,
             bpffs: self.bpffs.clone(),
             forward: ForwardMode::Auto,
+            probe_port: 17_411,
         };
         let agent = Agent::open(&settings).map_err(|error| error.to_string())?;
         Ok(agent.attachments()[0].clone())
@@ -709,6 +711,33 @@ fn auto_is_tcx_on_a_veth_with_checksum_offload_and_says_so() {
 }
 
 #[test]
+fn an_mtu_that_native_xdp_does_not_take_is_named_and_lived_with() {
+    let bare = Bare::new("jumbo");
+    let mtu = |mtu: u32| {
+        bare.namespace.ip(&format!("link set up0 mtu {mtu}"));
+        bare.client.ip(&format!("link set cl0 mtu {mtu}"));
+    };
+    mtu(9000);
+    let attachment = bare.open("up0", AttachMode::Auto).unwrap();
+    assert_eq!((attachment.mode, attachment.mtu), (AttachMode::Tcx, 9000));
+    let why = "MTU 9000 is more than the driver's native XDP takes in one buffer (usually about 3500 bytes)";
+    let note = attachment.note.unwrap();
+    assert!(note.starts_with(why), "{note}");
+    let refused = bare.open("up0", AttachMode::Native).unwrap_err();
+    assert!(
+        refused.starts_with("interface up0 refuses native XDP (Numerical result"),
+        "{refused}"
+    );
+    assert!(refused.contains("lower the MTU"), "{refused}");
+    mtu(3_500);
+    let attachment = bare.open("up0", AttachMode::Auto).unwrap();
+    assert_eq!(
+        (attachment.mode, attachment.note),
+        (AttachMode::Native, None)
+    );
+}
+
+#[test]
 fn a_pinned_map_of_another_layout_is_refused_and_kept() {
     let bare = Bare::new("layout");
     bare.open("up0", AttachMode::Native).unwrap();
@@ -737,6 +766,7 @@ fn a_directory_off_the_bpf_file_system_gets_its_own_until_detach() {
         mode: AttachMode::Native,
         bpffs: bpffs.clone(),
         forward: ForwardMode::Auto,
+        probe_port: 17_411,
     };
     namespace.enter(|| drop(Agent::open(&settings).unwrap()));
     assert!(bpffs.join(format!("v{ABI_VERSION}/ROWS")).exists());

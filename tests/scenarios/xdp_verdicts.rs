@@ -3,6 +3,7 @@
 
 mod announced;
 mod answers;
+mod asked;
 mod case;
 mod cookies;
 mod cut;
@@ -71,6 +72,7 @@ fn verdicts_are_as_the_table_says(form: Form) {
         answers::answers(),
         doubt::doubt(&sockets),
         probed::probed(),
+        asked::asked(),
     ]
     .concat();
     let mut hit = BTreeSet::new();

@@ -106,6 +106,20 @@ impl Netns {
         ip(&format!("-n {} {words}", self.name)).map(drop)
     }
 
+    /// Loads rules of `nft` inside the namespace, in its own words.
+    ///
+    /// # Errors
+    /// What `nft` said.
+    pub fn nft(&self, rules: &str) -> Result<()> {
+        let done = self.output(Command::new("nft").arg(rules))?;
+        anyhow::ensure!(
+            done.status.success(),
+            "nft: {}",
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
+        Ok(())
+    }
+
     /// Writes a sysctl below `/proc/sys`.
     ///
     /// # Errors

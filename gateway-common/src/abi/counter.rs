@@ -194,6 +194,7 @@ counters! {
     LookupRefused = "lookup_refused", "VIP port without a listener: refused by sk_lookup.";
     LookupLoopback = "lookup_loopback", "Direct dial of the proxy's loopback port: refused by sk_lookup.";
     LookupNoSocket = "lookup_no_socket", "VIP port whose group has no live socket: refused by sk_lookup.";
+    PathAnswered = "path_answered", "Probe of a peer by way of a MAC rewrite: answered.";
 }
 
 const _: () = assert!(Counter::ALL.len() <= REASONS as usize);

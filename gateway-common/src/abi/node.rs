@@ -125,6 +125,9 @@ pub mod node_flag {
     pub const RESOLVED: u32 = 1 << 4;
     /// The entry is this machine itself.
     pub const SELF: u32 = 1 << 5;
+    /// Although the node is on our link, frames for a VIP are not known to reach it: encapsulate. Its own frames are
+    /// still known by their MAC.
+    pub const ENCAPSULATE: u32 = 1 << 6;
 }
 
 const _: () = assert!(size_of::<NodeEntry>() == 48 && align_of::<NodeEntry>() == 4);

@@ -129,8 +129,9 @@ fn try_send<T: Tables>(
     if let Some(counter) = spent(tables, config, hops, carried.ttl, errand.purpose) {
         return silently(counter);
     }
-    let on_link =
-        entry.flags() & node_flag::ON_LINK != 0 && config.flags() & flag::ENCAP_ALWAYS == 0;
+    let on_link = entry.flags() & (node_flag::ON_LINK | node_flag::ENCAPSULATE)
+        == node_flag::ON_LINK
+        && config.flags() & flag::ENCAP_ALWAYS == 0;
     let rewrites = errand.purpose == Purpose::Deliver
         && on_link
         && !from_peer
@@ -179,7 +180,8 @@ pub(super) fn plain<T: Tables>(
     if !ordinary {
         return None;
     }
-    let rewrites = flags & node_flag::ON_LINK != 0 && config.flags() & flag::ENCAP_ALWAYS == 0;
+    let on_link = flags & (node_flag::ON_LINK | node_flag::ENCAPSULATE) == node_flag::ON_LINK;
+    let rewrites = on_link && config.flags() & flag::ENCAP_ALWAYS == 0;
     let mtu = u32::from(entry.mtu());
     let address = entry.address();
     if mtu != 0 && carried.length + overhead(rewrites, address) > mtu {

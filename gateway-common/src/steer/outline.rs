@@ -6,7 +6,7 @@
 
 use super::place::{self, Place};
 use super::{
-    Tables, cookie, decide, forward, icmp, neighbour, probe, tables, too_big, trace, tunnel,
+    Tables, cookie, decide, forward, icmp, neighbour, path, probe, tables, too_big, trace, tunnel,
 };
 use crate::abi::{Counter, Row};
 use crate::hash::{Key, flow_v6_of};
@@ -44,6 +44,14 @@ pub fn probe<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64) -> u64 {
         .and_then(|place| probe::answer(packet, tables, place))
         .unwrap_or(Verdict::pass(Counter::NotOurs))
         .pack()
+}
+
+/// A packet that may be a probe by way of a MAC rewrite: a packed verdict, 0 if it is none.
+#[inline(always)]
+pub fn path<T: Tables>(packet: &mut T::Packet, tables: &T, place: u64) -> u64 {
+    Place::unpack(place)
+        .and_then(|place| path::answer(packet, tables, place))
+        .map_or(0, Verdict::pack)
 }
 
 /// The code under a key of the probe that begins at an offset of the packet, as its bytes lie; 0 if it is not whole.

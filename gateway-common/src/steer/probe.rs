@@ -25,9 +25,9 @@ use crate::verdict::Verdict;
 /// The addresses of an IPv6 header, which lie at its end.
 #[repr(C, align(2))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-struct Addresses {
-    source: [u8; 16],
-    destination: [u8; 16],
+pub(super) struct Addresses {
+    pub(super) source: [u8; 16],
+    pub(super) destination: [u8; 16],
 }
 
 impl Header for Addresses {}
@@ -35,7 +35,7 @@ impl Header for Addresses {}
 /// Offset of [`Addresses`] in an IPv6 header.
 const ADDRESSES: u32 = 8;
 /// Length of the UDP header and a message.
-const LENGTH: [u8; 2] = ((size_of::<Udp>() + SIZE) as u16).to_be_bytes();
+pub(super) const LENGTH: [u8; 2] = ((size_of::<Udp>() + SIZE) as u16).to_be_bytes();
 
 /// Answers a packet to the probe port of this node's own address; `None` for what is no probe, which is untouched then.
 #[inline(always)]
@@ -59,14 +59,7 @@ pub(super) fn answer<T: Tables>(
     if asker == 0 || own == 0 || u64::from_be_bytes(ends.addressee) != own {
         return Some(refused);
     }
-    let code = u64::from_ne_bytes(code);
-    let (current, previous) = (config.probe_key(), config.probe_key_previous());
-    // The answer is signed as the question was: whoever asks under an old key may not know the new one yet.
-    let key = if tables.call_probe_code(packet, body.into(), current) == code {
-        current
-    } else if previous != [0, 0] && tables.call_probe_code(packet, body.into(), previous) == code {
-        previous
-    } else {
+    let Some(key) = key_of(packet, tables, config, body, code) else {
         return Some(refused);
     };
     let answered = answer_in_place(packet, tables, config, body, asker)
@@ -81,6 +74,27 @@ pub(super) fn answer<T: Tables>(
         Some(()) => Verdict::transmit(Counter::ProbeAnswered),
         None => refused,
     })
+}
+
+/// The key under which a message has this code. Its answer is signed under the same one: whoever asks under an old key may
+/// not know the new one yet.
+#[inline(always)]
+pub(super) fn key_of<T: Tables>(
+    packet: &mut T::Packet,
+    tables: &T,
+    config: LiveConfig<'_>,
+    body: u32,
+    code: [u8; 8],
+) -> Option<Key> {
+    let code = u64::from_ne_bytes(code);
+    let (current, previous) = (config.probe_key(), config.probe_key_previous());
+    if tables.call_probe_code(packet, body.into(), current) == code {
+        Some(current)
+    } else if previous != [0, 0] && tables.call_probe_code(packet, body.into(), previous) == code {
+        Some(previous)
+    } else {
+        None
+    }
 }
 
 /// The code of the message at an offset, as its bytes lie; 0 if it cannot be read.
@@ -146,7 +160,7 @@ fn view_of<T: Tables>(tables: &T, index: NodeIndex) -> u8 {
 }
 
 #[inline(always)]
-fn peer<T: Tables>(tables: &T, address: [u8; 16]) -> NodeIndex {
+pub(super) fn peer<T: Tables>(tables: &T, address: [u8; 16]) -> NodeIndex {
     let [first, second] = words(address);
     tables.call_peer_address(first, second) as NodeIndex
 }
@@ -187,23 +201,34 @@ fn turn_v6<P: Packet>(packet: &mut P, place: Place) -> Option<()> {
         destination: there.source,
     };
     packet.write(place.l3 + ADDRESSES, back)?;
-    let mut udp = turned(packet.read::<Udp>(place.l4)?);
-    let mut total = sum::<8, _>(back) + sum::<2, _>(udp);
+    let udp = turned(packet.read::<Udp>(place.l4)?);
+    sum_v6(packet, place.l4, back, udp)
+}
+
+/// Writes the UDP header in front of a message over IPv6, with its checksum.
+#[inline(always)]
+pub(super) fn sum_v6<P: Packet>(
+    packet: &mut P,
+    at: u32,
+    addresses: Addresses,
+    mut udp: Udp,
+) -> Option<()> {
+    let mut total = sum::<8, _>(addresses) + sum::<2, _>(udp);
     let mut word = 0;
     while word < SIZE as u32 / 8 {
-        let at = place.l4 + size_of::<Udp>() as u32 + 8 * word;
+        let at = at + size_of::<Udp>() as u32 + 8 * word;
         total += sum::<2, _>(packet.read::<Word>(at)?);
         word += 1;
     }
     total += u64::from(u16::from_ne_bytes(LENGTH));
     total += u64::from(u16::from_ne_bytes([0, protocol::UDP]));
     udp.checksum = complement(total);
-    packet.write(place.l4, udp)
+    packet.write(at, udp)
 }
 
 /// Ports changed over, without a checksum.
 #[inline(always)]
-fn turned(udp: Udp) -> Udp {
+pub(super) fn turned(udp: Udp) -> Udp {
     Udp {
         source: udp.destination,
         destination: udp.source,
@@ -213,7 +238,7 @@ fn turned(udp: Udp) -> Udp {
 }
 
 #[inline(always)]
-fn turn_frame<P: Packet>(packet: &mut P) -> Option<()> {
+pub(super) fn turn_frame<P: Packet>(packet: &mut P) -> Option<()> {
     let ethernet = packet.read::<Ethernet>(0)?;
     packet.write(
         0,

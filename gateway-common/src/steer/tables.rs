@@ -224,6 +224,13 @@ pub trait Tables {
     {
         outline::probe(packet, self, place)
     }
+    /// Calls [`outline::path`].
+    fn call_path(&self, packet: &mut Self::Packet, place: u64) -> u64
+    where
+        Self: Sized,
+    {
+        outline::path(packet, self, place)
+    }
     /// Calls [`outline::probe_code`].
     fn call_probe_code(&self, packet: &mut Self::Packet, at: u64, key: Key) -> u64 {
         outline::probe_code(packet, at, key)

@@ -24,6 +24,7 @@ use crate::datapath::status::{Forward, NodeStatus, ProbeStatus};
 use crate::datapath::{AttachState, Attachment, DatapathStatus};
 use crate::drain::Phase;
 use crate::l4::liveness::Standing;
+use crate::l4::paths::PathReport;
 use crate::proxy::ClusterStatus;
 use crate::proxy::stats::{BUCKETS_US, Reading};
 
@@ -170,7 +171,41 @@ fn datapath(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Resu
         "Rows that each listed node owns.",
         &as_rows(&owned),
     )?;
-    probes(e, &status.nodes)
+    probes(e, &status.nodes)?;
+    paths(e, &status.nodes)
+}
+
+/// How packets go to the other nodes.
+fn paths(e: &mut DescriptorEncoder<'_>, nodes: &[NodeStatus]) -> fmt::Result {
+    let others = nodes.iter().filter(|node| node.forward != Forward::Own);
+    let ways: Vec<_> = others
+        .map(|node| {
+            let labels = [
+                ("node", node.name.as_str()),
+                ("path", node.forward.name()),
+                ("reason", node.forward_why.words()),
+            ];
+            (labels, 1)
+        })
+        .collect();
+    let help = "1 for the way that packets go to a node, with the reason.";
+    gauge(e, "forebay_node_path", help, &as_rows(&ways))?;
+    let of = |figure: fn(&PathReport) -> u64| -> Vec<_> {
+        let asked = nodes.iter().filter_map(|node| {
+            let n = figure(node.path.as_ref()?);
+            Some(([("node", node.name.as_str())], n))
+        });
+        asked.collect()
+    };
+    let sent = of(|path| path.sent);
+    let help = "Probes sent by way of a MAC rewrite.";
+    counter(e, "forebay_path_probes_sent", help, &as_rows(&sent))?;
+    let missed = of(|path| path.missed);
+    let help = "Probes by way of a MAC rewrite that were not answered although the node was well.";
+    counter(e, "forebay_path_probes_missed", help, &as_rows(&missed))?;
+    let changes = of(|path| path.changes);
+    let help = "Times that the way to a node changed between MAC rewrite and UDP.";
+    counter(e, "forebay_path_changes", help, &as_rows(&changes))
 }
 
 /// VIPs that have a series of their own; what the others counted is summed up under `other`.

@@ -19,7 +19,7 @@ use super::message::{
 };
 use super::wire::{self, Frame, Progress, Reader, WireError};
 use crate::datapath::{
-    Attachment, Error, ForwardMode, LocalAddresses, NodePrivileges, SharedTables,
+    Attachment, Error, ForwardMode, LocalAddresses, NodePrivileges, PathQuestion, SharedTables,
 };
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::sources::SourceTable;
@@ -308,6 +308,16 @@ impl NodePrivileges for Remote {
 
     fn announce(&mut self, address: IpAddr) -> Result<(), Error> {
         self.ask_done(&Request::Announce(address), &[])
+    }
+
+    fn ask_paths(&mut self, questions: &[PathQuestion]) -> Result<(), Error> {
+        let heads = questions.iter();
+        let heads = heads.map(|question| (question.node, question.vip, question.reply_port));
+        let tail: Vec<u8> = questions
+            .iter()
+            .flat_map(|question| question.message)
+            .collect();
+        self.ask_done(&Request::Paths(heads.collect()), &tail)
     }
 
     fn renewed(&mut self) -> Result<bool, Error> {

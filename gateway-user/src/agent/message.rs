@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use gateway_common::abi::{Config, MAX_NODES, NodeEntry, NodeIndex, VipEntry, node_flag};
+use gateway_common::probe::SIZE;
 use serde::{Deserialize, Serialize};
 
 use super::wire::Frame;
-use crate::datapath::{Attachment, ForwardMode, LocalAddresses};
+use crate::datapath::{Attachment, ForwardMode, LocalAddresses, PathQuestion};
 use crate::l4::diff::{Image, without_halves};
 use crate::l4::sources::SourceTable;
 use crate::l4::tables::{Reach, VipHalf};
@@ -60,6 +61,9 @@ pub enum Request {
     Exported(BTreeSet<IpAddr>),
     /// The link is to learn that this address is here now.
     Announce(IpAddr),
+    /// Nodes are to be asked for their paths: node, VIP and the port that the answer comes to; the tail holds the
+    /// messages in the same order.
+    Paths(Vec<(IpAddr, IpAddr, u16)>),
     /// The counters. Their map is not handed over: the kernel maps none that may only be read.
     Counters,
 }
@@ -210,6 +214,9 @@ pub fn request(frame: &Frame) -> Result<Request, Refusal> {
         Request::Vips(_) => {
             frame.tail.len().is_multiple_of(SLOT) && frame.tail.len() <= MAX_VIPS * SLOT
         }
+        Request::Paths(ref asked) => {
+            asked.len() <= MAX_NODES as usize && frame.tail.len() == asked.len() * SIZE
+        }
         _ => frame.tail.is_empty(),
     };
     if !tail {
@@ -265,6 +272,21 @@ pub fn vips_tail(half: &VipHalf) -> Vec<u8> {
         tail.extend(bytemuck::bytes_of(entry));
     }
     tail
+}
+
+/// The questions of [`Request::Paths`].
+#[must_use]
+pub fn questions(asked: &[(IpAddr, IpAddr, u16)], tail: &[u8]) -> Vec<PathQuestion> {
+    let messages = tail.as_chunks::<SIZE>().0;
+    let asked = asked.iter().zip(messages);
+    asked
+        .map(|((node, vip, reply_port), message)| PathQuestion {
+            node: *node,
+            vip: *vip,
+            reply_port: *reply_port,
+            message: *message,
+        })
+        .collect()
 }
 
 /// The tail of [`Reply::Welcome`]: everything but the rows, which come by their map.
@@ -338,6 +360,7 @@ mod tests {
             Request::Exported(BTreeSet::new()),
             Request::Announce(address),
             Request::Counters,
+            Request::Paths(vec![(address, address, 40_000)]),
         ] {
             let bytes = serde_json::to_vec(&request).unwrap();
             assert_eq!(serde_json::from_slice::<Request>(&bytes).unwrap(), request);

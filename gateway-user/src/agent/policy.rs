@@ -3,6 +3,8 @@
 //! The agent trusts the administrator's flags, the kernel and its own earlier checks, and nothing that comes over the
 //! socket. A rule that refuses says which address, port or node it refuses and what would change that.
 
+mod paths;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use gateway_common::abi::vip_flag;
+use gateway_common::abi::{MAX_NODES, vip_flag};
 
 use self::routers::Routers;
 use super::limit::Bucket;
@@ -19,7 +19,7 @@ use super::message::{
 };
 use super::policy::{Allowed, Facts, Policy};
 use super::wire::Frame;
-use crate::datapath::{Error, ForwardMode, NodePrivileges, listening};
+use crate::datapath::{Error, ForwardMode, NodePrivileges, PathQuestion, listening};
 use crate::l4::diff::MapOp;
 use crate::l4::vips::MAX_VIPS;
 use crate::snapshot::Transport;
@@ -79,6 +79,7 @@ pub struct Session {
     announcements: Bucket,
     strangers: Bucket,
     routers: Routers,
+    questions: Bucket,
 }
 
 impl Session {
@@ -111,6 +112,8 @@ impl Session {
             // The kernel's neighbour table holds 1,024 entries by default: a stream of invented nodes must not fill it.
             strangers: Bucket::new(512, Duration::from_secs(1), now),
             routers: Routers::new(now),
+            // Every node some twenty times a second.
+            questions: Bucket::new(4 * MAX_NODES, Duration::from_micros(50), now),
         }
     }
 
@@ -166,6 +169,10 @@ impl Session {
             Request::Routes(addresses) => self.routes(&addresses, now),
             Request::Exported(addresses) => self.exported(addresses, now),
             Request::Announce(address) => self.announce(address, now),
+            Request::Paths(asked) => {
+                let questions = message::questions(&asked, &frame.tail);
+                self.ask_paths(&questions, now)
+            }
             Request::Counters => {
                 let sums = self.privileges.counters();
                 Ok(Answer {
@@ -388,6 +395,18 @@ impl Session {
             ));
         }
         self.privileges.announce(address).map_err(failed)?;
+        Ok(Reply::Done.into())
+    }
+
+    fn ask_paths(&mut self, questions: &[PathQuestion], now: Instant) -> Result<Answer, Refusal> {
+        self.policy.paths(questions, &self.facts)?;
+        if !self.questions.take(questions.len() as u32, now) {
+            return Err(Refusal::new(
+                RefusalKind::Limited,
+                "too many paths were asked for in a short time; try again in a second",
+            ));
+        }
+        self.privileges.ask_paths(questions).map_err(failed)?;
         Ok(Reply::Done.into())
     }
 

@@ -144,6 +144,7 @@ fn open(settings: &Settings, lock: Lock) -> Result<Session, AgentError> {
         mode: settings.mode,
         bpffs: settings.bpffs.clone(),
         forward: settings.forward,
+        probe_port: settings.probe_port,
     };
     let agent = Agent::open_locked(&agent_settings, lock)?;
     let shared = datapath::open_shared(&settings.bpffs)?;

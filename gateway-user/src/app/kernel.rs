@@ -190,6 +190,7 @@ fn privileges(
         mode,
         bpffs: settings.bpffs.clone(),
         forward,
+        probe_port: settings.probe_port,
     };
     let agent = match lock {
         Some(lock) => Agent::open_locked(&agent_settings, lock)?,

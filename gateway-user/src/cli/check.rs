@@ -1,11 +1,21 @@
-//! `forebay check`: what this machine offers to the datapath.
+//! `forebay check`: what this machine offers to the datapath, and what eats packets of VIPs.
 //!
-//! `gather` reads the system, [`judge`] is pure. Nothing is changed and no packet is sent.
+//! `gather` reads the system, [`judge`] is pure. Nothing is changed; [`vip`] alone sends packets, to the stack of this machine.
+
+mod trace;
+mod vip;
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use http::Method;
 use serde::Serialize;
+
+use super::client;
+use crate::args::CheckArgs;
+use crate::datapath::offer::{Offer, UdpHash, offer};
+use crate::datapath::trial;
 
 /// Magic number of the BPF file system.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -47,8 +57,10 @@ pub struct Interface {
     pub mtu: Option<u32>,
     /// `up`, `down`, `unknown`.
     pub state: String,
-    /// Kernel driver, if it is known.
-    pub driver: Option<String>,
+    /// Driver, queues and ways in.
+    pub offer: Offer,
+    /// What the reverse path filter will drop, in words.
+    pub reverse_path: Option<String>,
 }
 
 /// One line of the answer.
@@ -64,9 +76,46 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
+impl Finding {
+    fn good(check: impl Into<String>, found: impl Into<String>) -> Self {
+        Self {
+            check: check.into(),
+            ok: true,
+            found: found.into(),
+            remedy: None,
+        }
+    }
+
+    fn bad(check: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            check: check.into(),
+            ok: false,
+            found: found.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+}
+
+/// Everything that `forebay check` says.
+#[must_use]
+pub fn all(args: &CheckArgs) -> Vec<Finding> {
+    let facts = gather(&args.interface, &args.bpffs, &args.client);
+    let mut findings = judge(&facts);
+    let names: Vec<String> = facts.interfaces.iter().map(|i| i.name.clone()).collect();
+    match client::ask(&args.admin, Method::GET, "/datapath") {
+        Ok(daemon) if daemon.is_null() => {
+            let found = "not tried: the daemon runs with --datapath off";
+            findings.push(Finding::good("VIPs", found));
+        }
+        Ok(daemon) => findings.extend(vip::findings(&daemon, &names, &args.client)),
+        Err(error) => findings.push(Finding::good("VIPs", format!("not tried: {error}"))),
+    }
+    findings
+}
+
 /// Reads the system. `interfaces` empty = the one with the default route.
 #[must_use]
-pub fn gather(interfaces: &[String], pin_dir: &Path) -> Facts {
+pub fn gather(interfaces: &[String], pin_dir: &Path, clients: &[IpAddr]) -> Facts {
     let mut names = interfaces.to_vec();
     if names.is_empty() {
         names.extend(default_interface());
@@ -87,27 +136,61 @@ pub fn gather(interfaces: &[String], pin_dir: &Path) -> Facts {
         btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
         capabilities: capabilities.unwrap_or(0),
         bpffs: (existing, is_bpffs),
-        interfaces: names.into_iter().map(interface).collect(),
+        interfaces: names
+            .into_iter()
+            .map(|name| interface(name, pin_dir, clients))
+            .collect(),
     }
 }
 
-fn interface(name: String) -> Interface {
-    let dir = Path::new("/sys/class/net").join(&name);
-    let read = |file: &str| fs::read_to_string(dir.join(file)).map(|text| text.trim().to_owned());
-    let driver = fs::read_link(dir.join("device/driver"))
-        .ok()
-        .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-    // A name such as `..` must not reach other files.
-    let known = !name.contains('/') && !name.starts_with('.');
+fn interface(name: String, pin_dir: &Path, clients: &[IpAddr]) -> Interface {
+    let port = trial::port(&name);
+    let mtu = port.map(|port| port.mtu);
+    let client = vip::client(clients, IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
     Interface {
-        mtu: read("mtu")
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .filter(|_| known),
-        state: read("operstate").unwrap_or_default(),
-        driver,
+        mtu,
+        state: port.map_or_else(String::new, |port| port.state.to_owned()),
+        offer: mtu.map_or_else(Offer::default, |mtu| offer(&name, mtu, pin_dir)),
+        reverse_path: mtu.and_then(|_| reverse_path(&name, client)),
         name,
     }
+}
+
+/// What the reverse path filter of an interface does to packets of a client, if it drops them; in words.
+fn reverse_path(interface: &str, client: IpAddr) -> Option<String> {
+    if client.is_ipv6() {
+        return None;
+    }
+    let read = |name: &str| -> u8 {
+        let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    };
+    // The stricter one by number, as the kernel has it: 1 is strict, 2 is loose.
+    let filter = read("all").max(read(interface));
+    let back = trial::way_to(client);
+    let here = trial::port(interface).map(|port| port.ifindex);
+    match filter {
+        1 if back.is_some() && back == here => None,
+        1 => Some(format!(
+            "rp_filter is 1 (strict) on {interface}, and the way back to {client} is another interface's"
+        )),
+        2 if back.is_none() => Some(format!(
+            "rp_filter is 2 (loose) on {interface}, and there is no way back to {client}"
+        )),
+        _ => None,
+    }
+}
+
+/// Tables of iptables-legacy in use.
+fn legacy_tables() -> Vec<String> {
+    let names = ["ip_tables_names", "ip6_tables_names"]
+        .map(|file| fs::read_to_string(Path::new("/proc/net").join(file)).unwrap_or_default());
+    names
+        .iter()
+        .flat_map(|text| text.lines())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The interface of the IPv4 default route with the lowest metric.
@@ -145,7 +228,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             remedy: Some("name the uplink with --interface".into()),
         });
     }
-    findings.extend(facts.interfaces.iter().map(uplink));
+    findings.extend(facts.interfaces.iter().flat_map(uplink));
     findings
 }
 
@@ -221,30 +304,91 @@ fn capabilities(held: u64) -> Finding {
     }
 }
 
-fn uplink(interface: &Interface) -> Finding {
-    let check = format!("interface {}", interface.name);
+fn uplink(interface: &Interface) -> Vec<Finding> {
+    let name = &interface.name;
+    let check = format!("interface {name}");
     let Some(mtu) = interface.mtu else {
-        return Finding {
+        return vec![Finding::bad(
             check,
-            ok: false,
-            found: "there is no such interface".into(),
-            remedy: Some("name an existing one with --interface; ip link lists them".into()),
-        };
+            "there is no such interface",
+            "name an existing one with --interface; ip link lists them",
+        )];
     };
-    let driver = interface.driver.as_deref().unwrap_or("virtual");
+    let driver = interface.offer.driver.as_deref().unwrap_or("not known");
     let remedy = if interface.state == "down" {
-        Some(format!("ip link set {} up", interface.name))
+        Some(format!("ip link set {name} up"))
     } else if mtu < MIN_MTU {
         Some(format!("raise the MTU to at least {MIN_MTU}"))
     } else {
         None
     };
-    Finding {
+    let first = Finding {
         check,
         ok: remedy.is_none(),
         found: format!("{}, MTU {mtu}, driver {driver}", interface.state),
         remedy,
+    };
+    vec![
+        first,
+        Finding::good(format!("way in by {name}"), way_in(&interface.offer)),
+        Finding::good(format!("queues of {name}"), queues(&interface.offer)),
+        match &interface.reverse_path {
+            Some(why) => Finding::bad(
+                format!("reverse path of {name}"),
+                why,
+                format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2"),
+            ),
+            None => Finding::good(format!("reverse path of {name}"), "packets of clients pass"),
+        },
+    ]
+}
+
+/// What `--datapath auto` will use, and why.
+fn way_in(offer: &Offer) -> String {
+    let because = (offer.why_not_native.as_ref()).map_or(String::new(), |why| format!(": {why}"));
+    if let Some(mode) = offer.in_use {
+        let because = if mode.name() == "native" {
+            ""
+        } else {
+            &because
+        };
+        return format!("{} is in use{because}", mode.name());
     }
+    let too_long = offer.why_not_native.is_some();
+    let names: Vec<&str> = offer.ways.iter().map(|mode| mode.name()).collect();
+    match names.as_slice() {
+        [] => "not known".to_owned(),
+        ["native", rest @ ..] if too_long => {
+            format!(
+                "{} is likely, native XDP is tried first{because}",
+                rest.join(", else ")
+            )
+        }
+        [first] => format!("{first} will be used{because}"),
+        [first, rest @ ..] => {
+            format!(
+                "{first} will be used, else {}{because}",
+                rest.join(", else ")
+            )
+        }
+    }
+}
+
+/// How packets are spread over CPUs before any program sees them.
+fn queues(offer: &Offer) -> String {
+    let queues = offer
+        .queues
+        .map_or("not known".to_owned(), |n| n.to_string());
+    let hash = |hash: Option<UdpHash>| match hash {
+        None => "not known",
+        Some(UdpHash { ports: true, .. }) => "addresses and ports",
+        Some(UdpHash {
+            addresses: true, ..
+        }) => "addresses only, so packets of one node in the UDP form come by one queue",
+        Some(_) => "nothing",
+    };
+    let [v4, v6] = offer.udp_hash.map(hash);
+    format!("{queues} to receive by; UDP over IPv4 spread by: {v4}; over IPv6: {v6}")
 }
 
 #[cfg(test)]
@@ -261,7 +405,11 @@ mod tests {
                 name: "eth0".into(),
                 mtu: Some(1500),
                 state: "up".into(),
-                driver: Some("virtio_net".into()),
+                offer: Offer {
+                    driver: Some("virtio_net".into()),
+                    ..Offer::default()
+                },
+                reverse_path: None,
             }],
         }
     }

@@ -19,6 +19,7 @@ use gateway_common::abi::{
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use super::asking::{self, FrameSocket, PathQuestion};
 use super::attach::{AttachMode, Attachment, Programs, Uplinks};
 use super::exported::Exported;
 use super::lock::Lock;
@@ -45,12 +46,17 @@ pub struct AgentSettings {
     pub bpffs: PathBuf,
     /// `--forward`.
     pub forward: ForwardMode,
+    /// `--probe-port`.
+    pub probe_port: u16,
 }
 
 /// The agent.
 pub struct Agent {
     uplinks: Uplinks,
     forward: ForwardMode,
+    probe_port: u16,
+    /// Sends questions about paths; opened with the first one.
+    frames: Option<FrameSocket>,
     writer: Writer,
     counters: Arc<MappedArray>,
     trace: MappedArray,
@@ -107,7 +113,7 @@ impl Agent {
         let programs = Programs::load(&mut ebpf)?;
         let names = &settings.interfaces;
         let uplinks = Uplinks::open(programs, &directory, &interfaces, names, settings.mode)?;
-        let mut agent = Self::over(&mut ebpf, netlink, uplinks, settings.forward, lock)?;
+        let mut agent = Self::over(&mut ebpf, netlink, uplinks, settings, lock)?;
         agent.add_uplinks();
         Ok(agent)
     }
@@ -116,7 +122,7 @@ impl Agent {
         programs: &mut Ebpf,
         netlink: Netlink,
         uplinks: Uplinks,
-        forward: ForwardMode,
+        settings: &AgentSettings,
         lock: Option<Lock>,
     ) -> Result<Self, Error> {
         let words = size_of::<u64>();
@@ -148,7 +154,9 @@ impl Agent {
         };
         Ok(Self {
             uplinks,
-            forward,
+            forward: settings.forward,
+            probe_port: settings.probe_port,
+            frames: None,
             writer: Writer::new(config, nodes, vips, Arc::clone(&counters), shared),
             counters,
             trace: array(programs, abi::map::TRACE, 1, size_of::<TraceFilter>())?,
@@ -389,6 +397,25 @@ impl NodePrivileges for Agent {
 
     fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
         self.exported.set(&mut self.netlink, addresses)
+    }
+
+    fn ask_paths(&mut self, questions: &[PathQuestion]) -> Result<(), Error> {
+        if self.frames.is_none() {
+            let opened = FrameSocket::open();
+            self.frames = Some(opened.map_err(Error::netlink("opening a packet socket"))?);
+        }
+        let frames = self.frames.iter();
+        for (socket, question) in frames.flat_map(|s| questions.iter().map(move |q| (s, q))) {
+            let reach = self.neighbours.known(question.node);
+            let Some(reach) = reach.filter(|reach| reach.resolved && reach.on_link) else {
+                continue;
+            };
+            let frame = asking::frame(question, &reach, self.probe_port);
+            if let Err(error) = socket.send(reach.ifindex, &frame) {
+                tracing::debug!(node = %question.node, %error, "a path cannot be asked for");
+            }
+        }
+        Ok(())
     }
 
     fn announce(&mut self, address: IpAddr) -> Result<(), Error> {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::programs::pass_program;
 pub use self::programs::{PassGuard, Programs, attach_pass};
 pub use self::uplinks::Uplinks;
 
@@ -148,7 +149,7 @@ fn uplink(
             Err(error) if wanted != AttachMode::Auto => return Err(error),
             Err(error @ (Error::NotPermitted { .. } | Error::Pin { .. })) => return Err(error),
             Err(error) => {
-                reasons.push(refusal(*mode, &error));
+                reasons.push(refusal(*mode, attachment.mtu, &error));
                 failed = Some(error);
             }
         }
@@ -156,14 +157,46 @@ fn uplink(
     Err(failed.unwrap_or(Error::NoInterface(attachment.interface)))
 }
 
+/// The ways that `auto` would try for an interface, in order, and what speaks against native XDP. Nothing is tried.
+pub(super) fn prospects(
+    interface: &str,
+    mtu: u32,
+    directory: &Path,
+) -> (Vec<AttachMode>, Option<String>) {
+    let Some(port) = super::trial::port(interface) else {
+        return (Vec::new(), None);
+    };
+    let link = Interface {
+        name: interface.to_owned(),
+        mac: port.mac,
+        mtu,
+    };
+    let attachment = describe(interface, port.ifindex, &link);
+    let facts = facts(&attachment, &pins::own_programs(directory)).unwrap_or_default();
+    let ways = plan::candidates(AttachMode::Auto, &facts).to_vec();
+    let why = plan::why_not_native(interface, &facts);
+    (ways, why.or_else(|| plan::too_long_for_native(mtu)))
+}
+
+/// The way in by which a program of ours is pinned to an interface.
+pub(super) fn pinned_mode(interface: &str, directory: &Path) -> Option<AttachMode> {
+    let linked = AttachMode::LINKED.into_iter().chain([AttachMode::Clsact]);
+    let mut pinned = linked.filter(|mode| uplink_pin(directory, interface, *mode).exists());
+    pinned.next()
+}
+
 /// Why a way could not be taken, as a part of a sentence.
-fn refusal(mode: AttachMode, error: &Error) -> String {
+fn refusal(mode: AttachMode, mtu: u32, error: &Error) -> String {
     let said = match error {
         Error::NativeRefused { source, .. }
         | Error::TcRefused { source, .. }
         | Error::Attach { source, .. } => source.to_string(),
         other => other.to_string(),
     };
+    let too_long = (mode == AttachMode::Native).then(|| plan::too_long_for_native(mtu));
+    if let Some(why) = too_long.flatten() {
+        return format!("{why}: {said}");
+    }
     match mode {
         AttachMode::Native => format!("the driver refused native XDP: {said}"),
         mode => format!("{} was refused: {said}", mode.name()),

@@ -7,6 +7,7 @@
 mod other_side;
 mod routing;
 mod show;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,11 +21,12 @@ use gateway_common::rendezvous::name_hash;
 use self::routing::own_reach;
 use super::attach::Attachment;
 use super::neighbours::ForwardMode;
-use super::prober::{CountForeign, Link, Prober, Target, Targets};
+use super::prober::{self, CountForeign, Link, Prober, Target, Targets};
 use super::pulse::{self, Pulse};
 use super::{Error, LocalAddresses, NodePrivileges, SessionTags, SharedTables, listener_mss, sys};
 use crate::l4::diff::{Image, MapOp, diff};
 use crate::l4::liveness::{PeerId, Settings as ProbeTimes};
+use crate::l4::paths::Paths;
 use crate::l4::tables::{ListedNode, Planner, Reach, Settings};
 use crate::snapshot::{BindKey, ObjectKey, Snapshot};
 
@@ -81,6 +83,8 @@ pub struct Driver {
     have_snapshot: bool,
     dirty: bool,
     next_refresh: Instant,
+    /// When the prober's reports are looked at next: fixed, so that whoever asks for the status often delays nothing.
+    next_look: Instant,
     last_apply: Duration,
     /// The last snapshot, to judge its VIPs again.
     snapshot: Snapshot,
@@ -88,6 +92,8 @@ pub struct Driver {
     refused: BTreeMap<BindKey, String>,
     renewed: bool,
     prober: Option<Prober>,
+    /// With `--forward auto`, while nodes are probed.
+    paths: Option<Paths>,
     written: bool,
 }
 
@@ -141,11 +147,13 @@ impl Driver {
             have_snapshot: false,
             dirty: false,
             next_refresh: now,
+            next_look: now,
             last_apply: Duration::ZERO,
             snapshot: Snapshot::default(),
             refused: BTreeMap::new(),
             renewed: false,
             prober: None,
+            paths: None,
             written: false,
         })
     }
@@ -162,6 +170,7 @@ impl Driver {
     ) -> std::io::Result<()> {
         self.prober = Some(Prober::start(times, self.shared(), count)?);
         self.planner.set_probing();
+        self.start_asking(times, prober::seed());
         Ok(())
     }
 
@@ -308,7 +317,7 @@ impl Driver {
             .prober
             .as_ref()
             .filter(|_| self.planner.listed().len() > 1);
-        reports.map_or(next, |_| next.min(Instant::now() + LOOK))
+        reports.map_or(next, |_| next.min(self.next_look))
     }
 
     /// Lets time pass: ends what has ended, looks at neighbours and addresses, writes what changed.
@@ -316,6 +325,7 @@ impl Driver {
     /// # Errors
     /// What could not be read or written.
     pub fn tick(&mut self, now: Instant) -> Result<(), Error> {
+        self.next_look = now + LOOK;
         // Also while there is no agent: a timeout that stands would be asked for again at once.
         let time = self.time(now);
         if self.planner.poll_timeout().is_some_and(|at| at <= time) {
@@ -355,6 +365,7 @@ impl Driver {
                 self.dirty = true;
             }
             self.dirty |= self.planner.observe(&link.report(), time);
+            self.ask_paths(&link, now);
         }
         if self.dirty {
             let link = self.link();

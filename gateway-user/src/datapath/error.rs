@@ -64,7 +64,9 @@ pub enum Error {
         owner: String,
     },
     /// The driver refused native XDP and the user insists.
-    #[error("interface {interface} refuses native XDP ({source}): use --datapath auto or generic")]
+    #[error(
+        "interface {interface} refuses native XDP ({source}): lower the MTU if it is above about 3500 bytes, or use --datapath auto or generic"
+    )]
     NativeRefused {
         /// Interface name.
         interface: String,

@@ -2,9 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use super::asking::FrameSocket;
 
 /// All nodes of a link (RFC 4291, 2.7.1), and the MAC of that group (RFC 2464, 7).
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -53,7 +52,7 @@ pub fn advertisement(mac: [u8; 6], address: Ipv6Addr) -> Vec<u8> {
 }
 
 /// The Internet checksum (RFC 1071) of an even number of bytes.
-fn checksum(bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.as_chunks::<2>().0.iter();
     let mut sum: u32 = words.map(|word| u32::from(u16::from_be_bytes(*word))).sum();
     while sum > 0xffff {
@@ -81,37 +80,7 @@ pub fn send(ifindex: u32, mac: [u8; 6], address: IpAddr) -> io::Result<()> {
 /// # Errors
 /// What the kernel said (EPERM without CAP_NET_RAW).
 pub fn transmit(ifindex: u32, bytes: &[u8]) -> io::Result<()> {
-    let to_mac = bytes
-        .first_chunk::<6>()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let socket = socket_with(
-        AddressFamily::PACKET,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    // SAFETY: plain integers and an array.
-    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    to.sll_family = libc::AF_PACKET as u16;
-    to.sll_ifindex = ifindex.cast_signed();
-    to.sll_halen = 6;
-    to.sll_addr[..6].copy_from_slice(to_mac);
-    // SAFETY: `bytes` and `to` live across the call and have the lengths that are given.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            bytes.as_ptr().cast(),
-            bytes.len(),
-            0,
-            std::ptr::from_ref(&to).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    if sent < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    FrameSocket::open()?.send(ifindex, bytes)
 }
 
 /// The group of those who are asked for an address (RFC 4291, 2.7.1).

@@ -58,6 +58,12 @@ struct Hop {
 }
 
 impl Neighbours {
+    /// How a node was reached when that was last looked up.
+    #[must_use]
+    pub fn known(&self, node: IpAddr) -> Option<Reach> {
+        self.known.get(&node).copied()
+    }
+
     /// Looks up routes and neighbour entries of `nodes`, and has the kernel resolve what is missing or stale.
     ///
     /// # Errors
@@ -115,6 +121,11 @@ fn for_mode(mut reach: Reach, mode: ForwardMode) -> Reach {
         reach.resolved = false;
     }
     reach
+}
+
+/// Index of the interface by which packets to an address leave; none without a route.
+pub(super) fn leaves_by(netlink: &mut Netlink, address: IpAddr) -> Option<u32> {
+    route_to(netlink, address).map(|hop| hop.ifindex)
 }
 
 fn route_to(netlink: &mut Netlink, node: IpAddr) -> Option<Hop> {

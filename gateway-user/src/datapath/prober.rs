@@ -8,15 +8,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use gateway_common::abi::{MAX_NODES, NodeIndex, fact};
 use gateway_common::hash::Key;
-use gateway_common::probe::{Probe, SIZE, view};
+use gateway_common::probe::{PATH_ANSWER, Probe, SIZE, view};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::SharedTables;
@@ -71,9 +71,34 @@ pub struct Link {
     generation: AtomicU64,
     gap: AtomicBool,
     stop: AtomicBool,
+    /// Port of the socket that answers come to; 0 while there is none.
+    port: AtomicU16,
+    /// Answers about paths, which the driver asked for, and when they came.
+    path_answers: Mutex<Vec<(Probe, Time)>>,
 }
 
 impl Link {
+    /// Port that answers come to, if there is one.
+    #[must_use]
+    pub fn reply_port(&self) -> Option<u16> {
+        Some(self.port.load(Ordering::Relaxed)).filter(|port| *port != 0)
+    }
+
+    /// Answers about paths that have come since this was last asked.
+    #[must_use]
+    pub fn take_path_answers(&self) -> Vec<(Probe, Time)> {
+        let mut answers = self.path_answers.lock();
+        std::mem::take(answers.as_deref_mut().unwrap_or(&mut Vec::new()))
+    }
+
+    fn put_path_answer(&self, answer: Probe, now: Time) {
+        let mut answers = (self.path_answers.lock()).unwrap_or_else(PoisonError::into_inner);
+        // Nobody takes them: they are as lost.
+        if answers.len() < MAX_NODES as usize {
+            answers.push((answer, now));
+        }
+    }
+
     /// What the prober knows.
     #[must_use]
     pub fn report(&self) -> Arc<Report> {
@@ -152,6 +177,8 @@ impl Prober {
             generation: AtomicU64::new(1),
             gap: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            port: AtomicU16::new(0),
+            path_answers: Mutex::default(),
         });
         let mut work = Work::new(settings, count, Arc::clone(&link));
         let thread = std::thread::Builder::new()
@@ -273,6 +300,7 @@ impl Work {
         self.tables.set_fact(fact::NAME_HASH, own);
         if self.socket.as_ref().is_none_or(|(at, _)| *at != address) {
             self.socket = None;
+            self.link.port.store(0, Ordering::Relaxed);
         }
     }
 
@@ -287,6 +315,8 @@ impl Work {
         });
         match socket {
             Ok(socket) => {
+                let port = socket.local_addr().map_or(0, |bound| bound.port());
+                self.link.port.store(port, Ordering::Relaxed);
                 self.socket = Some((address, socket));
                 self.bound = true;
             }
@@ -330,8 +360,14 @@ impl Work {
             let full = datagrams.len() == MOST;
             let now = self.link.time(Instant::now());
             for (bytes, length) in datagrams {
-                if let Some(answer) = Probe::open(&bytes[..length], key, previous) {
-                    self.liveness.hear(&answer, now);
+                match Probe::open(&bytes[..length], key, previous) {
+                    Some(answer) if answer.kind == PATH_ANSWER => {
+                        self.link.put_path_answer(answer, now);
+                    }
+                    Some(answer) => {
+                        self.liveness.hear(&answer, now);
+                    }
+                    None => {}
                 }
             }
             if !full {
@@ -444,7 +480,7 @@ fn clear(tables: &SharedTables) {
 }
 
 /// Where sequences begin: not where an earlier process had them.
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let nanoseconds = now.map_or(0, |time| time.as_nanos());
     gateway_common::hash::mix(u64::try_from(nanoseconds & u128::from(u64::MAX)).unwrap_or(0))

@@ -13,6 +13,7 @@ use super::counts::OfNode;
 use super::neighbours::ForwardMode;
 use crate::l4::Time;
 use crate::l4::liveness::{PeerReport, Standing};
+use crate::l4::paths::PathReport;
 use crate::snapshot::ReplicaState;
 
 /// The whole picture.
@@ -70,6 +71,11 @@ pub struct NodeStatus {
     pub rows: u32,
     /// How packets go to it.
     pub forward: Forward,
+    /// Why so.
+    #[serde(serialize_with = "why", rename = "forward_reason")]
+    pub forward_why: Why,
+    /// What the questions by way of a MAC rewrite say; none if none are sent to it.
+    pub path: Option<PathReport>,
     /// Its MAC, or the next hop's; zero if not resolved.
     #[serde(serialize_with = "mac")]
     pub mac: [u8; 6],
@@ -181,10 +187,64 @@ impl Forward {
             Self::Own
         } else if flags & node_flag::RESOLVED == 0 {
             Self::Unresolved
-        } else if flags & node_flag::ON_LINK != 0 && !encapsulates {
+        } else if flags & (node_flag::ON_LINK | node_flag::ENCAPSULATE) == node_flag::ON_LINK
+            && !encapsulates
+ {
             Self::L2
         } else {
             Self::Udp
+        }
+    }
+
+    /// As in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::L2 => "l2",
+            Self::Udp => "udp",
+            Self::Unresolved => "unresolved",
+        }
+    }
+}
+
+/// Why packets go to a node the way they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// There is no way to explain.
+    None,
+    /// `--forward` says so.
+    Forced,
+    /// Frames for VIPs were answered.
+    Proven,
+    /// Frames for VIPs are not answered, although the node is well.
+    NotAnswered,
+    /// Frames for VIPs have not been answered often enough yet.
+    Asking,
+    /// There is no VIP to ask with.
+    NoVip,
+    /// Nodes are not probed.
+    NotAsked,
+    /// The node is behind a router.
+    NotOnLink,
+    /// Several nodes answer with the same MAC: it is a router's or a fabric's.
+    SharedMac,
+}
+
+impl Why {
+    /// As a part of a sentence.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Forced => "forced",
+            Self::Proven => "proven",
+            Self::NotAnswered => "l2 not answered",
+            Self::Asking => "l2 not proven yet",
+            Self::NoVip => "no VIP to prove l2 with",
+            Self::NotAsked => "nodes are not probed",
+            Self::NotOnLink => "not on-link",
+            Self::SharedMac => "MAC shared by nodes",
         }
     }
 }
@@ -218,6 +278,10 @@ pub(super) fn read_mac<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8
     bytes
         .and_then(|bytes| bytes.try_into().ok())
         .ok_or_else(|| D::Error::custom("not a MAC address"))
+}
+
+fn why<S: Serializer>(why: &Why, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(why.words())
 }
 
 fn microseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

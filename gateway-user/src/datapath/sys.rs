@@ -243,6 +243,54 @@ pub fn interface_name(index: u32) -> Option<String> {
     String::from_utf8(name[..end].to_vec()).ok()
 }
 
+/// Queues of a network card that packets come in by, as they are set now.
+pub(crate) fn ethtool_queues(interface: &str) -> io::Result<u32> {
+    const ETHTOOL_GCHANNELS: u32 = 0x3c;
+    // struct ethtool_channels: command, four maxima, then receive, send, other and combined counts.
+    let mut channels = [0_u32; 9];
+    channels[0] = ETHTOOL_GCHANNELS;
+    ethtool(interface, channels.as_mut_ptr().cast())?;
+    Ok(channels[5] + channels[8])
+}
+
+/// What the network card hashes packets of a kind by (`RXH_…`) to spread them over its queues.
+pub(crate) fn ethtool_flow_hash(interface: &str, flow: u32) -> io::Result<u64> {
+    const ETHTOOL_GRXFH: u32 = 0x29;
+    /// The head of `struct ethtool_rxnfc`: the rest (another 176 bytes) is not read nor written by this command.
+    #[repr(C)]
+    struct FlowHash {
+        command: u32,
+        flow: u32,
+        by: u64,
+        rest: [u64; 22],
+    }
+    let mut request = FlowHash {
+        command: ETHTOOL_GRXFH,
+        flow,
+        by: 0,
+        rest: [0; 22],
+    };
+    ethtool(interface, std::ptr::from_mut(&mut request).cast())?;
+    Ok(request.by)
+}
+
+/// Runs an XDP program once on a frame as if `ifindex` had received it, and does with the frame what the program says.
+pub(crate) fn receive_live(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32) -> io::Result<()> {
+    const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+    let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context = [0, length, 0, ifindex, 0, 0];
+    let mut attributes = zeroed();
+    attributes.test.prog_fd = raw(program);
+    attributes.test.data_size_in = length;
+    attributes.test.data_in = frame.as_ptr() as u64;
+    attributes.test.ctx_size_in = size_of_val(&context) as u32;
+    attributes.test.ctx_in = context.as_ptr() as u64;
+    attributes.test.repeat = 1;
+    attributes.test.flags = BPF_F_TEST_XDP_LIVE_FRAMES;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attributes).map(|_| ())
+}
+
 /// Name of the driver of an interface.
 pub(crate) fn ethtool_driver(interface: &str) -> io::Result<String> {
     const ETHTOOL_GDRVINFO: u32 = 3;

@@ -129,6 +129,8 @@ pub struct Planner {
     own_reach: Reach,
     shared: BTreeSet<IpAddr>,
     frames: Frames,
+    /// Nodes to which MACs may be rewritten if they are on our link; none: all of them.
+    proven: Option<BTreeSet<IpAddr>>,
     listed: Vec<ListedNode>,
     left_out: Vec<String>,
 }
@@ -147,6 +149,7 @@ impl Planner {
             own_reach: Reach::default(),
             shared: BTreeSet::new(),
             frames: Frames::default(),
+            proven: None,
             listed: Vec::new(),
             left_out: Vec::new(),
         }
@@ -237,6 +240,23 @@ impl Planner {
     /// How nodes are reached, by node address.
     pub fn set_reach(&mut self, reach: BTreeMap<IpAddr, Reach>) {
         self.reach = reach;
+    }
+
+    /// From now on MACs are only rewritten toward nodes for which that is known to work. True if the tables change.
+    pub fn set_proven(&mut self, proven: BTreeSet<IpAddr>) -> bool {
+        let changed = self.proven.as_ref() != Some(&proven);
+        self.proven = Some(proven);
+        changed
+    }
+
+    /// How a node is reached, if frames for it reach it and nobody else: it is on our link and has a MAC of its own.
+    #[must_use]
+    pub fn on_link(&self, node: IpAddr) -> Option<Reach> {
+        let reach = self
+            .reach
+            .get(&node)
+            .filter(|reach| reach.resolved && reach.on_link)?;
+        (!self.shared_macs().contains(&reach.mac)).then_some(*reach)
     }
 
     /// MAC and index of the uplink: in the own entry they are what ARP answers carry.
@@ -479,6 +499,8 @@ impl Planner {
             };
             let flag = |set: bool, flag: u32| if set { flag } else { 0 };
             let on_link = reach.on_link && !shared_macs.contains(&reach.mac);
+            let unproven =
+                (self.proven.as_ref()).is_some_and(|proven| !proven.contains(&node.member.address));
             // A dead node stays listed: its probes are answered, and its packets taken.
             let is = |state| node.member.state == state && !node.member.dead;
             table[usize::from(node.index)] = NodeEntry {
@@ -492,6 +514,7 @@ impl Planner {
                     | flag(is(ReplicaState::Ready), node_flag::READY)
                     | flag(is(ReplicaState::Draining), node_flag::DRAINING)
                     | flag(on_link, node_flag::ON_LINK)
+                    | flag(on_link && unproven, node_flag::ENCAPSULATE)
                     | flag(reach.resolved, node_flag::RESOLVED)
                     | flag(node.own, node_flag::SELF),
                 ..NodeEntry::default()

@@ -44,6 +44,14 @@ pub(super) fn forwarded() -> Vec<Case> {
         )
         .row(&marked, owned_by(ON_LINK))
         .setup(|t| t.config.flags |= flag::ENCAP_ALWAYS),
+        Case::send(
+            "owner on-link, its path not proven",
+            marked.build(),
+            Counter::ForwardUdp,
+            sent(&marked, ON_LINK, [0x13, 0]),
+        )
+        .row(&marked, owned_by(ON_LINK))
+        .setup(|t| change_node(t, ON_LINK, |entry| entry.flags |= node_flag::ENCAPSULATE)),
         Case {
             action: Action::Redirect {
                 ifindex: FAR_INTERFACE,

@@ -3,10 +3,11 @@
 use std::net::Ipv4Addr;
 
 use gateway_common::abi::VipKey;
+use gateway_common::probe::{PATH, VERSION};
 
 use super::*;
 use crate::agent::message::RefusalKind;
-use crate::datapath::AttachMode;
+use crate::datapath::{AttachMode, PathQuestion};
 use crate::l4::abi_address;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
@@ -442,4 +443,60 @@ fn listening_sockets_are_on_loopback_here() {
             words,
         );
     }
+}
+
+#[test]
+fn paths_are_asked_for_on_the_link_and_with_vips_only() {
+    let (policy, mut facts) = (policy(), facts());
+    let mut message = [0; 64];
+    message[..2].copy_from_slice(&[VERSION, PATH]);
+    let good = PathQuestion {
+        node: address("192.0.2.12"),
+        vip: address("192.0.2.100"),
+        reply_port: 40_000,
+        message,
+    };
+    assert_eq!(said(policy.paths(&[good, good], &facts)), None);
+    let mut other = good;
+    other.message[1] = 1;
+    refused(
+        policy.paths(&[good, other], &facts),
+        RefusalKind::Malformed,
+        "a question for a path is none",
+    );
+    for (node, vip, words) in [
+        (
+            "192.0.2.13",
+            "192.0.2.100",
+            "192.0.2.13 is not asked for its path",
+        ),
+        (
+            "192.0.2.11",
+            "192.0.2.100",
+            "192.0.2.11 is not asked for its path",
+        ),
+        (
+            "192.0.2.12",
+            "192.0.2.101",
+            "with 192.0.2.101: it is no VIP",
+        ),
+    ] {
+        let question = PathQuestion {
+            node: address(node),
+            vip: address(vip),
+            ..good
+        };
+        refused(
+            policy.paths(&[question], &facts),
+            RefusalKind::Denied,
+            words,
+        );
+    }
+    let to = facts.reach.get_mut(&good.node).unwrap();
+    to.on_link = false;
+    refused(
+        policy.paths(&[good], &facts),
+        RefusalKind::Denied,
+        "192.0.2.12 is not asked for its path",
+    );
 }

@@ -29,9 +29,9 @@ pub(super) fn datapath(datapath: &Value) -> String {
         &["NAME", "ADDRESS", "STATE", "ROWS", "FORWARD", "MAC"],
     );
     for node in items(&datapath["nodes"]) {
-        let cells =
-            ["name", "address", "state", "rows", "forward", "mac"].map(|cell| text(&node[cell]));
-        nodes.row(cells);
+        let [name, address, state, rows, mac] =
+            ["name", "address", "state", "rows", "mac"].map(|cell| text(&node[cell]));
+        nodes.row([name, address, state, rows, way(node), mac]);
     }
     let peers = peers(&datapath["nodes"]);
     let announced = join(items(&datapath["announcing"]).iter().map(text));
@@ -56,6 +56,17 @@ fn routed(datapath: &Value) -> String {
         (known, _) => join(known.iter().map(text)),
     };
     format!("VIPs {all}: announced by: nobody (routed). Routers are told of: {told}.\n")
+}
+
+/// How packets go to a node, and why so.
+fn way(node: &Value) -> String {
+    let way = text(&node["forward"]);
+    let vip = node["path"]["vip"].as_str();
+    match (node["forward_reason"].as_str(), vip) {
+        (None | Some(""), _) => way,
+        (Some(why), Some(vip)) => format!("{way} ({why} for {vip})"),
+        (Some(why), None) => format!("{way} ({why})"),
+    }
 }
 
 /// What a packet costs in a mode, beside what it costs natively.

@@ -1,6 +1,7 @@
 //! Which ways there are to an interface's packets, and which of them come first. Pure.
 
 use super::AttachMode;
+use crate::datapath::offer::SINGLE_BUFFER;
 
 /// What is known about an interface before anything is tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +41,15 @@ pub(super) fn why_not_native(interface: &str, facts: &Facts) -> Option<String> {
     }
     facts.partial_checksums.then(|| {
         format!("{interface} is a veth with tx checksum offload; for native XDP run `ethtool -K {interface} tx off` at both ends")
+    })
+}
+
+/// Why native XDP is refused, or probably will be, because of the MTU.
+pub(super) fn too_long_for_native(mtu: u32) -> Option<String> {
+    (mtu > SINGLE_BUFFER).then(|| {
+        format!(
+            "MTU {mtu} is more than the driver's native XDP takes in one buffer (usually about {SINGLE_BUFFER} bytes)"
+        )
     })
 }
 

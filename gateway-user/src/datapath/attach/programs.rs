@@ -129,15 +129,21 @@ pub fn attach_pass(interface: &str) -> Result<PassGuard, Error> {
     let mut attachment = describe(interface, ifindex, &found);
     attachment.mode = AttachMode::Native;
     let facts = facts(&attachment, &BTreeSet::new())?;
-    let mut programs = aya::EbpfLoader::new()
-        .btf(None)
-        .load(object::embedded()?)
-        .map_err(|error| object::refused("its maps", &error))?;
-    let program = loaded(&mut programs, PASS_PROGRAM)?;
+    let (programs, program) = pass_program()?;
     let link = sys::link_xdp(program.as_fd(), ifindex, AttachMode::Native.xdp_flags())
         .map_err(|source| attach_error(source, &attachment, &facts))?;
     Ok(PassGuard {
         _link: link,
         _programs: programs,
     })
+}
+
+/// Loads `forebay_pass`, attached to nothing.
+pub(crate) fn pass_program() -> Result<(Ebpf, OwnedFd), Error> {
+    let mut programs = aya::EbpfLoader::new()
+        .btf(None)
+        .load(object::embedded()?)
+        .map_err(|error| object::refused("its maps", &error))?;
+    let program = loaded(&mut programs, PASS_PROGRAM)?;
+    Ok((programs, program))
 }

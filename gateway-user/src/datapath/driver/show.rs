@@ -68,6 +68,7 @@ impl Driver {
                     .copied()
                     .unwrap_or_default();
                 let peer = report.peers.get(&node.member.name);
+                let forward = self.way(node.index);
                 NodeStatus {
                     name: node.member.name.clone(),
                     address: node.member.address,
@@ -75,7 +76,9 @@ impl Driver {
                     weight: node.member.weight,
                     index: node.index,
                     rows: rows.get(&node.index).copied().unwrap_or_default(),
-                    forward: self.way(node.index),
+                    forward,
+                    forward_why: self.why(node, forward),
+                    path: self.path_report(node),
                     mac: reach.mac,
                     dead: node.member.dead,
                     episode: node.member.episode.is_some(),

@@ -78,6 +78,7 @@ fn layout() -> String {
         ("NODE_LISTED", node_flag::LISTED),
         ("NODE_RESOLVED", node_flag::RESOLVED),
         ("NODE_ON_LINK", node_flag::ON_LINK),
+        ("NODE_ENCAPSULATE", node_flag::ENCAPSULATE),
         ("VIEW_SUSPECT", u32::from(view::SUSPECT)),
         ("ENCAP_ALWAYS", flag::ENCAP_ALWAYS),
         ("DRAINING", flag::DRAINING),

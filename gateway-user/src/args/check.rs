@@ -1,0 +1,43 @@
+//! The command line of `forebay check`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Endpoint, Output};
+
+/// Flags of `forebay check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// Uplink to check, repeatable [default: the one with the default route].
+    #[arg(
+        long,
+        env = "FOREBAY_INTERFACE",
+        value_name = "IFACE",
+        value_delimiter = ','
+    )]
+    pub interface: Vec<String>,
+    /// Where maps and links would be pinned.
+    #[arg(
+        long,
+        env = "FOREBAY_BPFFS",
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/forebay"
+    )]
+    pub bpffs: PathBuf,
+    /// Where a running daemon's admin endpoint is, whose VIPs are tried: ADDR:PORT, unix:PATH or off.
+    #[arg(
+        long,
+        env = "FOREBAY_ADMIN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:15000"
+    )]
+    pub admin: Endpoint,
+    /// Address of a client that VIPs are tried from, one for each IP version [default: one that nobody has].
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    pub client: Vec<IpAddr>,
+    /// Form of the answer.
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    pub output: Output,
+}
