@@ -5,8 +5,8 @@
 
 pub mod agent;
 pub mod bpf;
-mod number;
 mod check;
+mod number;
 mod sentence;
 
 use std::net::SocketAddr;

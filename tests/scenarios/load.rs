@@ -228,13 +228,14 @@ fn replace(rig: &Rig, index: usize, times: u32) -> Result<Duration> {
         mode: AttachMode::Native,
         bpffs: daemon.bpffs().to_owned(),
         forward: ForwardMode::Auto,
+        probe_port: 17_411,
     };
     let pins = pins::directory(daemon.bpffs());
     let link = pins.join(format!("link-xdp-{UPLINK}-native"));
     let begun = Instant::now();
     daemon.site().netns.run(|| {
         for _ in 0..OPENED {
-            drop(Agent::open(&settings)?);
+            drop(Agent::with_object(&settings, object::embedded()?)?);
         }
         let mut objects = [load_object(&pins)?, load_object(&pins)?];
         for turn in OPENED..times {
@@ -246,7 +247,7 @@ fn replace(rig: &Rig, index: usize, times: u32) -> Result<Duration> {
             // A few hundred packets meet each of them.
             throughout("a program", Duration::from_millis(20), || Ok(()))?;
         }
-        drop(Agent::open(&settings)?);
+        drop(Agent::with_object(&settings, object::embedded()?)?);
         Ok(())
     })?;
     Ok(begun.elapsed())

@@ -170,6 +170,7 @@ pub(super) fn prospects(
         name: interface.to_owned(),
         mac: port.mac,
         mtu,
+        ..Interface::default()
     };
     let attachment = describe(interface, port.ifindex, &link);
     let facts = facts(&attachment, &pins::own_programs(directory)).unwrap_or_default();

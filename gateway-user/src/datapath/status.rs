@@ -189,7 +189,7 @@ impl Forward {
             Self::Unresolved
         } else if flags & (node_flag::ON_LINK | node_flag::ENCAPSULATE) == node_flag::ON_LINK
             && !encapsulates
- {
+        {
             Self::L2
         } else {
             Self::Udp

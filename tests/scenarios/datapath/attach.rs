@@ -415,9 +415,11 @@ fn an_interface_is_followed_through_deletion_and_renaming() {
     assert_eq!(client.hello(VIP), "hello from one");
 }
 
-/// The built object with the first instruction of a program made one that no verifier accepts there.
+/// The built object with the last instruction of a program made one that no verifier accepts. It is the end or a jump, so
+/// that no relocation concerns it.
 fn broken(program: &str) -> Vec<u8> {
-    const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
+    /// Sets the frame pointer, which is read-only.
+    const REFUSED: [u8; 8] = [0xb7, 10, 0, 0, 0, 0, 0, 0];
     const SYMBOLS: usize = 2;
     let mut bytes = std::fs::read(object::path().unwrap()).unwrap();
     let number = |at: usize, size: usize| -> usize {
@@ -437,8 +439,8 @@ fn broken(program: &str) -> Vec<u8> {
         .step_by(24)
         .find(|symbol| bytes[names + number(*symbol, 4)..].starts_with(name.as_bytes()))
         .unwrap_or_else(|| panic!("the object has no program {program}"));
-    let at = offset(number(symbol + 6, 2)) + number(symbol + 8, 8);
-    bytes[at..at + 8].copy_from_slice(&EXIT);
+    let end = offset(number(symbol + 6, 2)) + number(symbol + 8, 8) + number(symbol + 16, 8);
+    bytes[end - 8..end].copy_from_slice(&REFUSED);
     bytes
 }
 

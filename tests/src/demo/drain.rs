@@ -39,6 +39,8 @@ pub fn drain(rig: &mut Rig, hold: Duration) -> Result<Table> {
     let held = held_by(rig, leaving);
     must!(held > 0, "no long request runs on the node that leaves");
     rig.mark(leaving, ReplicaState::Draining)?;
+    // Its rows move when it knows that it leaves.
+    rig.wait_agreed()?;
     let during = wait_transition(rig, |rows| rows > 0)?;
     rig.backends.set_all(Behaviour::default());
     let new = send_new(rig, leaving)?;
