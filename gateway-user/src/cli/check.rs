@@ -1,6 +1,6 @@
 //! `forebay check`: what this machine offers to the datapath, and what eats packets of VIPs.
 //!
-//! `gather` reads the system, [`judge`] is pure. Nothing is changed; [`vip`] alone sends packets, to the stack of this machine.
+//! `gather` reads the system, [`judge`] is pure. Nothing is changed; `vip` alone sends packets, to the stack of this machine.
 
 mod trace;
 mod vip;

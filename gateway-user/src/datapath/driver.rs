@@ -7,6 +7,7 @@
 mod other_side;
 mod routing;
 mod show;
+mod targets;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,18 +17,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gateway_common::hash::Key;
-use gateway_common::rendezvous::name_hash;
 
 use self::routing::own_reach;
 use super::attach::Attachment;
 use super::neighbours::ForwardMode;
-use super::prober::{self, CountForeign, Link, Prober, Target, Targets};
+use super::prober::{self, CountForeign, Link, Prober};
 use super::pulse::{self, Pulse};
 use super::{Error, LocalAddresses, NodePrivileges, SessionTags, SharedTables, listener_mss, sys};
 use crate::l4::diff::{Image, MapOp, diff};
-use crate::l4::liveness::{PeerId, Settings as ProbeTimes};
+use crate::l4::liveness::Settings as ProbeTimes;
 use crate::l4::paths::Paths;
-use crate::l4::tables::{ListedNode, Planner, Reach, Settings};
+use crate::l4::tables::{Planner, Reach, Settings};
 use crate::snapshot::{BindKey, ObjectKey, Snapshot};
 
 /// How often neighbours and local addresses are looked at.
@@ -376,35 +376,6 @@ impl Driver {
             link.iter().for_each(|link| link.end_write(self.targets()));
         }
         Ok(())
-    }
-
-    /// Whom to probe with the tables as they are.
-    fn targets(&self) -> Targets {
-        let settings = self.planner.settings();
-        let hash = |node: &ListedNode| name_hash(settings.hash_key, &node.member.name);
-        let mut targets = Targets {
-            fingerprint: self.planner.fingerprint(),
-            port: settings.probe_port,
-            keys: settings.probe_keys,
-            ..Targets::default()
-        };
-        for node in self.planner.listed() {
-            let address = node.member.address;
-            if node.own {
-                targets.own = Some((address, node.index, hash(node)));
-                continue;
-            }
-            targets.peers.push(Target {
-                id: PeerId {
-                    name: node.member.name.clone(),
-                    name_hash: hash(node),
-                    address,
-                },
-                index: node.index,
-                episode: node.member.episode.is_some(),
-            });
-        }
-        targets
     }
 
     /// Withdraws the local routes: the daemon stops, the programs go on.

@@ -5,7 +5,7 @@
 //!   prober ran: after a stall (the process was not scheduled, the machine slept, the clock jumped) a step counts for at
 //!   most one and a half intervals. A question that could not even be sent says nothing about the peer.
 //! - **Suspect** after `suspect_after` of silence, **silent** after `dead_after`; any answer ends both. A peer that never
-//!   answered may not list this node yet, and refuse its questions: it is suspect after [`NEWS`] only. An answer counts
+//!   answered may not list this node yet, and refuse its questions: it is suspect after 2 s only. An answer counts
 //!   if it names both ends, carries a question's sequence that is still open, and was not given before.
 //! - **Agreement**: while a peer is suspect, every question to the others asks what they hold it for. It is agreed that
 //!   it is dead if it is silent here and most of those who answer here and probe themselves, this node included, hold

@@ -3,6 +3,7 @@
 //! Same input, same tables. Nothing here knows which half is live, what is written already or how to write it.
 
 mod frames;
+mod nodes;
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,9 +16,8 @@ use gateway_common::abi::{
 use gateway_common::hash::{Key, sip13};
 use gateway_common::rendezvous::name_hash;
 
-use serde::{Deserialize, Serialize};
-
 pub use self::frames::Frames;
+pub use self::nodes::Reach;
 pub use self::place::vip_half;
 use super::diff::Image;
 use super::index::Indices;
@@ -62,25 +62,6 @@ pub const HOP_LIMIT: u32 = 10_000;
 pub const SYN_LIMIT: u32 = 2_000;
 /// "Too big" messages that one CPU sends in one window: as many as the kernel sends in all by default.
 pub const TOO_BIG_LIMIT: u32 = 100;
-
-/// How a node is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reach {
-    /// Its MAC, or that of the next hop.
-    pub mac: [u8; 6],
-    /// MAC of our interface toward it.
-    pub source_mac: [u8; 6],
-    /// Our interface toward it.
-    pub ifindex: u32,
-    /// MTU of that interface, 0 if not known.
-    pub mtu: u32,
-    /// VLAN in which the node is, if that interface carries several; 0: untagged.
-    pub vlan: u16,
-    /// Forward by MAC rewrite (the node itself is on our link and the forward mode allows it).
-    pub on_link: bool,
-    /// MACs and interface are known.
-    pub resolved: bool,
-}
 
 /// One half of the VIP table, ready to be written.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -235,33 +216,6 @@ impl Planner {
     /// The proxy's last socket of a VIP is gone.
     pub fn sockets_gone(&mut self, key: BindKey) {
         self.vips.sockets_gone(key);
-    }
-
-    /// How nodes are reached, by node address.
-    pub fn set_reach(&mut self, reach: BTreeMap<IpAddr, Reach>) {
-        self.reach = reach;
-    }
-
-    /// From now on MACs are only rewritten toward nodes for which that is known to work. True if the tables change.
-    pub fn set_proven(&mut self, proven: BTreeSet<IpAddr>) -> bool {
-        let changed = self.proven.as_ref() != Some(&proven);
-        self.proven = Some(proven);
-        changed
-    }
-
-    /// How a node is reached, if frames for it reach it and nobody else: it is on our link and has a MAC of its own.
-    #[must_use]
-    pub fn on_link(&self, node: IpAddr) -> Option<Reach> {
-        let reach = self
-            .reach
-            .get(&node)
-            .filter(|reach| reach.resolved && reach.on_link)?;
-        (!self.shared_macs().contains(&reach.mac)).then_some(*reach)
-    }
-
-    /// MAC and index of the uplink: in the own entry they are what ARP answers carry.
-    pub fn set_own_reach(&mut self, reach: Reach) {
-        self.own_reach = reach;
     }
 
     /// Which frames are for this machine.
@@ -473,54 +427,6 @@ impl Planner {
         };
         self.frames.write(&mut config);
         config
-    }
-
-    /// MACs that more than one listed node answers with: a router or a fabric speaks for them all, and a frame
-    /// for it does not reach the node that was meant.
-    fn shared_macs(&self) -> BTreeSet<[u8; 6]> {
-        let mut seen = BTreeSet::new();
-        let others = self.listed.iter().filter(|node| !node.own);
-        others
-            .filter_map(|node| self.reach.get(&node.member.address))
-            .filter(|reach| reach.resolved && !seen.insert(reach.mac))
-            .map(|reach| reach.mac)
-            .collect()
-    }
-
-    fn node_table(&self) -> Box<[NodeEntry]> {
-        let shared_macs = self.shared_macs();
-        let mut table = vec![NodeEntry::default(); MAX_NODES as usize].into_boxed_slice();
-        for node in &self.listed {
-            let reach = if node.own {
-                self.own_reach
-            } else {
-                let known = self.reach.get(&node.member.address);
-                known.copied().unwrap_or_default()
-            };
-            let flag = |set: bool, flag: u32| if set { flag } else { 0 };
-            let on_link = reach.on_link && !shared_macs.contains(&reach.mac);
-            let unproven =
-                (self.proven.as_ref()).is_some_and(|proven| !proven.contains(&node.member.address));
-            // A dead node stays listed: its probes are answered, and its packets taken.
-            let is = |state| node.member.state == state && !node.member.dead;
-            table[usize::from(node.index)] = NodeEntry {
-                address: abi_address(node.member.address),
-                mac: reach.mac,
-                source_mac: reach.source_mac,
-                ifindex: reach.ifindex,
-                mtu: u16::try_from(reach.mtu).unwrap_or(0),
-                vlan: reach.vlan,
-                flags: node_flag::LISTED
-                    | flag(is(ReplicaState::Ready), node_flag::READY)
-                    | flag(is(ReplicaState::Draining), node_flag::DRAINING)
-                    | flag(on_link, node_flag::ON_LINK)
-                    | flag(on_link && unproven, node_flag::ENCAPSULATE)
-                    | flag(reach.resolved, node_flag::RESOLVED)
-                    | flag(node.own, node_flag::SELF),
-                ..NodeEntry::default()
-            };
-        }
-        table
     }
 }
 
