@@ -457,4 +457,9 @@ SEC("xdp") int c_decide(struct xdp_md *ctx)
 	return measured(ctx, decide);
 }
 
+SEC("xdp") int c_forward(struct xdp_md *ctx)
+{
+	return decide(ctx);
+}
+
 char _license[] SEC("license") = "Dual MIT/GPL";

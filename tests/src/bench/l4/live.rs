@@ -45,6 +45,8 @@ pub(super) enum Handler {
     ForebayL2Many,
     ForebayUdp,
     ForebayUdpMany,
+    C,
+    CUdp,
     Tcx,
     TcxUdp,
     Generic,
@@ -52,12 +54,14 @@ pub(super) enum Handler {
 }
 
 impl Handler {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Floor,
         Self::ForebayL2,
         Self::ForebayL2Many,
         Self::ForebayUdp,
         Self::ForebayUdpMany,
+        Self::C,
+        Self::CUdp,
         Self::Tcx,
         Self::TcxUdp,
         Self::Generic,
@@ -79,6 +83,8 @@ impl Handler {
             Self::ForebayL2Many => "forebay, MAC rewrite, 1M flows",
             Self::ForebayUdp => "forebay, UDP, 10k flows",
             Self::ForebayUdpMany => "forebay, UDP, 1M flows",
+            Self::C => "C: MAC rewrite, 10k flows",
+            Self::CUdp => "C: UDP, 10k flows",
             Self::Tcx => "forebay on tcx, MAC rewrite",
             Self::TcxUdp => "forebay on tcx, UDP",
             Self::Generic => "forebay in generic XDP, MAC rewrite",
@@ -93,8 +99,16 @@ impl Handler {
         }
     }
 
+    /// Whether it is the program in C.
+    pub(super) fn is_c(self) -> bool {
+        matches!(self, Self::C | Self::CUdp)
+    }
+
     fn encapsulates(self) -> bool {
-        matches!(self, Self::ForebayUdp | Self::ForebayUdpMany | Self::TcxUdp)
+        matches!(
+            self,
+            Self::ForebayUdp | Self::ForebayUdpMany | Self::CUdp | Self::TcxUdp
+        )
     }
 }
 
@@ -219,6 +233,7 @@ impl Rig {
         kernel.set("FRAME", 0, template(self.near_mac, handler.flows()))?;
         let (program, mode) = match handler {
             Handler::Floor => ("live_return", XdpMode::Driver),
+            Handler::C | Handler::CUdp => ("c_forward", XdpMode::Driver),
             Handler::Generic => ("forebay_xdp", XdpMode::Skb),
             Handler::Tcx | Handler::TcxUdp => {
                 let link = kernel.attach_tcx(&self.near)?;
@@ -313,10 +328,14 @@ impl Rig {
 /// What Forebay's own counter of this handler says; `None` for the others.
 fn forwarded(kernel: &Kernel, handler: Handler) -> Result<Option<u64>> {
     let counter = match handler {
-        Handler::ForebayL2 | Handler::ForebayL2Many | Handler::Tcx | Handler::Generic => {
-            Counter::ForwardL2
+        Handler::ForebayL2
+        | Handler::ForebayL2Many
+        | Handler::C
+        | Handler::Tcx
+        | Handler::Generic => Counter::ForwardL2,
+        Handler::ForebayUdp | Handler::ForebayUdpMany | Handler::CUdp | Handler::TcxUdp => {
+            Counter::ForwardUdp
         }
-        Handler::ForebayUdp | Handler::ForebayUdpMany | Handler::TcxUdp => Counter::ForwardUdp,
         Handler::Floor | Handler::Nftables => return Ok(None),
     };
     kernel.counter(counter).map(Some)

@@ -20,7 +20,7 @@ use crate::bench::report::output;
 const COMPILERS: [&str; 2] = ["clang-22", "clang"];
 
 /// Programs of the object.
-pub(super) const PROGRAMS: [&str; 3] = ["c_stub", "c_push", "c_decide"];
+pub(super) const PROGRAMS: [&str; 4] = ["c_stub", "c_push", "c_decide", "c_forward"];
 
 /// What stands in the way of the comparison, or the compiler's name and the object.
 pub(super) type Peer = Result<(String, PathBuf)>;
