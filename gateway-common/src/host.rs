@@ -118,6 +118,8 @@ pub struct HostTables {
     pub sockets: Vec<(Tuple, Local)>,
     /// Address and port of listening sockets, which take every other flow; the rest have no socket.
     pub listeners: Vec<([u8; 16], [u8; 2])>,
+    /// Groups of VIPs for which the proxy has a listening socket.
+    pub groups: Vec<u16>,
     /// Flow hashes of UDP sessions.
     pub sessions: Vec<u64>,
     /// Prefixes of lists of sources: bits of the key that count, key, value.
@@ -156,6 +158,7 @@ impl Default for HostTables {
             jiffies: 0,
             sockets: Vec::new(),
             listeners: Vec::new(),
+            groups: Vec::new(),
             sessions: Vec::new(),
             sources: Vec::new(),
             cookie: None,
@@ -266,6 +269,10 @@ impl Tables for HostTables {
             None if self.listeners.contains(&tuple.vip()) => Local::Listener,
             None => Local::None,
         }
+    }
+
+    fn listens(&self, group: u16) -> bool {
+        self.groups.contains(&group)
     }
 
     fn cookie(&self, _: &HostPacket, _: &Tuple, _: Headers) -> Option<Cookie> {

@@ -6,7 +6,9 @@
 use core::marker::PhantomData;
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP};
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns};
+use aya_ebpf::helpers::{
+    bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_release,
+};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, DevMapHash, LpmTrie, RingBuf, SockMap};
@@ -166,6 +168,12 @@ impl<P: Outlined> Tables for Maps<P> {
     #[inline(always)]
     fn local(&self, packet: &P, tuple: &Tuple, headers: Headers) -> Local {
         packet.local(tuple, headers)
+    }
+
+    #[inline(always)]
+    fn listens(&self, group: u16) -> bool {
+        let first = u32::from(group) % abi::GROUPS * abi::SLOTS_PER_GROUP;
+        (first..first + abi::SLOTS_PER_GROUP).any(has_socket)
     }
 
     #[inline(always)]
@@ -364,6 +372,21 @@ impl<P: Outlined> Tables for Maps<P> {
     fn call_source(&self, list: u16, first: u64, second: u64) -> u64 {
         outline::forebay_source(u64::from(list), first, second)
     }
+}
+
+/// Whether a slot of the map of listening sockets is taken. A socket leaves the map when it is closed.
+#[inline(always)]
+fn has_socket(slot: u32) -> bool {
+    let map = (&raw const SOCKETS).cast_mut().cast();
+    // SAFETY: the map's key is a word; what is found is a socket, given back once and not used after.
+    unsafe {
+        let socket = bpf_map_lookup_elem(map, (&raw const slot).cast());
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_release(socket);
+    }
+    true
 }
 
 /// A word of a map of words; 0 where there is no such entry.

@@ -11,8 +11,8 @@ use gateway_common::verdict::Verdict;
 use gateway_tests::object::fixture::{
     DELETED, DNS, DRAINING, FAR_INTERFACE, FINGERPRINT, FLAT, FLAT6, HERE, LISTED, LISTED6,
     LISTENING, ME, NARROW, ON_LINK, PROBE_KEY, PROBE_KEY_PREVIOUS, ROUTED, SHARED, SHARED6,
-    Sockets, Steered, TAGGED, TUNNEL, VIP, VIP6, VLAN, address, address6, change_node, mac,
-    over_v6, six, tables,
+    Sockets, Steered, TAGGED, TUNNEL, VIP, VIP6, VLAN, address, address6, change_node,
+    listen_for_group, mac, over_v6, served_by_group, six, tables,
 };
 use gateway_tests::object::{Form, HEADROOM, Object, fresh_namespace, on_one_processor};
 use gateway_tests::packet::frame::{fragment, number, padding};
@@ -47,6 +47,7 @@ fn agree_on_random_packets(form: Form) {
     base.config.window_jiffies = 1_000_000;
     let mut object = Object::of(form).unwrap();
     object.add_device(FAR_INTERFACE).unwrap();
+    let _proxy = listen_for_group(&mut base, &mut object).unwrap();
     let (mut counted, mut traced) = (BTreeMap::new(), BTreeMap::new());
     for seed in 0..TABLES {
         let mut random = Random(seed);
@@ -175,6 +176,9 @@ impl Random {
         config.syn_limit = self.pick(&[0, 5]);
         if self.rarely(2) {
             over_v6(&mut tables);
+        }
+        if self.rarely(2) {
+            served_by_group(&mut tables);
         }
         // Where ports do not count, some packets are of these.
         for last in [7, 8, 150] {

@@ -23,7 +23,9 @@ use std::collections::BTreeSet;
 
 use gateway_common::abi::{Counter, Row, state};
 use gateway_common::host::HostTables;
-use gateway_tests::object::fixture::{FAR_INTERFACE, ME, ON_LINK, Sockets, set_row, tables};
+use gateway_tests::object::fixture::{
+    FAR_INTERFACE, ME, ON_LINK, Sockets, listen_for_group, set_row, tables,
+};
 use gateway_tests::object::{Form, Object, fresh_namespace};
 use gateway_tests::packet::TcpPacket;
 
@@ -56,6 +58,7 @@ fn verdicts_are_as_the_table_says(form: Form) {
     let sockets = Sockets::open(&mut base).unwrap();
     let mut object = Object::of(form).unwrap();
     object.add_device(FAR_INTERFACE).unwrap();
+    let _proxy = listen_for_group(&mut base, &mut object).unwrap();
     base.jiffies = jiffies(&mut object, &base);
     let cases = [
         foreign::foreign(),

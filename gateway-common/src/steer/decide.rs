@@ -6,6 +6,9 @@
 //! A packet that comes from a peer is passed on only to a higher rank (as a delivery) or down the ranks (as a
 //! second chance), so it cannot loop even where tables differ; the header bounds its hops besides.
 //!
+//! A SYN that nothing speaks against asks only whether the proxy listens for the VIP's group: our own lookup program would
+//! find it that socket and no other. In doubt the kernel is asked for the packet's own socket.
+//!
 //! A silent owner is *suspect*: new connections go to its heir, other packets to the heir first, which passes on to the
 //! owner what it does not hold: a detour, whatever the heir itself holds the owner for. From there the packet takes its
 //! usual way, and a second chance never becomes a delivery again, so nothing goes round.
@@ -80,7 +83,7 @@ pub(super) fn next<T: Tables, const PLAIN: bool>(
     packet: &mut T::Packet,
     tables: &T,
     config: LiveConfig<'_>,
-    place: Place,
+    mut place: Place,
     flow: &Flow,
     arrival: Option<Tunnel>,
 ) -> Next {
@@ -91,12 +94,25 @@ pub(super) fn next<T: Tables, const PLAIN: bool>(
     let (owner, me) = (row.owner(), config.self_index() as NodeIndex);
     if arrival.is_none() {
         if owner == me {
-            let plain = !flow.syn && !row.in_transition();
-            if plain
+            let certain = !row.in_transition()
                 && config.flags() & flag::DRAINING == 0
-                && heartbeat::proxy(tables, config) == Proxy::Alive
-            {
+                && heartbeat::proxy(tables, config) == Proxy::Alive;
+            if certain && !flow.syn {
                 return Next::Stay(Verdict::pass_in(VipCell::Owned.cell(flow.number)));
+            }
+            if certain && tables.listens(flow.group) {
+                tables.count(VipCell::Other.cell(flow.number));
+                return admit(tables, config);
+            }
+            if PLAIN && !flow.syn && place.protocol == protocol::TCP {
+                match tables.call_held(packet, place.pack()) {
+                    SOCKET => {
+                        tables.count(VipCell::Other.cell(flow.number));
+                        return Next::Stay(Verdict::pass(Counter::OwnSocket));
+                    }
+                    NOTHING | LISTENER => place.kind |= kind::NOT_HELD,
+                    _ => {}
+                }
             }
         } else if owner != 0 && !row.is_outranked() && !tables.suspect(owner) {
             tables.count(VipCell::Other.cell(flow.number));
@@ -117,6 +133,17 @@ pub(super) fn next<T: Tables, const PLAIN: bool>(
     let arrival = arrival.map_or(0, Tunnel::pack);
     let place = place.of_flow(flow.syn).pack();
     Next::unpack(tables.call_decide(packet, place, flow.hash, arrival))
+}
+
+/// A SYN for which this node has a listening socket.
+#[inline(always)]
+fn admit<T: Tables>(tables: &T, config: LiveConfig<'_>) -> Next {
+    let limit = config.syn_limit();
+    if limit == 0 || heartbeat::take(tables, config, cpu_state::SYNS, limit) {
+        Next::Stay(Verdict::pass(Counter::OwnSyn))
+    } else {
+        Next::Cookie
+    }
 }
 
 /// Decides about a packet in any case, in one word.
@@ -439,6 +466,9 @@ impl<T: Tables> Decision<'_, T> {
                 .tables
                 .session(self.hash)
                 .then_some(Counter::OwnSession);
+        }
+        if self.place.is(kind::NOT_HELD) && !self.is_syn() {
+            return None;
         }
         match self.tables.call_held(self.packet, self.place.pack()) {
             NOTHING => None,

@@ -19,6 +19,8 @@ pub(super) struct Flow {
     pub(super) syn: bool,
     /// The VIP's number, which counters know it by.
     pub(super) number: u16,
+    /// The group of the VIP's listening sockets; read for a SYN only.
+    pub(super) group: u16,
 }
 
 /// Addresses and ports, from client to VIP; addresses in [`words`](crate::hash::words), IPv4-mapped for IPv4, ports as a
@@ -79,6 +81,7 @@ impl Flow {
             vip: flags,
             syn,
             number,
+            group: if syn { entry.group() } else { 0 },
         })
     }
 }
@@ -200,6 +203,7 @@ fn without_ports<T: Tables>(
                         vip: flags,
                         syn: false,
                         number,
+                        group: 0,
                     });
                 }
                 Err(denied) if !cut => denied,

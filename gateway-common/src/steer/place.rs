@@ -38,6 +38,8 @@ pub(super) mod kind {
     pub(in crate::steer) const SYN: u8 = 1 << 5;
     /// A SYN that was beyond the budget, and for which the kernel makes no cookie.
     pub(in crate::steer) const NO_COOKIE: u8 = 1 << 6;
+    /// No SYN, and no socket here holds its flow: that was looked up already.
+    pub(in crate::steer) const NOT_HELD: u8 = NO_COOKIE;
     /// Set in every place, so that none is all zero.
     pub(in crate::steer) const FOUND: u8 = 1 << 7;
 }

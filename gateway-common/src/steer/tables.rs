@@ -170,6 +170,8 @@ pub trait Tables {
     fn jiffies(&self) -> u64;
     /// What this node's sockets say about a packet of the flow.
     fn local(&self, packet: &Self::Packet, tuple: &Tuple, headers: Headers) -> Local;
+    /// Whether the proxy has a listening socket for the VIPs of a group; what is looked up for their SYNs, in short.
+    fn listens(&self, group: u16) -> bool;
     /// A cookie for the SYN of a flow that has a listening socket here, if the kernel makes one (RFC 4987): not while the
     /// listener's queue has room.
     fn cookie(&self, packet: &Self::Packet, tuple: &Tuple, headers: Headers) -> Option<Cookie>;

@@ -53,7 +53,15 @@ fn sockets6(sockets: &Sockets) -> Vec<Case> {
     let [_, lost] = both(VIP, VIP6, &tcp(80, ACK));
     let [_, listened] = both(VIP, VIP6, &tcp(LISTENING, ACK));
     let [_, opens] = both(VIP, VIP6, &tcp(LISTENING, SYN));
+    let [_, admitted] = both(VIP, VIP6, &tcp(80, SYN));
     let mut cases = vec![
+        Case::pass(
+            "IPv6, the proxy listens for the VIP's group",
+            admitted.build(),
+            Counter::OwnSyn,
+        )
+        .row(&admitted, Row::new(ME, false, [(0, false); 3]))
+        .setup(served_by_group),
         Case::pass(
             "IPv6, the socket is here",
             sockets.flow6.build(),

@@ -64,6 +64,22 @@ pub(super) fn owned(sockets: &Sockets) -> Vec<Case> {
         )
         .row(&ack(), MINE),
         Case::pass("SYN with a listener", listened.build(), Counter::OwnSyn).row(&listened, MINE),
+        Case::pass(
+            "SYN, the proxy listens for the VIP's group",
+            syn().build(),
+            Counter::OwnSyn,
+        )
+        .row(&syn(), MINE)
+        .setup(served_by_group),
+        heir("SYN, the proxy listens, draining by own decision", &syn())
+            .setup(served_by_group)
+            .setup(|t| t.config.flags |= flag::DRAINING),
+        heir("SYN, the proxy listens and hangs", &syn())
+            .setup(served_by_group)
+            .setup(|t| {
+                (t.config.beat_limit_jiffies, t.heartbeat) = (75, 5);
+                t.state.borrow_mut()[state::BEAT_VALUE as usize] = 5;
+            }),
         Case::drop(
             "SYN that nobody takes",
             syn().build(),

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gateway_common::abi::{
-    ABI_VERSION, Config, MAX_NODES, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED,
-    SourceKey, VipKey, mac_word, node_flag, vip_flag,
+    ABI_VERSION, Config, MAX_NODES, NodeEntry, NodeIndex, Row, SLOTS_PER_GROUP, SOURCE_ALLOWED,
+    SOURCE_DENIED, SourceKey, VipKey, mac_word, node_flag, vip_flag,
 };
 use gateway_common::hash::{flow_v4, flow_v6, row_of};
 use gateway_common::host::HostTables;
@@ -23,7 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use self::connections::{connection, ended};
 use self::probes::say;
 pub use self::probes::{FOREIGN, OWN_NAME, PROBE_KEY, PROBE_KEY_PREVIOUS, PROBES, ROUNDS};
-use crate::object::INGRESS;
+use crate::object::{INGRESS, Object};
 use crate::packet::{ACK, Ends, Frame, Load, SYN, TcpPacket};
 
 /// A VIP with ports 80 (nobody listens) and [`LISTENING`].
@@ -323,6 +323,29 @@ pub fn tuple(packet: &TcpPacket) -> Tuple {
         word(packet.destination),
         word(ports(packet)),
     )
+}
+
+/// Group of VIPs for which the proxy listens after [`listen_for_group`].
+pub const TAKEN: u16 = 5;
+
+/// Gives [`TAKEN`] a listening socket, on an address and a port that no packet is for: nobody finds it by looking up
+/// packets. It listens as long as it lives.
+pub fn listen_for_group(tables: &mut HostTables, object: &mut Object) -> Result<TcpListener> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("the proxy's socket")?;
+    // Not the first slot: an empty one is skipped.
+    let slot = (u32::from(TAKEN) + 1) * SLOTS_PER_GROUP - 1;
+    object.set_socket(slot, &listener)?;
+    tables.groups.push(TAKEN);
+    Ok(listener)
+}
+
+/// Lets the VIPs' port 80 be served by [`TAKEN`].
+pub fn served_by_group(tables: &mut HostTables) {
+    for vip in &mut tables.vips {
+        if vip.key.port == 80_u16.to_be_bytes() {
+            vip.group = TAKEN;
+        }
+    }
 }
 
 /// Real sockets in this thread's network namespace, as [`tables`] describes them.
