@@ -238,6 +238,112 @@ async fn the_access_log_has_one_line_for_each_request() {
     assert_eq!(lines[0]["upstream_host"], server.address.to_string());
 }
 
+/// Hangs at `/hang`, begins a response and goes on for ever at `/begin`.
+fn endless() -> Script {
+    script(|seen| async move {
+        match seen.path() {
+            "/hang" => std::future::pending().await,
+            _ => b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf".to_vec(),
+        }
+    })
+}
+
+/// Path, status, flags and details of each line, sorted by path.
+fn told(log: &tempfile::NamedTempFile) -> Vec<String> {
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    let mut lines: Vec<String> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|line| {
+            format!(
+                "{} {} {} {}",
+                line["path"],
+                line["response_code"],
+                line["response_flags"],
+                line["response_code_details"]
+            )
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test]
+async fn the_log_says_who_cut_a_request_off() {
+    let server = backend(endless()).await;
+    let at = free_address();
+    let live = cluster("a", &TrafficPolicy::default(), &[server.address]);
+    let served = |timers: Timers| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_owned();
+        let settings = ProxySettings {
+            access_log: gateway_user::proxy::access_log::Destination::File(path),
+            timers,
+            ..ProxySettings::default()
+        };
+        let live = Arc::clone(&live);
+        (
+            file,
+            start_with(settings, &snapshot(at, &[(1, live)], |_| {})),
+        )
+    };
+    // The end of draining.
+    let (log, proxy) = served(Timers::default());
+    let mut clients = Vec::new();
+    for path in ["/hang", "/begin"] {
+        let before = server.count();
+        let mut client = Client::connect(at).await;
+        client.send(&request(path)).await;
+        until(|| server.count() > before).await;
+        clients.push(client);
+    }
+    until(|| proxy.stats().read().classes[2] == 0 && proxy.open_connections() == 2).await;
+    let mut begun = [0; 1];
+    clients[1].stream.peek(&mut begun).await.unwrap();
+    proxy.shutdown(Instant::now() + Duration::from_millis(50));
+    assert_eq!(
+        told(&log),
+        [
+            r#""/begin" 200 "DC" "downstream_local_disconnect(drain_timeout)""#,
+            r#""/hang" 0 "DC" "downstream_local_disconnect(drain_timeout)""#,
+        ]
+    );
+    // The client: also if it closes only its sending half, while it waits and while it reads.
+    let (log, proxy) = served(Timers::default());
+    for path in ["/hang", "/begin"] {
+        let before = server.count();
+        let mut client = Client::connect(at).await;
+        client.send(&request(path)).await;
+        until(|| server.count() > before).await;
+        if path == "/begin" {
+            client.stream.peek(&mut begun).await.unwrap();
+        }
+        tokio::io::AsyncWriteExt::shutdown(&mut client.stream)
+            .await
+            .unwrap();
+        until(|| proxy.open_connections() == 0).await;
+        until(|| proxy.endpoints()[0].in_use.requests == 0).await;
+    }
+    proxy.shutdown(Instant::now() + BOUND);
+    assert_eq!(
+        told(&log),
+        [
+            r#""/begin" 200 "DC" "downstream_remote_disconnect""#,
+            r#""/hang" 0 "DC" "downstream_remote_disconnect""#,
+        ]
+    );
+    // Silence.
+    let (log, proxy) = served(Timers {
+        stream_idle: Duration::from_millis(200),
+        ..Timers::default()
+    });
+    let mut client = Client::connect(at).await;
+    client.send(&request("/hang")).await;
+    assert!(client.closed().await);
+    proxy.shutdown(Instant::now() + BOUND);
+    assert_eq!(told(&log), [r#""/hang" 0 "SI" "stream_idle_timeout""#]);
+}
+
 #[tokio::test]
 async fn no_built_in_listener_is_opened_where_the_process_answers_itself() {
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
