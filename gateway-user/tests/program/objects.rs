@@ -378,7 +378,7 @@ async fn references_and_values() {
         ),
     ];
     for (text, want) in rows {
-        // What an API server would refuse is said as well, in `Problems`.
+        // What an API server would refuse is said as well, under `Errors`.
         let (code, got) = remarks(&[("a-gateway.yaml", GATEWAY), ("b.yaml", text)]).await;
         assert_eq!(got, *want, "{text}");
         assert_eq!(code, Some(i32::from(!want.is_empty())), "{text}");
