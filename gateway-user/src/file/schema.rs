@@ -41,8 +41,6 @@ pub struct Finding {
 
 /// What a value must be. Null counts as missing.
 enum Schema {
-    /// Anything.
-    Any,
     /// true or false.
     Bool,
     /// A string of so many characters in a format.
@@ -51,6 +49,8 @@ enum Schema {
     Choice(&'static [&'static str]),
     /// A whole number from the first to the second.
     Number(i64, i64),
+    /// A number from the first to the second.
+    Decimal(f64, f64),
     /// One of these whole numbers.
     OneOf(&'static [i64]),
     /// A list.
@@ -163,7 +163,6 @@ impl Walk {
             return;
         }
         match schema {
-            Schema::Any => {}
             Schema::Bool if value.is_boolean() => {}
             Schema::Bool => self.unexpected("true or false", value),
             Schema::Text(least, most, format) => self.text((*least, *most), format, value),
@@ -176,6 +175,12 @@ impl Walk {
                 let fits = |number| (*least..=*most).contains(&number);
                 if !value.as_i64().is_some_and(fits) {
                     self.unexpected(&format!("a whole number from {least} to {most}"), value);
+                }
+            }
+            Schema::Decimal(least, most) => {
+                let fits = |number| (*least..=*most).contains(&number);
+                if !value.as_f64().is_some_and(fits) {
+                    self.unexpected(&format!("a number from {least} to {most}"), value);
                 }
             }
             Schema::OneOf(numbers) => {

@@ -9,12 +9,17 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::format::{
-    BASE64, FREE, LABEL, LABEL_KEY, LABEL_VALUE, NAMESPACE, PORT, SECRET_KEY, SERVICE_NAME,
+    ANNOTATION_KEY, BASE64, FREE, LABEL, LABEL_KEY, LABEL_VALUE, NAMESPACE, PORT, SECRET_KEY,
+    SERVICE_NAME,
 };
 use super::{Field, Schema, entries, given, list, may, need, repeated, set, shown, string};
 
 const LABELS: Schema = Schema::Map(usize::MAX, LABEL_KEY, &Schema::Text(0, 63, LABEL_VALUE));
-const ANNOTATIONS: Schema = Schema::Map(usize::MAX, LABEL_KEY, &Schema::Text(0, 256 << 10, FREE));
+const ANNOTATIONS: Schema = Schema::Map(
+    usize::MAX,
+    ANNOTATION_KEY,
+    &Schema::Text(0, 256 << 10, FREE),
+);
 /// Names are checked where objects are read: without a valid one there is no object that could stay.
 const METADATA_FIELDS: [Field; 3] = [
     may("namespace", &NAMESPACE),

@@ -29,6 +29,11 @@ pub(super) const SERVICE_NAME: Format =
         is_label(text) && text.starts_with(|first: char| first.is_ascii_lowercase())
     });
 pub(super) const LABEL_KEY: Format = format("a label key such as example.com/name", is_label_key);
+/// As a label key, with capitals in the domain too.
+pub(super) const ANNOTATION_KEY: Format =
+    format("an annotation key such as example.com/name", |text| {
+        is_label_key(&text.to_ascii_lowercase())
+    });
 pub(super) const LABEL_VALUE: Format = format(
     "letters, digits, -, _ and ., beginning and ending with a letter or digit",
     |text| text.is_empty() || is_qualified(text),

@@ -46,6 +46,7 @@ pub(super) const FILTERS: Schema = Schema::List(List {
             may("urlRewrite", &REWRITE),
             may("extensionRef", &EXTENSION),
             may("cors", &CORS),
+            may("externalAuth", &EXTERNAL_AUTH),
         ],
         &[settings_fit_the_type],
     ),
@@ -54,11 +55,19 @@ pub(super) const FILTERS: Schema = Schema::List(List {
 });
 
 fn settings_fit_the_type(filter: &Value) -> Option<(String, String)> {
-    let kind = string(filter, "type")?;
-    TYPES.iter().find_map(|&(name, field)| {
-        let message = match (given(filter, field).is_some(), name == kind) {
-            (true, false) => format!("must not be given for type {kind}"),
-            (false, true) => format!("is missing: type {kind} needs it"),
+    choice_fits(filter, ("type", string(filter, "type")?), &TYPES)
+}
+
+/// Each choice and the field that holds its settings: the one that is chosen must be there, the others must not.
+fn choice_fits(
+    object: &Value,
+    (what, chosen): (&str, &str),
+    fields: &[(&str, &str)],
+) -> Option<(String, String)> {
+    fields.iter().find_map(|&(choice, field)| {
+        let message = match (given(object, field).is_some(), choice == chosen) {
+            (true, false) => format!("must not be given for {what} {chosen}"),
+            (false, true) => format!("is missing: {what} {chosen} needs it"),
             _ => return None,
         };
         Some((format!(".{field}"), message))
@@ -183,20 +192,11 @@ const PATH_MODIFIER: Schema = Schema::Object(
 );
 
 fn replacement_fits_the_type(path: &Value) -> Option<(String, String)> {
-    let kind = string(path, "type")?;
-    [
+    let fields = [
         ("ReplaceFullPath", "replaceFullPath"),
         ("ReplacePrefixMatch", "replacePrefixMatch"),
-    ]
-    .into_iter()
-    .find_map(|(name, field)| {
-        let message = match (given(path, field).is_some(), name == kind) {
-            (true, false) => format!("must not be given for type {kind}"),
-            (false, true) => format!("is missing: type {kind} needs it"),
-            _ => return None,
-        };
-        Some((format!(".{field}"), message))
-    })
+    ];
+    choice_fits(path, ("type", string(path, "type")?), &fields)
 }
 
 const REDIRECT: Schema = Schema::Object(
@@ -214,6 +214,23 @@ const REWRITE: Schema = Schema::Object(
     &[may("hostname", &PRECISE_HOST), may("path", &PATH_MODIFIER)],
     &[],
 );
+
+const EXTERNAL_AUTH: Schema = Schema::Object(
+    &[
+        need("protocol", &Schema::Choice(&["HTTP", "GRPC"])),
+        need("backendRef", &BACKEND_REF),
+    ],
+    &[settings_fit_the_protocol],
+);
+
+fn settings_fit_the_protocol(auth: &Value) -> Option<(String, String)> {
+    let protocol = string(auth, "protocol")?;
+    choice_fits(
+        auth,
+        ("protocol", protocol),
+        &[("GRPC", "grpc"), ("HTTP", "http")],
+    )
+}
 
 const EXTENSION: Schema = Schema::Object(
     &[

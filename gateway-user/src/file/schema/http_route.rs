@@ -42,6 +42,8 @@ const RULES: Schema = Schema::List(List {
             may("filters", &FILTERS),
             may("backendRefs", &list(0, 16, &BACKEND)),
             may("timeouts", &TIMEOUTS),
+            may("retry", &RETRY),
+            may("sessionPersistence", &SESSION_PERSISTENCE),
         ],
         &[redirect_or_backends, needs_one_prefix],
     ),
@@ -78,10 +80,7 @@ const BACKEND: Schema = Schema::Object(
 );
 
 const TIMEOUTS: Schema = Schema::Object(
-    &[
-        may("request", &Schema::Text(0, usize::MAX, DURATION)),
-        may("backendRequest", &Schema::Text(0, usize::MAX, DURATION)),
-    ],
+    &[may("request", &TIME), may("backendRequest", &TIME)],
     &[backend_is_not_longer],
 );
 
@@ -92,6 +91,40 @@ fn backend_is_not_longer(timeouts: &Value) -> Option<(String, String)> {
     (!request.is_zero() && backend > request)
         .then(|| (".backendRequest".to_owned(), message.to_owned()))
 }
+
+const TIME: Schema = Schema::Text(0, usize::MAX, DURATION);
+
+const RETRY: Schema = Schema::Object(
+    &[
+        may("attempts", &Schema::Number(1, i32::MAX as i64)),
+        may("backoff", &TIME),
+        may("codes", &set(0, 200, &Schema::Number(400, 599), &[""])),
+    ],
+    &[],
+);
+
+const SESSION_PERSISTENCE: Schema = Schema::Object(
+    &[
+        may("type", &Schema::Choice(&["Cookie", "Header"])),
+        may("absoluteTimeout", &TIME),
+        may(
+            "cookie",
+            &Schema::Object(
+                &[
+                    may("name", &Schema::Text(1, 256, TOKEN)),
+                    may("path", &Schema::Text(0, 1024, FREE)),
+                    may("lifetimeType", &Schema::Choice(&["Permanent", "Session"])),
+                ],
+                &[],
+            ),
+        ),
+        may(
+            "header",
+            &Schema::Object(&[need("name", &Schema::Text(1, 256, TOKEN))], &[]),
+        ),
+    ],
+    &[],
+);
 
 const MATCH: Schema = Schema::Object(
     &[

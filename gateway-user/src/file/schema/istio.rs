@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::core::METADATA;
 use super::format::{
     EXPORT_TO, FREE, GO_DURATION, GO_DURATION_OR_ZERO, ISTIO_HOST, LABEL_KEY, LABEL_VALUE,
-    NAMESPACE,
+    NAMESPACE, PORT,
 };
 use super::{List, Schema, given, list, may, need, set, string};
 
@@ -82,12 +82,31 @@ const TRAFFIC_POLICY: Schema = Schema::Object(
         may("outlierDetection", &OUTLIER),
         may("tls", &TLS),
         may("portLevelSettings", &list(0, 4096, &PORT_LEVEL)),
-        may("tunnel", &Schema::Any),
+        may(
+            "tunnel",
+            &Schema::Object(
+                &[
+                    may("protocol", &Schema::Choice(&["CONNECT", "POST"])),
+                    need("targetHost", &Schema::Text(1, 255, FREE)),
+                    need("targetPort", &PORT),
+                ],
+                &[],
+            ),
+        ),
         may(
             "proxyProtocol",
             &Schema::Object(&[may("version", &Schema::Choice(&["V1", "V2"]))], &[]),
         ),
-        may("retryBudget", &Schema::Any),
+        may(
+            "retryBudget",
+            &Schema::Object(
+                &[
+                    may("percent", &Schema::Decimal(0.0, 100.0)),
+                    may("minRetryConcurrency", &COUNT_32),
+                ],
+                &[],
+            ),
+        ),
     ],
     &[policy_says_something, tunnel_or_proxy_protocol],
 );
@@ -152,7 +171,17 @@ const LOAD_BALANCER: Schema = Schema::Object(
             ]),
         ),
         may("warmupDurationSecs", &TIME),
-        may("warmup", &Schema::Object(&[need("duration", &TIME)], &[])),
+        may(
+            "warmup",
+            &Schema::Object(
+                &[
+                    need("duration", &TIME),
+                    may("minimumPercent", &Schema::Decimal(0.0, 100.0)),
+                    may("aggression", &Schema::Decimal(0.001, 1e9)),
+                ],
+                &[],
+            ),
+        ),
     ],
     &[one_balancer, one_locality],
 );

@@ -302,6 +302,14 @@ fn http_routes() {
             ),
             ("/spec/rules/0/timeouts/request", json!("0s"), &[]),
             ("/spec/rules/0/retry", json!({"attempts": 3}), &[]),
+            (
+                "/spec/rules/0/retry",
+                json!({"attempts": 0, "codes": [200]}),
+                &[
+                    "spec.rules[0].retry.attempts: expected a whole number from 1 to 2147483647, got 0",
+                    "spec.rules[0].retry.codes[0]: expected a whole number from 400 to 599, got 200",
+                ],
+            ),
         ],
     );
 }
@@ -335,6 +343,11 @@ fn filters() {
                 at,
                 redirect,
                 &["spec.rules[0].backendRefs: must not be given beside a RequestRedirect filter"],
+            ),
+            (
+                at,
+                json!({"type": "ExternalAuth", "externalAuth": {"protocol": "GRPC", "backendRef": {"name": "a", "port": 1}}}),
+                &["spec.rules[0].filters[0].externalAuth.grpc: is missing: protocol GRPC needs it"],
             ),
             (
                 "/spec/rules/0/filters/-",
@@ -493,6 +506,13 @@ fn destination_rules() {
                 ],
             ),
             (
+                "/spec/trafficPolicy/loadBalancer",
+                json!({"simple": "RANDOM", "warmup": {"duration": "1s", "minimumPercent": 150.5}}),
+                &[
+                    "spec.trafficPolicy.loadBalancer.warmup.minimumPercent: expected a number from 0 to 100, got 150.5",
+                ],
+            ),
+            (
                 "/spec/exportTo",
                 json!([".", "*"]),
                 &["spec.exportTo: * and ~ must stand alone"],
@@ -577,6 +597,18 @@ fn kubernetes_kinds() {
                 json!({"a": "b c"}),
                 &[
                     "metadata.labels[a]: expected letters, digits, -, _ and ., beginning and ending with a letter or digit, got \"b c\"",
+                ],
+            ),
+            (
+                "/metadata/annotations",
+                json!({"Example.com/Note": "Any text."}),
+                &[],
+            ),
+            (
+                "/metadata/annotations",
+                json!({"a b": ""}),
+                &[
+                    "metadata.annotations[a b]: expected an annotation key such as example.com/name as the key",
                 ],
             ),
             ("/spec/ports", json!([]), &["spec.ports: is missing"]),
