@@ -268,38 +268,42 @@ fn told(log: &tempfile::NamedTempFile) -> Vec<String> {
     lines
 }
 
-#[tokio::test]
-async fn the_log_says_who_cut_a_request_off() {
-    let server = backend(endless()).await;
-    let at = free_address();
-    let live = cluster("a", &TrafficPolicy::default(), &[server.address]);
-    let served = |timers: Timers| {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let path = file.path().to_owned();
-        let settings = ProxySettings {
-            access_log: gateway_user::proxy::access_log::Destination::File(path),
-            timers,
-            ..ProxySettings::default()
-        };
-        let live = Arc::clone(&live);
-        (
-            file,
-            start_with(settings, &snapshot(at, &[(1, live)], |_| {})),
-        )
+/// A proxy before the server, with a log.
+fn logged(
+    server: &BackendServer,
+    timers: Timers,
+) -> (tempfile::NamedTempFile, std::net::SocketAddr, Proxy) {
+    let (file, at) = (tempfile::NamedTempFile::new().unwrap(), free_address());
+    let settings = ProxySettings {
+        access_log: gateway_user::proxy::access_log::Destination::File(file.path().to_owned()),
+        timers,
+        ..ProxySettings::default()
     };
-    // The end of draining.
-    let (log, proxy) = served(Timers::default());
-    let mut clients = Vec::new();
-    for path in ["/hang", "/begin"] {
-        let before = server.count();
-        let mut client = Client::connect(at).await;
-        client.send(&request(path)).await;
-        until(|| server.count() > before).await;
-        clients.push(client);
+    let live = cluster("a", &TrafficPolicy::default(), &[server.address]);
+    let proxy = start_with(settings, &snapshot(at, &[(1, live)], |_| {}));
+    (file, at, proxy)
+}
+
+/// A client whose request has come to the server, and whose response has come to it if there is one.
+async fn asking(server: &BackendServer, at: std::net::SocketAddr, path: &str) -> Client {
+    let before = server.count();
+    let mut client = Client::connect(at).await;
+    client.send(&request(path)).await;
+    until(|| server.count() > before).await;
+    if path == "/begin" {
+        client.stream.peek(&mut [0; 1]).await.unwrap();
     }
-    until(|| proxy.stats().read().classes[2] == 0 && proxy.open_connections() == 2).await;
-    let mut begun = [0; 1];
-    clients[1].stream.peek(&mut begun).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn the_log_tells_what_was_cut_off_at_the_end_of_draining() {
+    let server = backend(endless()).await;
+    let (log, at, proxy) = logged(&server, Timers::default());
+    let _clients = (
+        asking(&server, at, "/hang").await,
+        asking(&server, at, "/begin").await,
+    );
     proxy.shutdown(Instant::now() + Duration::from_millis(50));
     assert_eq!(
         told(&log),
@@ -308,16 +312,14 @@ async fn the_log_says_who_cut_a_request_off() {
             r#""/hang" 0 "DC" "downstream_local_disconnect(drain_timeout)""#,
         ]
     );
-    // The client: also if it closes only its sending half, while it waits and while it reads.
-    let (log, proxy) = served(Timers::default());
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_half_is_gone_and_logged_so() {
+    let server = backend(endless()).await;
+    let (log, at, proxy) = logged(&server, Timers::default());
     for path in ["/hang", "/begin"] {
-        let before = server.count();
-        let mut client = Client::connect(at).await;
-        client.send(&request(path)).await;
-        until(|| server.count() > before).await;
-        if path == "/begin" {
-            client.stream.peek(&mut begun).await.unwrap();
-        }
+        let mut client = asking(&server, at, path).await;
         tokio::io::AsyncWriteExt::shutdown(&mut client.stream)
             .await
             .unwrap();
@@ -332,14 +334,17 @@ async fn the_log_says_who_cut_a_request_off() {
             r#""/hang" 0 "DC" "downstream_remote_disconnect""#,
         ]
     );
-    // Silence.
-    let (log, proxy) = served(Timers {
+}
+
+#[tokio::test]
+async fn the_log_tells_an_exchange_without_a_byte() {
+    let server = backend(endless()).await;
+    let timers = Timers {
         stream_idle: Duration::from_millis(200),
         ..Timers::default()
-    });
-    let mut client = Client::connect(at).await;
-    client.send(&request("/hang")).await;
-    assert!(client.closed().await);
+    };
+    let (log, at, proxy) = logged(&server, timers);
+    assert!(asking(&server, at, "/hang").await.closed().await);
     proxy.shutdown(Instant::now() + BOUND);
     assert_eq!(told(&log), [r#""/hang" 0 "SI" "stream_idle_timeout""#]);
 }
