@@ -1,6 +1,6 @@
 //! The file provider: every manifest below one directory, followed as it changes; and what file mode keeps on disk.
 //!
-//! `read`, `watch`, `keys` and `state` touch the file system; `document`, `merge` and `debounce` are pure. A broken
+//! `read`, `watch`, `keys` and `state` touch the file system; `document`, `schema`, `merge` and `debounce` are pure. A broken
 //! file or object never disturbs what works.
 
 pub mod debounce;
@@ -8,5 +8,6 @@ pub mod document;
 pub mod keys;
 pub mod merge;
 pub mod read;
+pub mod schema;
 pub mod state;
 pub mod watch;

@@ -9,7 +9,7 @@ mod backend_ref;
 mod cluster;
 pub mod condition;
 mod destination_rule;
-mod duration;
+pub(crate) mod duration;
 mod gateway;
 pub mod gateway_class;
 mod http_route;

@@ -69,9 +69,7 @@ fn bad_value(
     if value.is_empty() {
         return match variable {
             Some(name) => format!("{name} is empty; give it a value or unset it"),
-            None if flag.starts_with('<') => {
-                format!("{} is empty; give it a value", flag.replace(['<', '>'], ""))
-            }
+            None if !flag.starts_with('-') => format!("{flag} is empty; give it a value"),
             None => format!("{flag} has no value; give one after it"),
         };
     }

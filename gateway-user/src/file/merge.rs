@@ -1,8 +1,13 @@
 //! What the files of a directory say together.
 //!
 //! Invariant: what works is never disturbed. A file that cannot be read or parsed keeps all that was last read
-//! from it; a broken object keeps its last good version; of an object in two files the one in the first path in
-//! byte order counts. Every such case is a [`Problem`]. No file is touched here.
+//! from it; an object that cannot be read, or that an API server would refuse, keeps its last good version; of an
+//! object in two files the one in the first path in byte order counts. Every such case is a [`Problem`]. No file is
+//! touched here.
+//!
+//! Without a last good version an object that an API server would refuse, but that can be read, is handed on as it is:
+//! what of it is sound gets carried out and the rest becomes conditions. A listener beside a bad one serves, and a typing
+//! error in a policy or rule that guards something does not open it after a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::document;
 use super::read::{Content, Listing};
+use super::schema;
 use crate::translate::{Inputs, Object};
 
 /// API groups in which every kind means something to a load balancer: one that Forebay does not read is an
@@ -59,7 +65,7 @@ impl fmt::Display for Problem {
 pub struct Files {
     files: BTreeMap<String, File>,
     directories: BTreeMap<String, String>,
-    /// Objects in effect, by [`identity`].
+    /// Last good versions of all objects, by [`identity`].
     good: BTreeMap<String, Object>,
     merged: Merged,
 }
@@ -94,6 +100,8 @@ struct Claim {
 #[derive(Debug)]
 enum Read {
     Good(Object),
+    /// Readable, but an API server would refuse it.
+    Refused(Object, Vec<schema::Finding>),
     Bad {
         field: Option<String>,
         message: String,
@@ -229,7 +237,10 @@ impl Claim {
     fn new(value: &Value) -> Self {
         let (group, kind) = group_and_kind(value);
         let read = match Object::parse(value) {
-            Ok(Some(object)) => Read::Good(object),
+            Ok(Some(object)) => match schema::check(value) {
+                findings if findings.is_empty() => Read::Good(object),
+                findings => Read::Refused(object, findings),
+            },
             Ok(None) if GROUPS.contains(&group) => Read::Bad {
                 field: None,
                 message: format!(
@@ -266,17 +277,33 @@ impl Claim {
         good: &mut BTreeMap<String, Object>,
         merged: &mut Merged,
     ) {
+        let last = self
+            .identity
+            .as_ref()
+            .and_then(|id| before.get_key_value(id));
         match &self.read {
             Read::Good(object) => {
                 if let Some(id) = &self.identity {
                     good.insert(id.clone(), object.clone());
                 }
             }
+            Read::Refused(object, findings) => {
+                let kept = if last.is_some() {
+                    "its last good version stays"
+                } else {
+                    "what of the object can be carried out is"
+                };
+                for finding in findings {
+                    let message = format!("{}; {kept}", finding.message);
+                    let field = Some(finding.field.clone());
+                    merged.problems.insert(self.problem(path, field, message));
+                }
+                match last {
+                    Some((id, object)) => drop(good.insert(id.clone(), object.clone())),
+                    None => merged.inputs.insert(object.clone()),
+                }
+            }
             Read::Bad { field, message } => {
-                let last = self
-                    .identity
-                    .as_ref()
-                    .and_then(|id| before.get_key_value(id));
                 let kept = if last.is_some() {
                     "; its last good version stays"
                 } else {
@@ -429,6 +456,33 @@ mod tests {
             (&[("x.yaml", &b)], &["b:81"], &[]),
             (&[("x.yaml", &both)], &["b:81"], &[problem]),
         ]);
+    }
+
+    #[test]
+    fn what_an_api_server_would_refuse_keeps_its_last_good_version() {
+        let (good, bad, other) = (gateway("a", "80"), gateway("a", "0"), gateway("a", "81"));
+        let problem = "x.yaml: Gateway a: field spec.listeners[0].port: expected a whole number from 1 to 65535, got 0";
+        let kept = format!("{problem}; its last good version stays");
+        let carried_out = format!("{problem}; what of the object can be carried out is");
+        check(&[
+            // Nothing could stay: translate judges what is there.
+            (&[("x.yaml", &bad)], &["a:0"], &[&carried_out]),
+            (&[("x.yaml", &good)], &["a:80"], &[]),
+            (&[("x.yaml", &bad)], &["a:80"], &[&kept]),
+            // As long as it takes.
+            (&[("x.yaml", &bad), ("y.yaml", "BUSY")], &["a:80"], &[&kept]),
+            (&[("x.yaml", &other)], &["a:81"], &[]),
+            (&[], &[], &[]),
+            (&[("x.yaml", &bad)], &["a:0"], &[&carried_out]),
+        ]);
+    }
+
+    #[test]
+    fn every_finding_of_an_object_is_told() {
+        let text = gateway("a", "0").replace("name: http", "name: H_");
+        let mut files = Files::default();
+        files.update(listing(&[("x.yaml", &text)]));
+        assert_eq!(state(&files).1.len(), 2, "{:?}", state(&files).1);
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub fn prepare_request(
     }
     if keeps_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+        // Whoever sends TE must name it (RFC 9110, 10.1.4): it is for the next hop only.
+        headers.insert(CONNECTION, HeaderValue::from_static("TE"));
     }
     if claims {
         let claimed: Vec<HeaderName> = headers.keys().filter(|n| is_claim(n)).cloned().collect();
@@ -198,9 +200,16 @@ mod tests {
     fn te_keeps_trailers_only() {
         assert_eq!(
             request(&[("te", "gzip, trailers")]),
-            [("te".to_owned(), "trailers".to_owned())]
+            [
+                ("connection".to_owned(), "TE".to_owned()),
+                ("te".to_owned(), "trailers".to_owned())
+            ]
         );
-        assert_eq!(request(&[("te", "gzip")]), []);
+        assert_eq!(
+            request(&[("te", "trailers"), ("connection", "TE, x"), ("x", "1")]),
+            request(&[("te", "trailers")])
+        );
+        assert_eq!(request(&[("te", "gzip"), ("connection", "te")]), []);
     }
 
     #[test]

@@ -197,8 +197,8 @@ pub(super) struct Line<'a> {
     pub(super) upstream_took: Option<Duration>,
     pub(super) status: u16,
     pub(super) flag: Option<Flag>,
-    /// Why the scanner refused the request.
-    pub(super) refusal: Option<&'a str>,
+    /// Why the scanner refused the request, or who closed the client's connection.
+    pub(super) details: Option<&'static str>,
     pub(super) received: u64,
     pub(super) sent: u64,
     pub(super) endpoint: Option<&'a str>,
@@ -215,7 +215,7 @@ pub(super) fn write(out: &mut Vec<u8>, clock: &mut Clock, line: &Line<'_>) {
     clock.write(out, SystemTime::now() - line.took);
     out.extend_from_slice(b"\",\"method\":\"");
     // Of a refused request nothing is known that could be trusted in a log.
-    let refused = line.refusal.is_some() && line.flag == Some(Flag::DownstreamProtocol);
+    let refused = line.details.is_some() && line.flag == Some(Flag::DownstreamProtocol);
     escape(
         out,
         if refused {
@@ -260,7 +260,7 @@ pub(super) fn write(out: &mut Vec<u8>, clock: &mut Clock, line: &Line<'_>) {
     text(
         out,
         "response_code_details",
-        line.refusal.map(str::as_bytes),
+        line.details.map(str::as_bytes),
     );
     text(out, "route_name", line.rule.map(str::as_bytes));
     let _ = writeln!(

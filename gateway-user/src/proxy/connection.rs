@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::downstream::{Check, Downstream, Timers, Watched};
+use super::downstream::{Check, Cut, Downstream, Timers, Watched};
 use super::forward;
 use super::scan::{Guarded, Limits};
 use super::stats::Event;
@@ -89,6 +89,7 @@ async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stream: TcpStre
                 }
                 Expired::Abort(event) => {
                     worker.count(event);
+                    downstream.cut_off(Cut::Limit(event));
                     return Poll::Ready(());
                 }
             }

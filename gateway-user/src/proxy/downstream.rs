@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::Progress;
 use super::scan::{Admission, Phase, Refusal};
-use super::stats::Event;
+use super::stats::{Event, Flag};
 use crate::snapshot::BindKey;
 
 /// Limits on slow and idle clients (research: reliability 3.1).
@@ -78,6 +78,38 @@ pub(super) enum Check {
     Abort(Event),
 }
 
+/// Why we cut off a connection with an exchange on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// A limit has passed.
+    Limit(Event),
+    /// The time for draining is over.
+    Drained,
+}
+
+impl Cut {
+    /// Flag and details in the access log, as Envoy names them: to Envoy, too, a connection that it closes itself ends with
+    /// `DC`, and the details say whose doing it was.
+    pub(super) fn told(self) -> (Flag, &'static str) {
+        match self {
+            Self::Limit(Event::StreamTimeouts) => (Flag::StreamIdle, "stream_idle_timeout"),
+            Self::Limit(Event::BodyTimeouts) => (
+                Flag::DownstreamClosed,
+                "downstream_local_disconnect(request_body_timeout)",
+            ),
+            Self::Limit(Event::WriteTimeouts) => (
+                Flag::DownstreamClosed,
+                "downstream_local_disconnect(response_write_timeout)",
+            ),
+            Self::Limit(_) => (Flag::DownstreamClosed, "downstream_local_disconnect"),
+            Self::Drained => (
+                Flag::DownstreamClosed,
+                "downstream_local_disconnect(drain_timeout)",
+            ),
+        }
+    }
+}
+
 /// Notes about one client connection.
 #[derive(Debug)]
 pub(super) struct Downstream {
@@ -102,6 +134,7 @@ pub(super) struct Downstream {
     write_blocked: Cell<Option<Instant>>,
     last_byte: Cell<Instant>,
     draining_since: Cell<Option<Instant>>,
+    cut: Cell<Option<Cut>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -124,6 +157,7 @@ impl Downstream {
             write_blocked: Cell::new(None),
             last_byte: Cell::new(now),
             draining_since: Cell::new(None),
+            cut: Cell::new(None),
             waker: RefCell::new(None),
         }
     }
@@ -186,6 +220,17 @@ impl Downstream {
                 waker.wake_by_ref();
             }
         }
+    }
+
+    /// We cut the connection off, now; not its client.
+    pub(super) fn cut_off(&self, why: Cut) {
+        self.cut.set(Some(why));
+    }
+
+    /// Why we cut it off, if we did.
+    #[must_use]
+    pub(super) fn cut(&self) -> Option<Cut> {
+        self.cut.get()
     }
 
     /// Whether draining has begun.

@@ -1,7 +1,8 @@
 //! One request from admission to its record: what it holds, and what is counted and logged when it ends.
 //!
 //! It ends exactly once: when the response body is complete, when it fails, or when it is dropped because the client
-//! went away. Whatever it holds is released then, permits before the connection.
+//! went away or was cut off. A client that closes its sending half counts as gone, as with Envoy: from here it cannot be
+//! told from one that has closed both, and an abandoned request must not hold an endpoint. Whatever it holds is released then, permits before the connection.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -154,6 +155,16 @@ impl Exchange {
         }
     }
 
+    /// What the flag leaves open: why the scanner refused the request, or who closed the client's connection.
+    fn details(&self) -> Option<&'static str> {
+        let refusal = self.downstream.refusal().map(|r| r.reason.as_str());
+        refusal.or_else(|| match (self.flag?, self.downstream.cut()) {
+            (Flag::DownstreamClosed | Flag::StreamIdle, Some(cut)) => Some(cut.told().1),
+            (Flag::DownstreamClosed, None) => Some("downstream_remote_disconnect"),
+            _ => None,
+        })
+    }
+
     /// Counts and logs; once.
     fn end(&mut self) {
         if std::mem::replace(&mut self.ended, true) {
@@ -175,7 +186,7 @@ impl Exchange {
                 upstream_took: self.upstream_took,
                 status: self.status,
                 flag: self.flag,
-                refusal: self.downstream.refusal().map(|r| r.reason.as_str()),
+                details: self.details(),
                 received: self.body.as_ref().map_or(0, |b| b.bytes()),
                 sent: self.sent,
                 endpoint: self.endpoint.as_ref().map(|e| &*e.label),
@@ -194,9 +205,10 @@ impl Drop for Exchange {
         if !self.ended {
             // Closes the upstream connection: its response is of no use to anyone.
             self.lease = None;
-            let flag = match self.downstream.refusal() {
-                Some(_) => Flag::DownstreamProtocol,
-                None => Flag::DownstreamClosed,
+            let flag = match (self.downstream.refusal(), self.downstream.cut()) {
+                (Some(_), _) => Flag::DownstreamProtocol,
+                (None, Some(cut)) => cut.told().0,
+                (None, None) => Flag::DownstreamClosed,
             };
             self.flag.get_or_insert(flag);
             self.end();

@@ -108,8 +108,10 @@ closed_names! {
         UpstreamProtocol = "UPE",
         /// A timeout of the route passed.
         Timeout = "UT",
-        /// The client went away.
+        /// The client went away, or we closed its connection at the end of a limit or of draining.
         DownstreamClosed = "DC",
+        /// No byte went either way for too long.
+        StreamIdle = "SI",
         /// The client sent what is no acceptable request.
         DownstreamProtocol = "DPE",
         /// There was no room for it beside others.

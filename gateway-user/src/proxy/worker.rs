@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use super::acceptor;
 use super::access_log::{Clock, Sender};
 use super::connection;
-use super::downstream::{Downstream, Timers};
+use super::downstream::{Cut, Downstream, Timers};
 use super::held::{Held, Holding};
 use super::reply::Reply;
 use super::runtime::Live;
@@ -319,6 +319,9 @@ async fn serve(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
     };
     // Past the deadline the rest is cut off.
     let _ = tokio::time::timeout_at(at.into(), all_closed).await;
+    for downstream in worker.connections.borrow().values() {
+        downstream.cut_off(Cut::Drained);
+    }
     worker.sessions.stop(&worker);
     beat.abort();
 }

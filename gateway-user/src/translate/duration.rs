@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads a Gateway API duration (GEP-2257): one to four of up to five digits and `h`, `m`, `s` or `ms`.
-pub(super) fn gateway_api(text: &str) -> Option<Duration> {
+pub(crate) fn gateway_api(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text;
     for _ in 0..4 {
@@ -27,7 +27,7 @@ pub(super) fn gateway_api(text: &str) -> Option<Duration> {
 }
 
 /// Reads a duration as DestinationRules spell it (Go's form): `30s`, `1.5s`, `1h30m`, `100ms`.
-pub(super) fn go(text: &str) -> Option<Duration> {
+pub(crate) fn go(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text;
     while !rest.is_empty() || text.is_empty() {

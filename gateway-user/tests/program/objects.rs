@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::*;
 
 /// One file; the problems as `file: object: field name: sentence`, and its exit code.
-const FILES: [(&str, &str, &str); 25] = [
+const FILES: [(&str, &str, &str); 33] = [
     (
         "a.yaml",
         "a: [1",
@@ -126,10 +126,51 @@ const FILES: [(&str, &str, &str); 25] = [
         "apiVersion: networking.istio.io/v1beta1\nkind: DestinationRule\nmetadata: {name: x}\nspec: {trafficPolicy: {connectionPool: {tcp: {maxConnections: lots}}}}",
         "a.yaml: DestinationRule x: field spec.trafficPolicy.connectionPool.tcp.maxConnections: expected a whole number of 0 or more, got the string \"lots\"",
     ),
+    // What an API server would refuse.
     (
         "a.yaml",
-        "apiVersion: v1\nkind: Service\nmetadata: {name: x}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: x}",
-        "a.yaml: Service x: the same object stands earlier in this file, which counts; remove one of them",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: x}\nspec: {gatewayClassName: c, listeners: [{name: a, port: 0, protocol: HTTP}]}",
+        "a.yaml: Gateway x: field spec.listeners[0].port: expected a whole number from 1 to 65535, got 0; what of the object can be carried out is",
+    ),
+    (
+        "a.yaml",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: x}\nspec: {rules: [{matches: [{path: {type: Foo}}]}]}",
+        "a.yaml: HTTPRoute x: field spec.rules[0].matches[0].path.type: expected Exact, PathPrefix or RegularExpression, got \"Foo\"; what of the object can be carried out is",
+    ),
+    (
+        "a.yaml",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: x}\nspec: {rules: [{backendRefs: [{name: a, port: 1, weight: 1000001}]}]}",
+        "a.yaml: HTTPRoute x: field spec.rules[0].backendRefs[0].weight: expected a whole number from 0 to 1000000, got 1000001; what of the object can be carried out is",
+    ),
+    (
+        "a.yaml",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: x}\nspec: {hostnames: [a_b.example]}",
+        "a.yaml: HTTPRoute x: field spec.hostnames[0]: expected a lower-case DNS name, or *. and one, got \"a_b.example\"; what of the object can be carried out is",
+    ),
+    (
+        "a.yaml",
+        "apiVersion: networking.istio.io/v1beta1\nkind: DestinationRule\nmetadata: {name: x}\nspec: {host: a, trafficPolicy: {outlierDetection: {maxEjectionPercent: 101}}}",
+        "a.yaml: DestinationRule x: field spec.trafficPolicy.outlierDetection.maxEjectionPercent: expected a whole number from 0 to 100, got 101; what of the object can be carried out is",
+    ),
+    (
+        "a.yaml",
+        "apiVersion: forebay.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: x}\nspec: {ranges: [192.0.2.0/33]}",
+        "a.yaml: AddressPool x: field spec.ranges[0]: expected a CIDR or FIRST-LAST, such as 192.0.2.0/24 or 192.0.2.10-192.0.2.20, got \"192.0.2.0/33\"; what of the object can be carried out is",
+    ),
+    (
+        "a.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {ports: [{port: 80, protocol: Foo}]}",
+        "a.yaml: Service x: field spec.ports[0].protocol: expected TCP, UDP or SCTP, got \"Foo\"; what of the object can be carried out is",
+    ),
+    (
+        "a.yaml",
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: x}\naddressType: IPv4\nendpoints: [{addresses: [ten]}]",
+        "a.yaml: EndpointSlice x: field endpoints[0].addresses[0]: expected an IPv4 address, got \"ten\"; what of the object can be carried out is",
+    ),
+    (
+        "a.yaml",
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: x}",
+        "a.yaml: Namespace x: the same object stands earlier in this file, which counts; remove one of them",
     ),
 ];
 
@@ -337,6 +378,7 @@ async fn references_and_values() {
         ),
     ];
     for (text, want) in rows {
+        // What an API server would refuse is said as well, under `Errors`.
         let (code, got) = remarks(&[("a-gateway.yaml", GATEWAY), ("b.yaml", text)]).await;
         assert_eq!(got, *want, "{text}");
         assert_eq!(code, Some(i32::from(!want.is_empty())), "{text}");

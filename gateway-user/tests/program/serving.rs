@@ -290,6 +290,96 @@ async fn a_broken_file_disturbs_nothing_and_is_named_until_it_is_mended() {
     assert_eq!(daemon.terminate().await.0.code(), Some(0));
 }
 
+#[tokio::test]
+async fn what_an_api_server_would_refuse_leaves_the_last_good_version_serving() {
+    let port = free_port();
+    let rule = "networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec: {host: web, trafficPolicy: {outlierDetection: {maxEjectionPercent: 100}}}\n";
+    let good = format!(
+        "{}---\napiVersion: {rule}",
+        gateway(&[port], server("ok").await)
+    );
+    let config = manifests(&[("all.yaml", &good)]);
+    let daemon = Daemon::start(config.path(), &[], &[]).await;
+    let write = |text: &str| std::fs::write(config.path().join("all.yaml"), text).unwrap();
+    for (from, to, object, field, sentence) in [
+        (
+            format!("port: {port}}}"),
+            "port: 0}".to_owned(),
+            "Gateway g",
+            "spec.listeners[0].port",
+            "expected a whole number from 1 to 65535, got 0",
+        ),
+        (
+            "rules: [{".to_owned(),
+            "rules: [{matches: [{path: {type: Foo}}], ".to_owned(),
+            "HTTPRoute r",
+            "spec.rules[0].matches[0].path.type",
+            "expected Exact, PathPrefix or RegularExpression, got \"Foo\"",
+        ),
+        (
+            "{name: web, port: 80}]}]".to_owned(),
+            "{name: web, port: 80, weight: 1000001}]}]".to_owned(),
+            "HTTPRoute r",
+            "spec.rules[0].backendRefs[0].weight",
+            "expected a whole number from 0 to 1000000, got 1000001",
+        ),
+        (
+            "[{name: http, port: 80}]".to_owned(),
+            "[{name: http, port: 80, protocol: Foo}]".to_owned(),
+            "Service web",
+            "spec.ports[0].protocol",
+            "expected TCP, UDP or SCTP, got \"Foo\"",
+        ),
+        (
+            "maxEjectionPercent: 100".to_owned(),
+            "maxEjectionPercent: 101".to_owned(),
+            "DestinationRule d",
+            "spec.trafficPolicy.outlierDetection.maxEjectionPercent",
+            "expected a whole number from 0 to 100, got 101",
+        ),
+    ] {
+        let bad = good.replace(&from, &to);
+        assert_ne!(bad, good);
+        write(&bad);
+        let sentence = format!("{sentence}; its last good version stays");
+        let row = until("the object is named", || async {
+            let status = daemon.ask(&["status"]).await;
+            let row = row(&status.stdout, "Errors", "all.yaml")?;
+            (status.code == Some(1)).then_some(row)
+        })
+        .await;
+        assert_eq!(row, ["all.yaml", object, field, &sentence]);
+        let said = format!("all.yaml: {object}: field {field}: {sentence}\n");
+        assert!(daemon.log().contains(&said), "{}", daemon.log());
+        assert_eq!(get(port, "a").await, (200, "ok".into()), "{object} {field}");
+        // It stays as it was in all: no condition tells of what is not in effect.
+        let status = daemon.ask(&["status"]).await;
+        assert!(
+            !status.stdout.contains("Not as asked for"),
+            "{}",
+            status.stdout
+        );
+        write(&good);
+        until("all is well", || async {
+            (daemon.ask(&["status"]).await.code == Some(0)).then_some(())
+        })
+        .await;
+    }
+    // What every schema admits takes effect, and is a condition.
+    write(&good.replace(
+        "rules: [{",
+        "rules: [{matches: [{path: {type: RegularExpression, value: \"/[\"}}], ",
+    ));
+    until("the condition is told", || async {
+        let status = daemon.ask(&["status"]).await;
+        (status.stdout.contains("UnsupportedValue") && !status.stdout.contains("Errors\n"))
+            .then_some(())
+    })
+    .await;
+    assert_eq!(get(port, "a").await.0, 404);
+    assert_eq!(daemon.terminate().await.0.code(), Some(0));
+}
+
 /// The listener at `127.0.0.1:{failing}` cannot be served for this reason; the other one is.
 async fn one_listener_fails(by: &[&str], failing: u16, sentence: &str) {
     let port = free_port();

@@ -238,6 +238,117 @@ async fn the_access_log_has_one_line_for_each_request() {
     assert_eq!(lines[0]["upstream_host"], server.address.to_string());
 }
 
+/// Hangs at `/hang`, begins a response and goes on for ever at `/begin`.
+fn endless() -> Script {
+    script(|seen| async move {
+        match seen.path() {
+            "/hang" => std::future::pending().await,
+            _ => b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf".to_vec(),
+        }
+    })
+}
+
+/// Path, status, flags and details of each line, sorted by path.
+fn told(log: &tempfile::NamedTempFile) -> Vec<String> {
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    let mut lines: Vec<String> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|line| {
+            format!(
+                "{} {} {} {}",
+                line["path"],
+                line["response_code"],
+                line["response_flags"],
+                line["response_code_details"]
+            )
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// A proxy before the server, with a log.
+fn logged(
+    server: &BackendServer,
+    timers: Timers,
+) -> (tempfile::NamedTempFile, std::net::SocketAddr, Proxy) {
+    let (file, at) = (tempfile::NamedTempFile::new().unwrap(), free_address());
+    let settings = ProxySettings {
+        access_log: gateway_user::proxy::access_log::Destination::File(file.path().to_owned()),
+        timers,
+        ..ProxySettings::default()
+    };
+    let live = cluster("a", &TrafficPolicy::default(), &[server.address]);
+    let proxy = start_with(settings, &snapshot(at, &[(1, live)], |_| {}));
+    (file, at, proxy)
+}
+
+/// A client whose request has come to the server, and whose response has come to it if there is one.
+async fn asking(server: &BackendServer, at: std::net::SocketAddr, path: &str) -> Client {
+    let before = server.count();
+    let mut client = Client::connect(at).await;
+    client.send(&request(path)).await;
+    until(|| server.count() > before).await;
+    if path == "/begin" {
+        client.stream.peek(&mut [0; 1]).await.unwrap();
+    }
+    client
+}
+
+#[tokio::test]
+async fn the_log_tells_what_was_cut_off_at_the_end_of_draining() {
+    let server = backend(endless()).await;
+    let (log, at, proxy) = logged(&server, Timers::default());
+    let _clients = (
+        asking(&server, at, "/hang").await,
+        asking(&server, at, "/begin").await,
+    );
+    proxy.shutdown(Instant::now() + Duration::from_millis(50));
+    assert_eq!(
+        told(&log),
+        [
+            r#""/begin" 200 "DC" "downstream_local_disconnect(drain_timeout)""#,
+            r#""/hang" 0 "DC" "downstream_local_disconnect(drain_timeout)""#,
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_half_is_gone_and_logged_so() {
+    let server = backend(endless()).await;
+    let (log, at, proxy) = logged(&server, Timers::default());
+    for path in ["/hang", "/begin"] {
+        let mut client = asking(&server, at, path).await;
+        tokio::io::AsyncWriteExt::shutdown(&mut client.stream)
+            .await
+            .unwrap();
+        until(|| proxy.open_connections() == 0).await;
+        until(|| proxy.endpoints()[0].in_use.requests == 0).await;
+    }
+    proxy.shutdown(Instant::now() + BOUND);
+    assert_eq!(
+        told(&log),
+        [
+            r#""/begin" 200 "DC" "downstream_remote_disconnect""#,
+            r#""/hang" 0 "DC" "downstream_remote_disconnect""#,
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_log_tells_an_exchange_without_a_byte() {
+    let server = backend(endless()).await;
+    let timers = Timers {
+        stream_idle: Duration::from_millis(200),
+        ..Timers::default()
+    };
+    let (log, at, proxy) = logged(&server, timers);
+    assert!(asking(&server, at, "/hang").await.closed().await);
+    proxy.shutdown(Instant::now() + BOUND);
+    assert_eq!(told(&log), [r#""/hang" 0 "SI" "stream_idle_timeout""#]);
+}
+
 #[tokio::test]
 async fn no_built_in_listener_is_opened_where_the_process_answers_itself() {
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();

@@ -21,7 +21,7 @@ fn line(edit: impl FnOnce(&mut Head, &mut Option<Flag>)) -> serde_json::Value {
         upstream_took: Some(Duration::from_millis(5)),
         status: 200,
         flag,
-        refusal: None,
+        details: None,
         received: 1,
         sent: 2,
         endpoint: Some("10.0.0.1:80"),
