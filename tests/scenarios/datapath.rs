@@ -668,6 +668,8 @@ fn what_cannot_be_attached_is_one_clear_sentence() {
         bare.open("nope0", AttachMode::Auto).unwrap_err(),
         "interface nope0 does not exist: name an existing one with --interface (`ip link` lists them)"
     );
+    // What the kernel can do is asked once in a process: by nobody, who may ask nothing, it would be nothing.
+    let _foreign = bare.namespace.enter(|| attach_pass("up0").unwrap());
     let refused = bare.namespace.enter(|| {
         let nobody = rustix::process::Uid::from_raw(65_534);
         rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
@@ -677,7 +679,6 @@ fn what_cannot_be_attached_is_one_clear_sentence() {
         refused,
         "loading the BPF object (its maps) is not permitted: run as root or with CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and, for the start, CAP_PERFMON (before Linux 5.8 CAP_SYS_ADMIN)"
     );
-    let _foreign = bare.namespace.enter(|| attach_pass("up0").unwrap());
     let error = bare.open("up0", AttachMode::Native).unwrap_err();
     let (start, end) = error
         .split_once(", id ")

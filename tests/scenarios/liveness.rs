@@ -19,16 +19,18 @@ use gateway_tests::maps;
 use gateway_tests::netns::Netns;
 use gateway_tests::packet::UdpPacket;
 use gateway_tests::rig::{Options, Rig, VIP};
+use gateway_tests::stalls::Stalls;
 use gateway_tests::topology::{CLIENT, UPLINK};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Longest silence without suspicion: `--suspect-after`.
 const SUSPECTED: Duration = Duration::from_millis(300);
-/// What two busy cores may add to that, and the time between two requests by which it is seen.
+/// What two cores that have much to do may add to that, and the time between two requests by which it is seen; other
+/// programs may add their own ([`Stalls`]).
 const SLACK: Duration = Duration::from_millis(400);
 /// Patience for what takes the nodes a few seconds.
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(30);
 
 fn start(drain_timeout: Duration) -> Rig {
     let options = Options {
@@ -110,12 +112,12 @@ fn request(client: &Netns, port: u16, path: &str, patience: Duration) -> std::io
 
 /// Opens connections to a node that does not answer any more, each from a new port, until one is answered and for two
 /// seconds after that. Returns when the first one that was answered had been sent, since `gone`.
-fn outage(rig: &mut Rig, index: usize, gone: Instant) -> Result<Duration> {
+fn outage(rig: &mut Rig, index: usize, gone: Instant, stalls: &Stalls) -> Result<Duration> {
     let ports = rig.ports(index, 2_000)?;
     let client = rig.topology.client.clone();
     let mut first = None;
     for port in ports {
-        let sent = gone.elapsed();
+        let (begun, sent) = (Instant::now(), gone.elapsed());
         match request(&client, port, "/new/", Duration::from_millis(100)) {
             Ok(()) => {
                 let first = *first.get_or_insert(sent);
@@ -128,11 +130,14 @@ fn outage(rig: &mut Rig, index: usize, gone: Instant) -> Result<Duration> {
                     matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock),
                     "{sent:?} after it was gone: {error}"
                 );
+                // A hundred milliseconds are no time on a machine that stands still for some of them.
+                let excused = stalls.allowance(begun) > Duration::ZERO
+                    || sent < SUSPECTED + SLACK + stalls.allowance(gone);
                 ensure!(
-                    first.is_none() || sent < SUSPECTED + SLACK,
+                    first.is_none() || excused,
                     "unanswered {sent:?} after it was gone, although the first was answered: {first:?}"
                 );
-                ensure!(sent < Duration::from_secs(5), "no connection is answered");
+                ensure!(sent < Duration::from_secs(10), "no connection is answered");
             }
         }
     }
@@ -144,15 +149,17 @@ fn a_vanished_node_is_suspected_in_time_and_dead_after_three_seconds() {
     let mut rig = start(Duration::from_secs(60));
     let long = held(&rig, 60, Duration::from_secs(8), Vec::new()).unwrap();
     let steering = rig.steering();
+    let stalls = Stalls::watch().unwrap();
     let gone = Instant::now();
     rig.daemons[1].kill().unwrap();
     rig.topology.nodes[1]
         .netns
         .ip(&format!("link set {UPLINK} down"))
         .unwrap();
-    let unanswered = outage(&mut rig, 1, gone).unwrap();
+    let unanswered = outage(&mut rig, 1, gone, &stalls).unwrap();
     println!("new connections were not answered for {unanswered:?}");
-    assert!(unanswered <= SUSPECTED + SLACK, "{unanswered:?}");
+    let bound = SUSPECTED + SLACK + stalls.allowance(gone);
+    assert!(unanswered <= bound, "{unanswered:?} > {bound:?}");
     for node in [0, 2] {
         let daemon = &rig.daemons[node];
         let dead = eventually("its death", SOON, || {
@@ -166,7 +173,7 @@ fn a_vanished_node_is_suspected_in_time_and_dead_after_three_seconds() {
         assert!(dead > Duration::from_millis(2_900), "{dead:?}");
     }
     assert!(
-        gone.elapsed() < Duration::from_secs(6),
+        gone.elapsed() < Duration::from_secs(6) + stalls.allowance(gone),
         "{:?}",
         gone.elapsed()
     );
@@ -197,24 +204,25 @@ fn a_hanging_proxy_gets_no_new_connection_and_loses_none() {
     };
     let before = suspicions(&rig);
     let on_it = held(&rig, 20, Duration::from_secs(6), ports).unwrap();
+    // Now: to find them takes a while.
+    let tries = rig.ports(1, 100).unwrap();
+    let stalls = Stalls::watch().unwrap();
     let gone = Instant::now();
     rig.daemons[1].pause().unwrap();
     // Who is accepted by the kernel of the hanging node waits; who comes after 300 ms goes elsewhere.
     let client = rig.topology.client.clone();
     let patience = Duration::from_secs(2);
-    eventually("others in its place", patience, || {
-        let port = rig.ports(1, 1)?[0];
-        Ok(request(
-            &client,
-            port,
-            "/elsewhere/",
-            Duration::from_millis(100),
-        )?)
+    let mut asked = tries.into_iter();
+    let unanswered = eventually("others in its place", patience, || {
+        let port = asked.next().context("no port is left")?;
+        let sent = gone.elapsed();
+        request(&client, port, "/elsewhere/", Duration::from_millis(100))?;
+        Ok(sent)
     })
     .unwrap();
-    let unanswered = gone.elapsed();
     println!("a hung proxy was noticed after {unanswered:?}");
-    assert!(unanswered <= SUSPECTED + SLACK, "{unanswered:?}");
+    let bound = SUSPECTED + SLACK + stalls.allowance(gone);
+    assert!(unanswered <= bound, "{unanswered:?} > {bound:?}");
     // Connections that the heirs took go on after the node is back.
     let ports = rig.ports(1, 20).unwrap();
     let at_heirs = held(&rig, 20, Duration::from_secs(5), ports).unwrap();
@@ -257,10 +265,12 @@ fn a_partition_of_one_node_resets_no_flow_and_empties_no_table() {
     let mut rig = start(Duration::from_secs(60));
     let long = held(&rig, 90, Duration::from_secs(9), Vec::new()).unwrap();
     let switch = rig.topology.switch.clone();
+    let stalls = Stalls::watch().unwrap();
     let cut = Instant::now();
     switch.ip("link set node3 nomaster").unwrap();
-    let unanswered = outage(&mut rig, 2, cut).unwrap();
-    assert!(unanswered <= SUSPECTED + SLACK, "{unanswered:?}");
+    let unanswered = outage(&mut rig, 2, cut, &stalls).unwrap();
+    let bound = SUSPECTED + SLACK + stalls.allowance(cut);
+    assert!(unanswered <= bound, "{unanswered:?} > {bound:?}");
     let ports = rig.ports(2, 20).unwrap();
     let meanwhile = held(&rig, 20, Duration::from_secs(7), ports).unwrap();
     for node in [0, 1] {
@@ -282,7 +292,7 @@ fn a_partition_of_one_node_resets_no_flow_and_empties_no_table() {
     })
     .unwrap();
     assert!(
-        cut.elapsed() < Duration::from_secs(8),
+        cut.elapsed() < Duration::from_secs(8) + stalls.allowance(cut),
         "{:?}",
         cut.elapsed()
     );

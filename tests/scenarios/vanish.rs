@@ -11,11 +11,13 @@ use gateway_tests::eventually::{eventually, throughout};
 use gateway_tests::fixture::HOST;
 use gateway_tests::leftovers::Ledger;
 use gateway_tests::rig::{Options, Rig, VIP};
+use gateway_tests::stalls::Stalls;
 use gateway_tests::topology::{CLIENT, UPLINK};
 use gateway_tests::wire::{Frame, Kind, Tap};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Longest time in which SYNs are not answered: `--suspect-after`, and what two busy cores may add.
+/// Longest time in which SYNs are not answered: `--suspect-after`, and what two cores that have much to do may add; other
+/// programs may add their own ([`Stalls`]).
 const UNANSWERED: Duration = Duration::from_millis(300 + 250);
 
 /// The same if the node spoke for the VIP.
@@ -148,11 +150,13 @@ fn one_of_five_vanishes_and_only_its_own_connections_break() {
     let name = rig.topology.nodes[victim].name.clone();
     let ports = rig.ports(victim, 150).unwrap();
     let held = held(&rig, 100).unwrap();
+    let stalls = Stalls::watch().unwrap();
     let gone = vanish(&rig, victim).unwrap();
     let last = outage(&rig, &ports, gone, Duration::from_millis(1_400)).unwrap();
     println!("SYNs to {name} were not answered until {last:?} after it was gone");
     assert!(last > Duration::ZERO, "it was gone");
-    assert!(last <= UNANSWERED, "{last:?}");
+    let bound = UNANSWERED + stalls.allowance(gone);
+    assert!(last <= bound, "{last:?} > {bound:?}");
     judge(&rig, &name, held).unwrap();
 }
 
@@ -169,6 +173,7 @@ fn the_announcer_vanishes_and_another_speaks_for_the_vip_within_a_second() {
         let port = format!("link set dev {} type bridge_slave flood off", site.name);
         rig.topology.switch.ip(&port).unwrap();
     }
+    let stalls = Stalls::watch().unwrap();
     let gone = vanish(&rig, announcer).unwrap();
     // Every connection goes by the node that is gone, whoever owns it.
     let ports: Vec<u16> = (20_000..20_300).collect();
@@ -181,10 +186,12 @@ fn the_announcer_vanishes_and_another_speaks_for_the_vip_within_a_second() {
     let first = others.iter().find(|(.., gratuitous)| *gratuitous).unwrap();
     let heard = first.0.saturating_duration_since(gone);
     println!("{:02x?} told the link {heard:?} after", first.1);
-    assert!(heard <= Duration::from_secs(1), "{heard:?}");
+    let bound = Duration::from_secs(1) + stalls.allowance(gone);
+    assert!(heard <= bound, "{heard:?} > {bound:?}");
     let heirs: BTreeSet<_> = others.iter().map(|(_, mac, _)| *mac).collect();
     assert_eq!(heirs.len(), 1, "one node speaks in its place: {heirs:02x?}");
-    assert!(last <= UNANSWERED_ANNOUNCER, "{last:?}");
+    let bound = UNANSWERED_ANNOUNCER + stalls.allowance(gone);
+    assert!(last <= bound, "{last:?} > {bound:?}");
     judge(&rig, &name, held).unwrap();
 }
 

@@ -38,18 +38,19 @@ fn agree_on_random_packets(form: Form) {
     fresh_namespace().unwrap();
     // Budgets are each processor's own; the host has one.
     on_one_processor().unwrap();
+    let mut object = Object::of(form).unwrap();
+    object.add_device(FAR_INTERFACE).unwrap();
     let mut base = tables();
-    let sockets = Sockets::open(&mut base).unwrap();
+    let mut sockets = Sockets::open(&mut base).unwrap();
     // Which cookie the kernel makes the host does not know: it makes none while its queue has room, but takes those it made.
     std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "1").unwrap();
     // Every window is over at first, and then lasts.
     base.jiffies = 1 << 40;
     base.config.window_jiffies = 1_000_000;
-    let mut object = Object::of(form).unwrap();
-    object.add_device(FAR_INTERFACE).unwrap();
     let _proxy = listen_for_group(&mut base, &mut object).unwrap();
     let (mut counted, mut traced) = (BTreeMap::new(), BTreeMap::new());
     for seed in 0..TABLES {
+        sockets.refresh().unwrap();
         let mut random = Random(seed);
         let mut tables = random.tables(&base);
         tables.filter = random.filter(seed);

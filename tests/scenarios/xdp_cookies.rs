@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
 
 use gateway_common::abi::{Counter, Row, cpu_state};
-use gateway_tests::netns::ip;
+use gateway_tests::netns::{ip, wait_local};
 use gateway_tests::object::fixture::{
     LISTENING, ME, OWN_MAC, VIP, VIP6, address, address6, change_node, mac, tables,
 };
@@ -14,7 +14,7 @@ use gateway_tests::packet::{Ends, Frame, Load, SYN};
 use gateway_user::datapath::gratuitous::transmit;
 use socket2::{Domain, Socket, Type};
 
-use crate::xdp_neutral::{Far, PATIENCE, index};
+use crate::xdp_neutral::{FAR6, Far, PATIENCE, index, without_dad};
 use crate::xdp_verdicts::jiffies;
 
 /// Backlog of the listener: it is full with as many half-open connections, or one more, as kernels differ.
@@ -68,13 +68,8 @@ fn syncookies(mode: u8) {
 
 /// VIPs on loopback, as the agent does it; neighbours are found by our own answers.
 fn set_up(far: &Far) {
-    // Until its link-local address is known to be its own, a host asks for no neighbour.
-    let at_once = |interface| {
-        let path = format!("/proc/sys/net/ipv6/conf/{interface}/accept_dad");
-        std::fs::write(path, "0").unwrap();
-    };
-    at_once("up0");
-    far.run(move || at_once("far0"));
+    without_dad("up0");
+    far.run(|| without_dad("far0"));
     let [a, b, c, d, e, f] = OWN_MAC;
     for words in [
         "link set lo up".to_owned(),
@@ -97,6 +92,8 @@ fn set_up(far: &Far) {
     ] {
         far.ip(words);
     }
+    wait_local([address6(ME), VIP6].map(IpAddr::from)).unwrap();
+    far.run(|| wait_local([FAR6]).unwrap());
     // Else no checksum would be looked at.
     far.run(|| {
         let done = Command::new("ethtool")

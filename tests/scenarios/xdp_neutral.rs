@@ -5,14 +5,14 @@ mod corpus;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use gateway_common::abi::Counter;
 use gateway_common::verdict::Action;
-use gateway_tests::netns::ip;
+use gateway_tests::netns::{ip, wait_local};
 use gateway_tests::object::fixture::{ME, SHARED, SHARED6, address, address6, over_v6, tables};
 use gateway_tests::object::{Form, HEADROOM, Object, Run, fresh_namespace};
 use gateway_tests::packet::checksum;
@@ -21,6 +21,9 @@ use rustix::thread::gettid;
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The far host's address of IPv6.
+pub(crate) const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x63);
 
 #[test]
 fn xdp_neutral_in_test_runs() {
@@ -128,6 +131,13 @@ fn without_ipv6() {
     }
 }
 
+/// Until its link-local address is known to be its own, a host asks for no neighbour: an interface of this thread's
+/// namespace takes it at once.
+pub(crate) fn without_dad(interface: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/accept_dad");
+    std::fs::write(path, "0").unwrap();
+}
+
 /// What a packet socket shows of a frame: a tag at the front is told beside it.
 fn shown(frame: &[u8]) -> Vec<u8> {
     let mut frame = frame.to_vec();
@@ -200,6 +210,8 @@ fn real_protocols(generic: bool) {
     let mut object = Object::load().unwrap();
     object.write(&tables()).unwrap();
     object.attach("up0", generic).unwrap();
+    without_dad("up0");
+    far.run(|| without_dad("far0"));
     for words in [
         "link set lo up".to_owned(),
         "link set up0 up".to_owned(),
@@ -219,6 +231,8 @@ fn real_protocols(generic: bool) {
     ] {
         far.ip(words);
     }
+    wait_local([address6(ME), SHARED6].map(IpAddr::from)).unwrap();
+    far.run(|| wait_local([FAR6]).unwrap());
     let before = object.counters().unwrap();
     let own = [IpAddr::from(address(ME)), IpAddr::from(address6(ME))];
     let shared = [IpAddr::from(SHARED), IpAddr::from(SHARED6)];

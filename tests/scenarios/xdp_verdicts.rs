@@ -54,18 +54,20 @@ fn tc_verdicts_are_as_the_table_says() {
 
 fn verdicts_are_as_the_table_says(form: Form) {
     fresh_namespace().unwrap();
-    let mut base = tables();
-    let sockets = Sockets::open(&mut base).unwrap();
     let mut object = Object::of(form).unwrap();
     object.add_device(FAR_INTERFACE).unwrap();
+    let mut base = tables();
+    let sockets = Sockets::open(&mut base).unwrap();
     let _proxy = listen_for_group(&mut base, &mut object).unwrap();
     base.jiffies = jiffies(&mut object, &base);
     let cases = [
-        foreign::foreign(),
+        // Those with real sockets first: cookies are taken and ended sockets wait for a minute only.
         owned::owned(&sockets),
-        forwarded::forwarded(),
         searched::searched(&sockets),
         tunnelled::tunnelled(&sockets),
+        doubt::doubt(&sockets),
+        foreign::foreign(),
+        forwarded::forwarded(),
         unfit::unfit(),
         announced::announced(),
         flooded::flooded(),
@@ -73,7 +75,6 @@ fn verdicts_are_as_the_table_says(form: Form) {
         cut::cut(),
         odd::odd(),
         answers::answers(),
-        doubt::doubt(&sockets),
         probed::probed(),
         asked::asked(),
     ]

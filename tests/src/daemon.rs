@@ -22,8 +22,8 @@ use crate::{
 /// Lines of a log that an error shows.
 const TAIL: usize = 15;
 
-/// Longest time from start to ready.
-const READY: Duration = Duration::from_secs(20);
+/// Longest time from start to ready; a second where nothing else runs.
+const READY: Duration = Duration::from_secs(60);
 
 /// Port of `--ready`.
 const READY_PORT: u16 = 15021;
@@ -135,7 +135,7 @@ impl Daemon {
         match waited {
             Ok(None) => Ok(()),
             Ok(Some(status)) => bail!("{name} ended ({status})\n{}", self.log_tail()),
-            Err(error) => bail!("{error:#}\n{}", self.log_tail()),
+            Err(error) => bail!("{error:#}\n{}\n{}", self.log_tail(), self.threads()),
         }
     }
 
@@ -269,6 +269,18 @@ impl Daemon {
                 .ok_or_else(|| anyhow!("it still runs"))
         });
         ended.map_err(|error| anyhow!("{error:#}\n{}", self.log_tail()))
+    }
+
+    /// Where each of its threads is in the kernel, as far as that can be read.
+    fn threads(&self) -> String {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let tasks = tasks.into_iter().flatten().flatten();
+        let of = |task: fs::DirEntry| {
+            let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let (name, stack) = (read("comm"), read("stack"));
+            format!("thread {}:\n{stack}", name.trim())
+        };
+        tasks.map(of).collect::<Vec<_>>().join("\n")
     }
 
     /// The last lines of its log.

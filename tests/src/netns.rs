@@ -5,17 +5,18 @@
 
 use std::{
     fs::File,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     os::fd::AsFd,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::leftovers::Ledger;
+use crate::{eventually::eventually, leftovers::Ledger};
 
 /// A named network namespace; the ledger of the run removes it.
 #[derive(Clone, Debug)]
@@ -177,6 +178,27 @@ impl Netns {
         }
         Ok(())
     }
+}
+
+/// Waits until packets to these addresses of the calling thread's namespace reach its own stack. The kernel routes to an
+/// address of IPv6 only a while after it has taken it, on a thread of its own.
+///
+/// # Errors
+/// The last try's error, after 10 s.
+pub fn wait_local(addresses: impl IntoIterator<Item = impl Into<IpAddr>>) -> Result<()> {
+    for address in addresses {
+        let address = address.into();
+        eventually(
+            &format!("a route to {address}"),
+            Duration::from_secs(10),
+            || {
+                // Bound there as well: some other route may lead there, but only an address of this host can be bound to.
+                let socket = UdpSocket::bind((address, 0))?;
+                socket.connect((address, 9)).map_err(Into::into)
+            },
+        )?;
+    }
+    Ok(())
 }
 
 /// `ip` in the namespace of the calling thread; words are separated by spaces.

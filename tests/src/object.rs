@@ -10,7 +10,6 @@ pub mod fixture;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -19,9 +18,7 @@ use aya::programs::{
     Program, SchedClassifier, SkLookup, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode,
 };
 use aya::{Ebpf, EbpfLoader};
-use gateway_common::abi::{
-    COUNTERS_PER_CPU, Counter, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map, tag,
-};
+use gateway_common::abi::{Counter, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map, tag};
 use gateway_common::host::HostTables;
 use gateway_common::steer::Tables;
 use gateway_common::verdict::Action;
@@ -132,7 +129,10 @@ impl Object {
 
     /// Writes what differs from the tables written last.
     pub fn write(&mut self, tables: &HostTables) -> Result<()> {
-        self.cells = counted::cells(tables);
+        let cells = counted::cells(tables);
+        if cells != self.cells {
+            (self.cells, self.counted) = (cells, None);
+        }
         let old = std::mem::replace(&mut self.written, tables.clone());
         self.set::<176>(map::CONFIG, 0, bytemuck::cast(tables.config))?;
         for (i, row) in changed::<Row>(&old.rows, &tables.rows) {
@@ -256,7 +256,7 @@ impl Object {
         out.truncate(length);
         out.drain(..meta as usize);
         let after = self.counters()?;
-        let cells = grown_cells(&before, &after);
+        let cells = grown_cells(&self.cells, &before, &after);
         self.counted = Some(after);
         Ok(Run {
             action: match self.form {
@@ -338,27 +338,6 @@ impl Object {
         xdp.attach(interface, mode)
             .with_context(|| format!("attach forebay_xdp to {interface}"))?;
         Ok(())
-    }
-
-    /// The reasons that were counted since `before`, in their order.
-    pub fn counted_since(&self, before: &[u64]) -> Result<Vec<Counter>> {
-        Ok(reasons(&grown_cells(before, &self.counters()?)))
-    }
-
-    /// Sums of all cells over all CPUs.
-    pub fn counters(&self) -> Result<Vec<u64>> {
-        let cpus = aya::util::nr_cpus()
-            .map_err(|(path, error)| anyhow::anyhow!("cannot read {path}: {error}"))?;
-        let words = self.counters.words();
-        let mut sums = vec![0; COUNTERS_PER_CPU as usize];
-        // Not all of them: runs are many, and a cookie that the kernel made is good for two minutes only.
-        for cpu in 0..cpus {
-            for cell in &self.cells {
-                let at = cpu * COUNTERS_PER_CPU as usize + *cell as usize;
-                sums[*cell as usize] += words[at].load(Ordering::Relaxed);
-            }
-        }
-        Ok(sums)
     }
 
     fn test_run(

@@ -27,6 +27,9 @@ pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 100), 8
 /// Longest time for a change of the manifests to reach every node's tables.
 pub const CHANGE: Duration = Duration::from_secs(5);
 
+/// Patience for what takes the nodes a second or two where nothing else runs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What differs between rigs.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -300,37 +303,31 @@ impl Rig {
     /// Polls through one node until `host` answers 200.
     ///
     /// # Errors
-    /// The last answer, after 10 s.
+    /// The last answer, after 30 s.
     pub fn wait_served(&mut self, index: usize, host: &str) -> Result<()> {
-        eventually(
-            &format!("an answer of {host}"),
-            Duration::from_secs(10),
-            || {
-                let load = Load {
-                    timeout: Duration::from_secs(2),
-                    ..self.load_through(index, host, 1)?
-                };
-                let finished = self.client.send(load)?;
-                match finished.first().map(|request| &request.outcome) {
-                    Some(Outcome::Answer(answer)) if answer.status == 200 => Ok(()),
-                    other => bail!("{other:?}"),
-                }
-            },
-        )
+        eventually(&format!("an answer of {host}"), PATIENCE, || {
+            let load = Load {
+                timeout: Duration::from_secs(2),
+                ..self.load_through(index, host, 1)?
+            };
+            let finished = self.client.send(load)?;
+            match finished.first().map(|request| &request.outcome) {
+                Some(Outcome::Answer(answer)) if answer.status == 200 => Ok(()),
+                other => bail!("{other:?}"),
+            }
+        })
     }
 
     /// Waits until every node's table is the one of [`Self::steering`] and every node holds every other for well:
     /// from then on a new connection belongs to the node that [`Self::owner_of`] names.
     ///
     /// # Errors
-    /// What still differs, after 10 s.
+    /// What still differs, after 30 s.
     pub fn wait_agreed(&self) -> Result<()> {
         let shares = self.steering().shares();
         for daemon in &self.daemons {
             let what = format!("the agreed table on {}", daemon.site().name);
-            eventually(&what, Duration::from_secs(10), || {
-                agrees(&daemon.status()?, &shares)
-            })?;
+            eventually(&what, PATIENCE, || agrees(&daemon.status()?, &shares))?;
         }
         Ok(())
     }

@@ -26,6 +26,9 @@ pub(crate) fn gateway_api(text: &str) -> Option<Duration> {
     None
 }
 
+/// Longest duration of Go, and of Istio with it: some 292 years. The clock cannot be put off by much more.
+const LONGEST_OF_GO: Duration = Duration::from_nanos(i64::MAX.unsigned_abs());
+
 /// Reads a duration as DestinationRules spell it (Go's form): `30s`, `1.5s`, `1h30m`, `100ms`.
 pub(crate) fn go(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
@@ -39,7 +42,9 @@ pub(crate) fn go(text: &str) -> Option<Duration> {
         let number: f64 = number.parse().ok().filter(|_| length > 0)?;
         let (unit, after) = unit(after)?;
         let part = Duration::try_from_secs_f64(unit.as_secs_f64() * number).ok()?;
-        total = total.checked_add(part)?;
+        total = total
+            .checked_add(part)
+            .filter(|total| *total <= LONGEST_OF_GO)?;
         rest = after;
     }
     Some(total)
@@ -91,7 +96,19 @@ mod tests {
         assert_eq!(go("1.5s"), ms(1_500));
         assert_eq!(go("1h1m"), ms(3_660_000));
         assert_eq!(go("500us"), Some(Duration::from_micros(500)));
-        for bad in ["", "1", "s", "-1s", "1..5s", "1d", "99999999999999999999h"] {
+        assert_eq!(go("2562047h"), Some(Duration::from_secs(3_600 * 2_562_047)));
+        for bad in [
+            "",
+            "1",
+            "s",
+            "-1s",
+            "1..5s",
+            "1d",
+            "2562048h",
+            "1281024h1281024h",
+            "5000000000000000h",
+            "99999999999999999999h",
+        ] {
             assert_eq!(go(bad), None, "{bad}");
         }
     }

@@ -1,9 +1,12 @@
 //! What the programs counted, and what they told a tracer.
 
+use std::sync::atomic::Ordering;
+
 use anyhow::{Context, Result};
 use aya::maps::RingBuf;
 use gateway_common::abi::{
-    Counter, Path, REASONS, TraceEvent, TraceFilter, VipCell, map, reason_of, vip_flag,
+    COUNTERS_PER_CPU, Counter, Path, REASONS, TraceEvent, TraceFilter, VipCell, map, reason_of,
+    vip_flag,
 };
 use gateway_common::host::HostTables;
 
@@ -29,14 +32,39 @@ impl Object {
         }
         Ok(events)
     }
+
+    /// The reasons that were counted since `before`, in their order; with the same tables.
+    pub fn counted_since(&self, before: &[u64]) -> Result<Vec<Counter>> {
+        Ok(reasons(&grown_cells(
+            &self.cells,
+            before,
+            &self.counters()?,
+        )))
+    }
+
+    /// Sums over all CPUs of the cells that these tables can count in.
+    pub fn counters(&self) -> Result<Vec<u64>> {
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(path, error)| anyhow::anyhow!("cannot read {path}: {error}"))?;
+        let words = self.counters.words();
+        let mut sums = vec![0; self.cells.len()];
+        // Not all of them: runs are many, and a cookie that the kernel made is good for a minute or two only.
+        for cpu in 0..cpus {
+            for (sum, cell) in sums.iter_mut().zip(&self.cells) {
+                let at = cpu * COUNTERS_PER_CPU as usize + *cell as usize;
+                *sum += words[at].load(Ordering::Relaxed);
+            }
+        }
+        Ok(sums)
+    }
 }
 
-/// The cells that were counted in between two states of the counters.
-pub(super) fn grown_cells(before: &[u64], after: &[u64]) -> Vec<u32> {
-    let grown = (0..).zip(before.iter().zip(after));
+/// Those of `cells` that were counted in between two states of their counters.
+pub(super) fn grown_cells(cells: &[u32], before: &[u64], after: &[u64]) -> Vec<u32> {
+    let grown = cells.iter().zip(before.iter().zip(after));
     grown
         .filter(|(_, (before, after))| before != after)
-        .flat_map(|(cell, (before, after))| (*before..*after).map(move |_| cell))
+        .flat_map(|(cell, (before, after))| (*before..*after).map(|_| *cell))
         .collect()
 }
 

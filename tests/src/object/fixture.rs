@@ -1,13 +1,12 @@
 //! Tables and sockets that the packet tests share: VIPs of every kind, nodes of every kind.
 
 mod connections;
+mod cookies;
 mod probes;
 
-use std::fs;
-use std::io::Read;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gateway_common::abi::{
@@ -18,13 +17,14 @@ use gateway_common::hash::{flow_v4, flow_v6, row_of};
 use gateway_common::host::HostTables;
 use gateway_common::packet::mapped;
 use gateway_common::steer::{Local, Tuple};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use self::connections::{connection, ended};
+use self::cookies::{cookie, cookie6, tcp6};
 use self::probes::say;
 pub use self::probes::{FOREIGN, OWN_NAME, PROBE_KEY, PROBE_KEY_PREVIOUS, PROBES, ROUNDS};
+use crate::netns::wait_local;
 use crate::object::{INGRESS, Object};
-use crate::packet::{ACK, Ends, Frame, Load, SYN, TcpPacket};
+use crate::packet::{ACK, Ends, Frame, TcpPacket};
 
 /// A VIP with ports 80 (nobody listens) and [`LISTENING`].
 pub const VIP: [u8; 4] = [203, 0, 113, 10];
@@ -360,20 +360,29 @@ pub struct Sockets {
     pub cookie6: Frame,
     /// A segment of a connection over IPv4 that was ended here and waits for its last packets.
     pub waiting: TcpPacket,
+    made: Instant,
     _listeners: [TcpListener; 2],
     _ends: [TcpStream; 4],
 }
+
+/// Where the flow that ends its handshake by a cookie comes from, over IPv6.
+const FAR6: [u8; 16] = six(201);
+/// Its port.
+const BY_COOKIE: u16 = 5_555;
+/// Age of a cookie that is not made anew: the kernel takes one for one to two minutes, as its clock stands.
+const FRESH: Duration = Duration::from_secs(20);
 
 impl Sockets {
     /// Opens them, and describes them in `tables`.
     pub fn open(tables: &mut HostTables) -> Result<Self> {
         let (near, far) = ([203, 0, 113, 200], [203, 0, 113, 201]);
-        let (near6, far6) = (six(200), six(201));
+        let (near6, far6) = (six(200), FAR6);
         set_up_loopback(&[VIP, near, far])?;
         for address in [VIP6, near6, far6] {
             let address = format!("{}/128", Ipv6Addr::from(address));
             ip(&["addr", "add", &address, "dev", "lo", "nodad"])?;
         }
+        wait_local([VIP6, near6, far6].map(Ipv6Addr::from))?;
         let (listener, [client, accepted], port) = connection(VIP.into(), near.into())?;
         let (listener6, [client6, accepted6], port6) = connection(VIP6.into(), near6.into())?;
         let to_vip = TcpPacket {
@@ -390,19 +399,20 @@ impl Sockets {
             source_port: ended(&listener, near.into())?,
             ..flow.clone()
         };
+        cookies::always()?;
         let cookie = cookie(&TcpPacket {
             source: far,
-            source_port: 5_555,
+            source_port: BY_COOKIE,
             ..to_vip
         })?;
         let flow6 = tcp6(near6, port6, ACK, [1, 1]);
-        let cookie6 = cookie6(far6)?;
+        let cookie6 = cookie6(far6, BY_COOKIE)?;
         tables.sockets = vec![
             (tuple(&flow), Local::Flow),
             (tuple(&waiting), Local::TimeWait),
             (tuple(&cookie), Local::Cookie),
             (tuple6(near6, port6), Local::Flow),
-            (tuple6(far6, 5_555), Local::Cookie),
+            (tuple6(far6, BY_COOKIE), Local::Cookie),
         ];
         Ok(Self {
             flow,
@@ -410,85 +420,30 @@ impl Sockets {
             flow6,
             cookie6,
             waiting,
+            made: Instant::now(),
             _listeners: [listener, listener6],
             _ends: [client, accepted, client6, accepted6],
         })
     }
-}
 
-/// A segment to the listening port of [`VIP6`].
-fn tcp6(source: [u8; 16], port: u16, flags: u8, numbers: [u32; 2]) -> Frame {
-    let load = Load::Tcp {
-        ports: [port, LISTENING],
-        flags,
-        numbers,
-        options: Vec::new(),
-        data: Vec::new(),
-    };
-    let plain = TcpPacket::default();
-    Frame::new(plain.to_mac, plain.from_mac, Ends::V6(source, VIP6), load)
+    /// Has the kernel make the cookies anew if it may soon take the old ones no more.
+    pub fn refresh(&mut self) -> Result<()> {
+        if self.made.elapsed() < FRESH {
+            return Ok(());
+        }
+        self.made = Instant::now();
+        (self.cookie, self.cookie6) = cookies::meanwhile(|| {
+            let cookie6 = cookie6(FAR6, BY_COOKIE)?;
+            Ok((cookie(&self.cookie)?, cookie6))
+        })?;
+        Ok(())
+    }
 }
 
 fn tuple6(source: [u8; 16], port: u16) -> Tuple {
     let ([a, b], [c, d]) = (port.to_be_bytes(), LISTENING.to_be_bytes());
     let (source, vip) = (bytemuck::cast(source), bytemuck::cast(VIP6));
     Tuple::v6(source, vip, u32::from_ne_bytes([a, b, c, d]))
-}
-
-/// [`cookie`] over IPv6, to [`VIP6`].
-fn cookie6(source: [u8; 16]) -> Result<Frame> {
-    let mut raw =
-        Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::TCP)).context("raw socket")?;
-    raw.set_header_included_v6(true)?;
-    raw.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let to = SocketAddr::new(VIP6.into(), 0);
-    raw.send_to(&tcp6(source, 5_555, SYN, [1_000, 0]).packet(), &to.into())
-        .context("send a SYN")?;
-    let mut bytes = [0; 128];
-    for _ in 0..16 {
-        // Without its IP header.
-        let length = raw.read(&mut bytes).context("no SYN-ACK")?;
-        let to_us = bytes[2..4] == 5_555u16.to_be_bytes();
-        if length >= 20 && to_us && bytes[13] == SYN | ACK {
-            let sequence = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-            return Ok(tcp6(source, 5_555, ACK, [1_001, sequence.wrapping_add(1)]));
-        }
-    }
-    anyhow::bail!("no SYN-ACK among the first 16 packets")
-}
-
-/// Has the kernel answer a SYN by a cookie, and returns the ACK that brings it back.
-fn cookie(of: &TcpPacket) -> Result<TcpPacket> {
-    fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").context("turn SYN cookies on")?;
-    let syn = TcpPacket {
-        flags: SYN,
-        sequence: 1_000,
-        acknowledgment: 0,
-        ..of.clone()
-    };
-    let mut raw =
-        Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).context("raw socket")?;
-    raw.set_header_included_v4(true)?;
-    raw.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let to = SocketAddrV4::new(Ipv4Addr::from(of.destination), 0);
-    raw.send_to(&syn.build()[14..], &to.into())
-        .context("send a SYN")?;
-    let mut bytes = [0; 128];
-    for _ in 0..16 {
-        let length = raw.read(&mut bytes).context("no SYN-ACK")?;
-        let to_us = bytes[22..24] == of.source_port.to_be_bytes();
-        if length >= 40 && to_us && bytes[33] == SYN | ACK {
-            let sequence = u32::from_be_bytes([bytes[24], bytes[25], bytes[26], bytes[27]]);
-            let acknowledgment = sequence.wrapping_add(1);
-            return Ok(TcpPacket {
-                flags: ACK,
-                sequence: 1_001,
-                acknowledgment,
-                ..of.clone()
-            });
-        }
-    }
-    anyhow::bail!("no SYN-ACK among the first 16 packets")
 }
 
 /// Brings this namespace's loopback up with these addresses beside its own.

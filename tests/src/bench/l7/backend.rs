@@ -118,8 +118,9 @@ impl Connection {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(n) => {
                 for _ in 0..heads(&mut self.ending, &buffer[..n]) {
-                    self.stream.write_all(answer)?;
+                    // Before the answer: who has it may ask for the count.
                     served.fetch_add(1, Ordering::Relaxed);
+                    self.stream.write_all(answer)?;
                 }
                 Ok(())
             }

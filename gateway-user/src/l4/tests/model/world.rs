@@ -220,6 +220,8 @@ impl World {
         match state {
             // Who terminates does not come back before it is gone.
             Some(ReplicaState::Ready | ReplicaState::Joining) if leaves => return,
+            // Nor is one that runs taken off, for which a history would have to lose what happened to it before.
+            None if runs => return,
             Some(ReplicaState::Ready) if runs && !node.drains() => {
                 list.insert(machine, ReplicaState::Ready)
             }
