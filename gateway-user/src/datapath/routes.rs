@@ -176,14 +176,19 @@ pub fn own_routes(netlink: &mut Netlink) -> Result<BTreeSet<IpAddr>, Error> {
     Ok(all)
 }
 
-/// Makes exactly `wanted` local, as far as it is up to our routes.
+/// Addresses whose route the kernel refuses, each with one sentence that says why.
+pub type Unset = BTreeMap<IpAddr, String>;
+
+/// Makes exactly `wanted` local, as far as it is up to our routes, and returns those for which the kernel has no place: one
+/// of them says nothing of the others.
 ///
 /// # Errors
-/// Netlink said no; the sentence names the address.
-pub fn set_own_routes(netlink: &mut Netlink, wanted: &BTreeSet<IpAddr>) -> Result<(), Error> {
+/// Netlink said no to this process, or does not let a route go; the sentence names the address.
+pub fn set_own_routes(netlink: &mut Netlink, wanted: &BTreeSet<IpAddr>) -> Result<Unset, Error> {
+    let mut unset = Unset::new();
     let present = own_routes(netlink)?;
     if present == *wanted {
-        return Ok(());
+        return Ok(unset);
     }
     let loopback = interfaces(netlink)?
         .into_iter()
@@ -191,13 +196,9 @@ pub fn set_own_routes(netlink: &mut Netlink, wanted: &BTreeSet<IpAddr>) -> Resul
         .map_or(1, |(index, _)| index);
     for address in wanted.difference(&present) {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        netlink
-            .request(libc::RTM_NEWROUTE, flags, &local_route(*address, loopback))
-            .map(drop)
-            .or_else(|error| ignore(error, libc::EEXIST))
-            .map_err(Error::netlink(format!(
-                "adding the local route for {address} on lo"
-            )))?;
+        let added = netlink.request(libc::RTM_NEWROUTE, flags, &local_route(*address, loopback));
+        let what = format!("adding the local route for {address} on lo");
+        note(&mut unset, *address, added.map(drop), what)?;
     }
     for address in present.difference(wanted) {
         netlink
@@ -208,6 +209,34 @@ pub fn set_own_routes(netlink: &mut Netlink, wanted: &BTreeSet<IpAddr>) -> Resul
                 "removing the local route for {address}"
             )))?;
     }
+    Ok(unset)
+}
+
+/// Keeps a refusal that concerns one address alone; that of a missing privilege concerns all.
+pub(super) fn note(
+    unset: &mut Unset,
+    address: IpAddr,
+    added: std::io::Result<()>,
+    what: String,
+) -> Result<(), Error> {
+    let Err(error) = added.or_else(|error| ignore(error, libc::EEXIST)) else {
+        return Ok(());
+    };
+    if error.raw_os_error() == Some(libc::EPERM) {
+        return Err(Error::netlink(what)(error));
+    }
+    // What the kernel says of a family that is switched off, or not built in.
+    let off = [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
+    let off = address.is_ipv6() && error.raw_os_error().is_some_and(|code| off.contains(&code));
+    let remedy = if off {
+        "switch IPv6 on with `sysctl net.ipv6.conf.all.disable_ipv6=0` and `sysctl net.ipv6.conf.lo.disable_ipv6=0`, or take the address from the Gateway"
+    } else {
+        "it is tried again every second"
+    };
+    unset.insert(
+        address,
+        format!("{address} is not served by this node: {what} failed ({error}); {remedy}"),
+    );
     Ok(())
 }
 
