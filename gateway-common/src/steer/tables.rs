@@ -491,10 +491,21 @@ pub(super) fn node<'a, T: Tables>(
     config: LiveConfig<'_>,
     index: NodeIndex,
 ) -> Option<Live<'a, NodeEntry>> {
+    node_with(tables, config, index, node_flag::LISTED)
+}
+
+/// The node of an index, if its entry has one of these flags.
+#[inline(always)]
+pub(super) fn node_with<'a, T: Tables>(
+    tables: &'a T,
+    config: LiveConfig<'_>,
+    index: NodeIndex,
+    flags: u32,
+) -> Option<Live<'a, NodeEntry>> {
     let slot = u32::from(index);
     if slot >= MAX_NODES {
         return None;
     }
     let entry = tables.node((config.node_half() & 1) * MAX_NODES + slot)?;
-    (entry.flags() & node_flag::LISTED != 0).then_some(entry)
+    (entry.flags() & flags != 0).then_some(entry)
 }

@@ -189,9 +189,11 @@ mod tests {
             ..HostTables::default()
         };
         tables.facts[fact::NAME_HASH as usize] = 11;
-        for (index, address, flags) in [(1, own, node_flag::SELF), (2, peer, 0)] {
+        let near = node_flag::ON_LINK | node_flag::RESOLVED;
+        for (index, address, flags) in [(1, own, node_flag::SELF), (2, peer, near)] {
             let entry = NodeEntry {
                 address: abi_address(address),
+                mac: reach.source_mac,
                 flags: flags | node_flag::LISTED,
                 ..NodeEntry::default()
             };
@@ -202,6 +204,11 @@ mod tests {
             ingress: 1,
             headroom: 0,
         };
+        // From a MAC that is no node's: what came so would be taken for a router's.
+        let mut strange = packet.clone();
+        strange.bytes[11] ^= 1;
+        let verdict = steer(&mut strange, &tables);
+        assert_eq!(verdict.counter(), Counter::ProbeRefused, "{vip} {own}");
         assert!(
             packet.bytes.len() >= 60,
             "no shorter than Ethernet wants it"
