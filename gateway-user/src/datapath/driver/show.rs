@@ -56,6 +56,7 @@ impl Driver {
                 .left_out()
                 .map(str::to_owned)
                 .chain(self.refused.values().cloned())
+                .chain(self.misnamed())
                 .chain(self.unset.values().cloned())
                 .chain(self.unexported.values().cloned())
                 .collect(),
