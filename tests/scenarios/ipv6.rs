@@ -1,16 +1,19 @@
 //! Clients by IPv6: the announcing node answers neighbour discovery, any node takes the packets, the owner serves them.
 
+use std::net::Ipv6Addr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gateway_common::abi::Counter;
+use gateway_tests::daemon::Daemon;
 use gateway_tests::eventually::eventually;
 use gateway_tests::fixture::{HOST, ReplicaState};
 use gateway_tests::leftovers::Ledger;
 use gateway_tests::maps::counter;
 use gateway_tests::rig::{Options, Rig};
 use gateway_tests::topology::UPLINK;
+use gateway_tests::wire::{Kind, Tap};
 
 const VIP: &str = "2001:db8::100";
 const REQUESTS: usize = 40;
@@ -52,6 +55,48 @@ fn clients_by_ipv6_are_served_on_link_and_by_the_tunnel() {
 }
 
 #[test]
+fn the_announcer_vanishes_and_another_advertises_the_vip_within_a_second() {
+    let options = Options {
+        nodes: 3,
+        ..Options::default()
+    };
+    let rig = Rig::start(Ledger::open().unwrap(), &options).unwrap();
+    with_ipv6(&rig).unwrap();
+    rig.fixture.write("gateway-v6.yaml", &gateway()).unwrap();
+    eventually("an answer by IPv6", Duration::from_secs(15), || curl(&rig)).unwrap();
+    let speaks = |daemon: &Daemon| {
+        let status = daemon.status().unwrap();
+        let all = status["datapath"]["announcing"].as_array().unwrap();
+        all.iter().any(|address| *address == VIP)
+    };
+    let speakers: Vec<&Daemon> = rig.daemons.iter().filter(|daemon| speaks(daemon)).collect();
+    assert_eq!(speakers.len(), 1);
+    let site = speakers[0].site();
+    let tap = Tap::start(&rig.topology.client, Kind::Neighbours).unwrap();
+    let gone = Instant::now();
+    site.netns.ip(&format!("link del {UPLINK}")).unwrap();
+    eventually("an answer in its place", Duration::from_secs(5), || {
+        curl(&rig)
+    })
+    .unwrap();
+    println!("answered {:?} after the announcer was gone", gone.elapsed());
+    let frames = tap.stop().unwrap();
+    // Ethernet, IPv6, then type 136, flags (override), and the address that it is about.
+    let vip = VIP.parse::<Ipv6Addr>().unwrap().octets();
+    let told = frames.iter().find(|frame| {
+        let bytes = &frame.bytes;
+        let override_it = bytes.get(58).is_some_and(|flags| flags & 0x20 != 0);
+        frame.at > gone
+            && bytes.get(54) == Some(&136)
+            && override_it
+            && bytes.get(62..78) == Some(&vip)
+    });
+    let after = told.unwrap().at.saturating_duration_since(gone);
+    println!("the link was told {after:?} after");
+    assert!(after <= Duration::from_secs(1), "{after:?}");
+}
+
+#[test]
 fn where_ipv6_is_off_only_its_vip_is_not_served() {
     let options = Options {
         nodes: 2,
@@ -62,6 +107,7 @@ fn where_ipv6_is_off_only_its_vip_is_not_served() {
     let patience = Duration::from_secs(10);
     eventually("a word about the VIP", patience, || says_unserved(&rig)).unwrap();
     let told = rig.daemons[0].ask(&["status"]).unwrap();
+    assert!(told.contains("Not served: 2001:db8::100"), "{told}");
     assert!(told.contains("disable_ipv6=0"), "{told}");
     // Whatever else changes is written as ever.
     rig.mark(1, ReplicaState::Joining).unwrap();
