@@ -16,7 +16,7 @@ use super::Error;
 use super::netlink::{Body, Netlink, attributes, word};
 use super::routes::{
     FAMILIES, ROUTE_PROTOCOL, RTA_DST, RTA_OIF, Unset, address, family_of, ignore, interfaces,
-    note, octets,
+    note, octets, of_table,
 };
 
 /// The table of these routes: the same number as [`ROUTE_PROTOCOL`].
@@ -161,11 +161,7 @@ fn set(netlink: &mut Netlink, wanted: &BTreeSet<Route>) -> Result<Unset, Error> 
 fn present(netlink: &mut Netlink) -> Result<BTreeSet<Route>, Error> {
     let mut all = BTreeSet::new();
     for family in FAMILIES {
-        let mut fixed = [0; 12];
-        fixed[0] = family;
-        let routes = netlink
-            .dump(libc::RTM_GETROUTE, &Body::new(&fixed))
-            .map_err(Error::netlink("listing the routes"))?;
+        let routes = of_table(netlink, family, TABLE)?;
         let ours = routes
             .iter()
             .filter(|m| m.len() >= 12 && m[0] == family && m[4] == TABLE && m[5] == ROUTE_PROTOCOL);

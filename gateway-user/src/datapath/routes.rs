@@ -159,11 +159,7 @@ fn is_link_local(address: &IpAddr) -> bool {
 pub fn own_routes(netlink: &mut Netlink) -> Result<BTreeSet<IpAddr>, Error> {
     let mut all = BTreeSet::new();
     for family in FAMILIES {
-        let mut fixed = [0; 12];
-        fixed[0] = family;
-        let routes = netlink
-            .dump(libc::RTM_GETROUTE, &Body::new(&fixed))
-            .map_err(Error::netlink("listing the routes"))?;
+        let routes = of_table(netlink, family, RT_TABLE_LOCAL)?;
         let ours = routes.iter().filter(|m| {
             m.len() >= 12 && m[0] == family && m[4] == RT_TABLE_LOCAL && m[5] == ROUTE_PROTOCOL
         });
@@ -174,6 +170,24 @@ pub fn own_routes(netlink: &mut Netlink) -> Result<BTreeSet<IpAddr>, Error> {
         );
     }
     Ok(all)
+}
+
+/// Routes of a table with our protocol number, perhaps among others: the kernel sorts them out if it can, for there may be a
+/// million in other tables.
+pub(super) fn of_table(
+    netlink: &mut Netlink,
+    family: u8,
+    table: u8,
+) -> Result<Vec<Vec<u8>>, Error> {
+    let mut fixed = [0; 12];
+    fixed[0] = family;
+    fixed[4] = table;
+    fixed[5] = ROUTE_PROTOCOL;
+    match netlink.dump_fitting(libc::RTM_GETROUTE, &Body::new(&fixed)) {
+        // There is no such table yet.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        routes => routes.map_err(Error::netlink("listing the routes")),
+    }
 }
 
 /// Addresses whose route the kernel refuses, each with one sentence that says why.
