@@ -269,7 +269,6 @@ mod tests {
         nodes[4] = NodeEntry {
             flags: node_flag::LISTED | node_flag::ON_LINK | node_flag::RESOLVED,
             mac: [2, 0, 0, 0, 0, 4],
-            ifindex: 3,
             ..NodeEntry::default()
         };
         let key = VipKey {

@@ -1,6 +1,6 @@
-//! Nodes found by what their packets carry: an address or a MAC.
+//! Nodes found by their index, or by what their packets carry: an address or a MAC.
 
-use super::{Tables, node_with};
+use super::Tables;
 use crate::abi::{Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, node_flag, peers};
 use crate::hash::of_words;
 use crate::packet::Packet;
@@ -112,4 +112,30 @@ fn peer<T: Tables>(
         }
     }
     0
+}
+
+/// A listed node by its index.
+#[inline(always)]
+pub(in crate::steer) fn node<'a, T: Tables>(
+    tables: &'a T,
+    config: LiveConfig<'_>,
+    index: NodeIndex,
+) -> Option<Live<'a, NodeEntry>> {
+    node_with(tables, config, index, node_flag::LISTED)
+}
+
+/// The node of an index, if its entry has one of these flags.
+#[inline(always)]
+fn node_with<'a, T: Tables>(
+    tables: &'a T,
+    config: LiveConfig<'_>,
+    index: NodeIndex,
+    flags: u32,
+) -> Option<Live<'a, NodeEntry>> {
+    let slot = u32::from(index);
+    if slot >= MAX_NODES {
+        return None;
+    }
+    let entry = tables.node((config.node_half() & 1) * MAX_NODES + slot)?;
+    (entry.flags() & flags != 0).then_some(entry)
 }
