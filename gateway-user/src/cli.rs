@@ -66,7 +66,7 @@ pub fn dispatch(command: Command) -> ExitCode {
             print(args.output, &Value::Object(all), show::dump, |_| true)
         }
         Command::Bpf(args) => bpf::dispatch(&args),
-        Command::Detach(args) => match crate::datapath::detach(&args.bpffs) {
+        Command::Detach(args) => match detach(&args.bpffs) {
             Ok(()) => {
                 let done = serde_json::json!({"detached": args.bpffs});
                 print(args.output, &done, |_| "detached\n".into(), |_| true)
@@ -199,4 +199,12 @@ fn print(
     // A reader that went away (a pager that was left) is no failure of the command.
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
     ExitCode::from(if well(value) { 0 } else { NOT_WELL })
+}
+
+/// Takes everything away, unless a forebay uses it: that one would go on without its programs, and refuse whoever connects.
+fn detach(bpffs: &std::path::Path) -> Result<(), crate::datapath::Error> {
+    if bpffs.is_dir() {
+        crate::datapath::Lock::take(bpffs, std::time::Duration::ZERO).map(drop)?;
+    }
+    crate::datapath::detach(bpffs)
 }

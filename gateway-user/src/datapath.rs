@@ -54,6 +54,7 @@ pub use lock::Lock;
 pub use mmap::SharedTables;
 pub use neighbours::ForwardMode;
 pub use pins::{detach, open_shared};
+pub use routes::Unset;
 pub use status::DatapathStatus;
 pub use sys::{KEPT_WHILE_SERVING, interface_name, keep_freed_memory, return_freed_memory};
 pub use tags::{SessionTags, Tag};
@@ -126,18 +127,19 @@ pub trait NodePrivileges: Send {
     /// Netlink said no.
     fn local_addresses(&mut self) -> Result<LocalAddresses, Error>;
 
-    /// Makes exactly these addresses local by routes on `lo`, by adding and removing own routes only.
+    /// Makes exactly these addresses local by routes on `lo`, by adding and removing own routes only; returns those that
+    /// cannot be.
     ///
     /// # Errors
-    /// Netlink said no.
-    fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error>;
+    /// Netlink said no to this process, or does not let a route go.
+    fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error>;
 
     /// Makes exactly these addresses known to routers, by host routes in the table [`exported::TABLE`] that routing daemons
-    /// read.
+    /// read; returns those that cannot be.
     ///
     /// # Errors
-    /// Netlink said no.
-    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error>;
+    /// Netlink said no to this process, or does not let a route go.
+    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error>;
 
     /// Tells the link that `address` is at this node now (gratuitous ARP or unsolicited neighbour advertisement on every
     /// uplink).

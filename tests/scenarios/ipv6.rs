@@ -1,16 +1,19 @@
 //! Clients by IPv6: the announcing node answers neighbour discovery, any node takes the packets, the owner serves them.
 
+use std::net::Ipv6Addr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gateway_common::abi::Counter;
+use gateway_tests::daemon::Daemon;
 use gateway_tests::eventually::eventually;
-use gateway_tests::fixture::HOST;
+use gateway_tests::fixture::{HOST, ReplicaState};
 use gateway_tests::leftovers::Ledger;
 use gateway_tests::maps::counter;
 use gateway_tests::rig::{Options, Rig};
 use gateway_tests::topology::UPLINK;
+use gateway_tests::wire::{Kind, Tap};
 
 const VIP: &str = "2001:db8::100";
 const REQUESTS: usize = 40;
@@ -49,6 +52,101 @@ fn clients_by_ipv6_are_served_on_link_and_by_the_tunnel() {
     let speakers = answers.iter().filter(|n| **n > 0).count();
     assert_eq!(speakers, 1, "one node speaks for the VIP: {answers:?}");
     defended(&rig);
+}
+
+#[test]
+fn the_announcer_vanishes_and_another_advertises_the_vip_within_a_second() {
+    let options = Options {
+        nodes: 3,
+        ..Options::default()
+    };
+    let rig = Rig::start(Ledger::open().unwrap(), &options).unwrap();
+    with_ipv6(&rig).unwrap();
+    rig.fixture.write("gateway-v6.yaml", &gateway()).unwrap();
+    eventually("an answer by IPv6", Duration::from_secs(15), || curl(&rig)).unwrap();
+    let speaks = |daemon: &Daemon| {
+        let status = daemon.status().unwrap();
+        let all = status["datapath"]["announcing"].as_array().unwrap();
+        all.iter().any(|address| *address == VIP)
+    };
+    let speakers: Vec<&Daemon> = rig.daemons.iter().filter(|daemon| speaks(daemon)).collect();
+    assert_eq!(speakers.len(), 1);
+    let site = speakers[0].site();
+    let tap = Tap::start(&rig.topology.client, Kind::Neighbours).unwrap();
+    let gone = Instant::now();
+    site.netns.ip(&format!("link del {UPLINK}")).unwrap();
+    eventually("an answer in its place", Duration::from_secs(5), || {
+        curl(&rig)
+    })
+    .unwrap();
+    println!("answered {:?} after the announcer was gone", gone.elapsed());
+    let frames = tap.stop().unwrap();
+    // Ethernet, IPv6, then type 136, flags (override), and the address that it is about.
+    let vip = VIP.parse::<Ipv6Addr>().unwrap().octets();
+    let told = frames.iter().find(|frame| {
+        let bytes = &frame.bytes;
+        let override_it = bytes.get(58).is_some_and(|flags| flags & 0x20 != 0);
+        frame.at > gone
+            && bytes.get(54) == Some(&136)
+            && override_it
+            && bytes.get(62..78) == Some(&vip)
+    });
+    let after = told.unwrap().at.saturating_duration_since(gone);
+    println!("the link was told {after:?} after");
+    assert!(after <= Duration::from_secs(1), "{after:?}");
+}
+
+#[test]
+fn where_ipv6_is_off_only_its_vip_is_not_served() {
+    let options = Options {
+        nodes: 2,
+        ..Options::default()
+    };
+    let mut rig = Rig::start(Ledger::open().unwrap(), &options).unwrap();
+    rig.fixture.write("gateway-v6.yaml", &gateway()).unwrap();
+    let patience = Duration::from_secs(10);
+    eventually("a word about the VIP", patience, || says_unserved(&rig)).unwrap();
+    let told = rig.daemons[0].ask(&["status"]).unwrap();
+    assert!(told.contains("Not served: 2001:db8::100"), "{told}");
+    assert!(told.contains("disable_ipv6=0"), "{told}");
+    // Whatever else changes is written as ever.
+    rig.mark(1, ReplicaState::Joining).unwrap();
+    rig.wait_agreed().unwrap();
+    rig.mark(1, ReplicaState::Ready).unwrap();
+    rig.wait_agreed().unwrap();
+    for index in 0..2 {
+        rig.wait_served(index, HOST).unwrap();
+    }
+    // Somebody takes lo down, and all local routes with it.
+    let node = rig.topology.nodes[0].netns.clone();
+    node.ip("link set lo down").unwrap();
+    node.ip("link set lo up").unwrap();
+    rig.wait_served(0, HOST).unwrap();
+    with_ipv6(&rig).unwrap();
+    for site in &rig.topology.nodes {
+        site.netns
+            .sysctl("net/ipv6/conf/lo/disable_ipv6", "0")
+            .unwrap();
+    }
+    eventually("an answer by IPv6", patience, || curl(&rig)).unwrap();
+    assert!(says_unserved(&rig).is_err());
+}
+
+/// Whether both nodes say that they do not serve the VIP, and that nothing else is wrong.
+fn says_unserved(rig: &Rig) -> Result<()> {
+    for daemon in &rig.daemons {
+        let status = daemon.status()?;
+        let left_out = &status["datapath"]["left_out"];
+        let all = left_out.as_array().context("no list")?;
+        let one = all.len() == 1 && all[0].as_str().is_some_and(|why| why.starts_with(VIP));
+        ensure!(one, "{left_out}");
+        ensure!(
+            status["datapath"]["routes"]
+                .as_array()
+                .is_some_and(|r| !r.iter().any(|a| *a == VIP))
+        );
+    }
+    Ok(())
 }
 
 /// A machine that gives itself the VIP finds that it is taken; on the nodes it is no address of an interface and nothing

@@ -19,6 +19,7 @@ mod datapath;
 mod death;
 mod drain;
 mod ejection;
+mod ghosts;
 mod ipv6;
 mod leftovers;
 mod limits;

@@ -33,6 +33,30 @@ pub struct NodeEntry {
     pub reserved: u32,
 }
 
+impl NodeEntry {
+    /// The MAC that frames of the node are known to carry, if that of its entry is one.
+    #[must_use]
+    pub const fn known_mac(&self) -> Option<[u8; 6]> {
+        let near = node_flag::ON_LINK | node_flag::RESOLVED;
+        let known = self.flags & near == near || self.flags & node_flag::MAC_KNOWN != 0;
+        if known && self.flags & node_flag::SELF == 0 {
+            Some(self.mac)
+        } else {
+            None
+        }
+    }
+
+    /// What stays of the entry when its node is not listed any more: its frames are none of a router's for that.
+    #[must_use]
+    pub fn unlisted(&self) -> Self {
+        self.known_mac().map_or_else(Self::default, |mac| Self {
+            mac,
+            flags: node_flag::MAC_KNOWN,
+            ..Self::default()
+        })
+    }
+}
+
 /// How a packet's sender is found in the node table without a scan.
 ///
 /// The fields `by_address` and `by_mac` of one half are two small hash tables from a node's address and MAC to
@@ -66,28 +90,33 @@ pub mod peers {
 
     /// Writes both tables into a half of the node table that is not live: the last step of filling it.
     ///
-    /// Every listed node but the own one goes in by address, those on-link and resolved also by MAC. Returns the
-    /// first node for which there was no slot within [`PROBES`]: its packets would be taken for a stranger's.
+    /// Every listed node but the own one goes in by address, and by MAC if that is known. Returns the first node for
+    /// which there was no slot within [`PROBES`]: its packets would be taken for a stranger's. Nodes that are not listed
+    /// any more go in by MAC as far as there is room.
     pub fn index(half: &mut [NodeEntry]) -> Result<(), NodeIndex> {
         for entry in half.iter_mut() {
             (entry.by_address, entry.by_mac) = (0, 0);
         }
         for node in 1..half.len().min(MAX_NODES as usize) {
-            let NodeEntry {
-                flags,
-                address,
-                mac,
-                ..
-            } = half[node];
+            let entry = half[node];
             let index = node as NodeIndex;
-            if flags & node_flag::LISTED == 0 || flags & node_flag::SELF != 0 {
+            if entry.flags & node_flag::LISTED == 0 || entry.flags & node_flag::SELF != 0 {
                 continue;
             }
-            place(half, address_slot(&address), index, |entry| {
+            place(half, address_slot(&entry.address), index, |entry| {
                 &mut entry.by_address
             })?;
-            if flags & node_flag::ON_LINK != 0 && flags & node_flag::RESOLVED != 0 {
+            if let Some(mac) = entry.known_mac() {
                 place(half, mac_slot(mac), index, |entry| &mut entry.by_mac)?;
+            }
+        }
+        for node in 1..half.len().min(MAX_NODES as usize) {
+            let entry = half[node];
+            if let (0, Some(mac)) = (entry.flags & node_flag::LISTED, entry.known_mac()) {
+                // Without room its frames are a stranger's, which those of a node that is gone may be.
+                let _full = place(half, mac_slot(mac), node as NodeIndex, |entry| {
+                    &mut entry.by_mac
+                });
             }
         }
         Ok(())
@@ -128,6 +157,9 @@ pub mod node_flag {
     /// Although the node is on our link, frames for a VIP are not known to reach it: encapsulate. Its own frames are
     /// still known by their MAC.
     pub const ENCAPSULATE: u32 = 1 << 6;
+    /// Frames of the node carry `mac`, although it is not listed any more or not resolved just now: they are not taken for a
+    /// router's.
+    pub const MAC_KNOWN: u32 = 1 << 7;
 }
 
 const _: () = assert!(size_of::<NodeEntry>() == 48 && align_of::<NodeEntry>() == 4);
@@ -161,6 +193,39 @@ mod tests {
             let by_mac = probe(peers::mac_slot(entry.mac)).any(|slot| half[slot].by_mac == node);
             assert_eq!((by_address, by_mac), (node != 7, node != 7), "node {node}");
         }
+    }
+
+    #[test]
+    fn a_node_that_left_is_known_by_its_mac_and_listed_ones_come_first() {
+        let near = node_flag::LISTED | node_flag::ON_LINK | node_flag::RESOLVED;
+        let of = |last: u8, flags| NodeEntry {
+            address: [last; 16],
+            mac: [2, 0, 0, 0, 0, last],
+            flags,
+            ..NodeEntry::default()
+        };
+        let left = of(1, near).unlisted();
+        assert_eq!((left.mac[5], left.flags), (1, node_flag::MAC_KNOWN));
+        assert_eq!(left.unlisted(), left);
+        // Behind a router, unresolved, or this node itself: there is no MAC to know.
+        for flags in [
+            near & !node_flag::ON_LINK,
+            near & !node_flag::RESOLVED,
+            near | node_flag::SELF,
+        ] {
+            assert_eq!(of(1, flags).unlisted(), NodeEntry::default());
+        }
+        let mut half = vec![NodeEntry::default(); MAX_NODES as usize];
+        // More than there is room for.
+        half[1..=20].fill(of(7, near).unlisted());
+        half[30] = of(7, near);
+        half[31] = of(
+            8,
+            near & !(node_flag::ON_LINK | node_flag::RESOLVED) | node_flag::MAC_KNOWN,
+        );
+        assert_eq!(peers::index(&mut half), Ok(()));
+        let first = |last| half[peers::mac_slot([2, 0, 0, 0, 0, last]) as usize].by_mac;
+        assert_eq!((first(7), first(8)), (30, 31));
     }
 
     #[test]

@@ -190,7 +190,7 @@ pub fn peer_address<T: Tables>(tables: &T, first: u64, second: u64) -> u64 {
     u64::from(tables::peer_at_address(tables, [first, second]))
 }
 
-/// Index of the listed node on our link with this MAC; 0 if there is none. Its bytes in order from the lowest on.
+/// Index of the node on our link with this MAC, also of one that is not listed any more; 0 if there is none. Its bytes in order from the lowest on.
 #[inline(always)]
 pub fn peer_mac<T: Tables>(tables: &T, mac: u64) -> u64 {
     u64::from(tables::peer_with_mac(tables, mac))

@@ -3,13 +3,13 @@
 //! They come as forwarded packets do, for a VIP and from an address that is no node's, and are known by their signature
 //! alone: what is not signed for this node is not looked at further, and dropped only if it is for a VIP. The answer goes
 //! to the address that the question names, as an ordinary packet between nodes; if that address is of the other IP
-//! version, the headers are made anew.
+//! version, the headers are made anew. So it says two things: the frame arrives, and it is known to come from a node.
 
 use super::Tables;
 use super::flow::is_mapped;
 use super::place::{Place, kind};
 use super::probe::{Addresses, LENGTH, key_of, peer, sum_v6, turn_frame, turned};
-use super::tables::{address_entry, node};
+use super::tables::{address_entry, is_from_peer, node};
 use crate::abi::{Counter, LiveConfig, fact, vip_flag};
 use crate::checksum;
 use crate::hash::{Key, of_words, words};
@@ -83,7 +83,8 @@ fn destination<P: Packet>(packet: &P, place: Place) -> Option<[u64; 2]> {
     Some(words(mapped(address.to_ne_bytes())))
 }
 
-/// Makes the answer out of the question; `None` if the asking node is not listed.
+/// Makes the answer out of the question; `None` if the asking node is not listed, or the frame is not known to be one of a
+/// node: what comes so would be taken for a router's, and its hop not counted.
 #[inline(always)]
 fn reply<T: Tables>(
     packet: &mut T::Packet,
@@ -92,6 +93,9 @@ fn reply<T: Tables>(
     place: Place,
     key: Key,
 ) -> Option<()> {
+    if !is_from_peer(packet, tables, config) {
+        return None;
+    }
     let question = place.l4 + size_of::<Udp>() as u32;
     let sequence = packet.read::<Word>(question + offset::SEQUENCE)?;
     let ends = packet.read::<Ends>(question + offset::ENDS)?;

@@ -2,12 +2,11 @@
 
 mod by;
 
-pub(super) use self::by::{is_from_peer, may_be_from_peer, peer_at_address, peer_with_mac};
+pub(super) use self::by::{is_from_peer, may_be_from_peer, node, peer_at_address, peer_with_mac};
 use super::outline;
 use crate::abi::{
-    Counter, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED,
-    SourceKey, TraceEvent, TraceFilter, VIP_PROBES, VIP_SLOTS, VipEntry, VipWords, node_flag,
-    vip_flag,
+    Counter, Live, LiveConfig, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED, SourceKey,
+    TraceEvent, TraceFilter, VIP_PROBES, VIP_SLOTS, VipEntry, VipWords, vip_flag,
 };
 use crate::hash::{Key, of_words, vip_slot_of};
 use crate::packet::{Packet, mapped};
@@ -484,19 +483,4 @@ pub(super) fn address_and_sources<T: Tables>(
 #[inline(always)]
 pub(super) fn address_entry<T: Tables>(tables: &T, address: [u64; 2]) -> u32 {
     address_and_sources(tables, address).0
-}
-
-/// A listed node by its index.
-#[inline(always)]
-pub(super) fn node<'a, T: Tables>(
-    tables: &'a T,
-    config: LiveConfig<'_>,
-    index: NodeIndex,
-) -> Option<Live<'a, NodeEntry>> {
-    let slot = u32::from(index);
-    if slot >= MAX_NODES {
-        return None;
-    }
-    let entry = tables.node((config.node_half() & 1) * MAX_NODES + slot)?;
-    (entry.flags() & node_flag::LISTED != 0).then_some(entry)
 }

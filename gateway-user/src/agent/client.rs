@@ -20,6 +20,7 @@ use super::message::{
 use super::wire::{self, Frame, Progress, Reader, WireError};
 use crate::datapath::{
     Attachment, Error, ForwardMode, LocalAddresses, NodePrivileges, PathQuestion, SharedTables,
+    Unset,
 };
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::sources::SourceTable;
@@ -109,6 +110,13 @@ impl Remote {
     fn ask_done(&mut self, request: &Request, tail: &[u8]) -> Result<(), Error> {
         match self.ask(request, tail, &[])? {
             (Reply::Done, _) => Ok(()),
+            _ => Err(self.confused()),
+        }
+    }
+
+    fn ask_routes(&mut self, request: &Request) -> Result<Unset, Error> {
+        match self.ask(request, &[], &[])? {
+            (Reply::Routes(unset), _) => Ok(unset),
             _ => Err(self.confused()),
         }
     }
@@ -297,13 +305,12 @@ impl NodePrivileges for Remote {
         Ok(local)
     }
 
-    fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        let addresses = addresses.clone();
-        self.ask_done(&Request::Routes(addresses), &[])
+    fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error> {
+        self.ask_routes(&Request::Routes(addresses.clone()))
     }
 
-    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        self.ask_done(&Request::Exported(addresses.clone()), &[])
+    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error> {
+        self.ask_routes(&Request::Exported(addresses.clone()))
     }
 
     fn announce(&mut self, address: IpAddr) -> Result<(), Error> {

@@ -11,14 +11,14 @@ use gateway_common::probe::SIZE;
 use serde::{Deserialize, Serialize};
 
 use super::wire::Frame;
-use crate::datapath::{Attachment, ForwardMode, LocalAddresses, PathQuestion};
+use crate::datapath::{Attachment, ForwardMode, LocalAddresses, PathQuestion, Unset};
 use crate::l4::diff::{Image, without_halves};
 use crate::l4::sources::SourceTable;
 use crate::l4::tables::{Reach, VipHalf};
 use crate::l4::vips::MAX_VIPS;
 
 /// Version of this protocol. Another one is refused in the greeting, so that neither side ever guesses.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,6 +107,8 @@ pub enum Reply {
     Welcome(Box<Welcome>),
     /// It is done.
     Done,
+    /// The routes are as they were asked for, but those of these addresses, each with the reason.
+    Routes(Unset),
     /// The claims that are refused: place in the question, and why.
     Claims(Vec<(u32, String)>),
     /// How nodes are reached.
@@ -379,6 +381,7 @@ mod tests {
             Reply::Counters,
             Reply::Claims(vec![(3, "no".to_owned())]),
             Reply::Reach([(address, reach)].into()),
+            Reply::Routes([(IpAddr::from([9; 16]), "switched off".to_owned())].into()),
             Reply::LocalAddresses(LocalAddresses {
                 configured: [address].into(),
                 uplink: Some(address),

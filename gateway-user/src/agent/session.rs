@@ -198,12 +198,11 @@ impl Session {
         self.look(now, Duration::ZERO)?;
         self.read_again(addresses.iter().copied(), now);
         self.policy.routes(addresses, &self.facts.configured)?;
-        self.privileges
-            .set_local_routes(addresses)
-            .map_err(failed)?;
+        let unset = self.privileges.set_local_routes(addresses);
+        let unset = unset.map_err(failed)?;
         self.localised(addresses);
         self.tell_routers(now)?;
-        Ok(Reply::Done.into())
+        Ok(Reply::Routes(unset).into())
     }
 
     /// The `run` is gone: until the next one beats, packets for new connections go to other nodes, if there are any.
@@ -224,7 +223,7 @@ impl Session {
         }
         self.localised(&BTreeSet::new());
         self.privileges.set_exported_routes(&BTreeSet::new())?;
-        self.privileges.set_local_routes(&BTreeSet::new())
+        self.privileges.set_local_routes(&BTreeSet::new()).map(drop)
     }
 
     /// How many listening sockets are kept.

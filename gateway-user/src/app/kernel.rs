@@ -209,7 +209,9 @@ fn serve(mut driver: Driver, shared: &Arc<Shared>, commands: &Receiver<Command>)
             Ok(Command::Snapshot(snapshot, reply)) => {
                 let result = publish(&mut driver, shared, &snapshot);
                 let refused = driver.refused().iter().filter(|(vip, _)| vip.port != 0);
-                let refused = refused.map(|(vip, why)| (*vip, why.clone())).collect();
+                let refused = refused.map(|(vip, why)| (*vip, why.clone()));
+                let unserved = driver.unserved().map(|(vip, why)| (vip, why.to_owned()));
+                let refused = refused.chain(unserved).collect();
                 last = Some(snapshot);
                 // Nobody waits any more only while the daemon stops.
                 drop(reply.send(result.map(|()| refused).map_err(|e| e.to_string())));

@@ -28,7 +28,8 @@ use super::neighbours::{ForwardMode, Neighbours};
 use super::netlink::Netlink;
 use super::writer::Writer;
 use super::{
-    Error, LocalAddresses, NodePrivileges, counts, gratuitous, object, pins, routes, vip_socket,
+    Error, LocalAddresses, NodePrivileges, Unset, counts, gratuitous, object, pins, routes,
+    vip_socket,
 };
 use crate::l4::address_of;
 use crate::l4::diff::{Image, MapOp};
@@ -390,12 +391,12 @@ impl NodePrivileges for Agent {
         })
     }
 
-    fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+    fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error> {
         self.join_groups(addresses);
         routes::set_own_routes(&mut self.netlink, addresses)
     }
 
-    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error> {
         self.exported.set(&mut self.netlink, addresses)
     }
 

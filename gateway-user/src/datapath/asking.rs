@@ -152,6 +152,34 @@ mod tests {
 
     const KEY: [u64; 2] = [5, 6];
 
+    const NEAR: u32 = node_flag::ON_LINK | node_flag::RESOLVED;
+
+    /// Of the asked node, which knows the asking one by this MAC.
+    fn tables(own: IpAddr, peer: IpAddr, mac: [u8; 6]) -> HostTables {
+        let mut tables = HostTables {
+            config: Config {
+                abi_version: ABI_VERSION,
+                self_index: 1,
+                probe_port: 17_411u16.to_be_bytes(),
+                probe_key: KEY,
+                tunnel_source: abi_address(own),
+                ..Config::default()
+            },
+            ..HostTables::default()
+        };
+        tables.facts[fact::NAME_HASH as usize] = 11;
+        for (index, address, flags) in [(1, own, node_flag::SELF), (2, peer, NEAR)] {
+            let entry = NodeEntry {
+                address: abi_address(address),
+                mac,
+                flags: flags | node_flag::LISTED,
+                ..NodeEntry::default()
+            };
+            tables.put_node(index, entry);
+        }
+        tables
+    }
+
     /// What the asked node makes of the frame, at addresses of this family.
     fn asked(vip: &str, own: &str, peer: &str, vlan: u16) -> Vec<u8> {
         let (own, peer): (IpAddr, IpAddr) = (own.parse().unwrap(), peer.parse().unwrap());
@@ -177,31 +205,19 @@ mod tests {
             vlan,
             ..Reach::default()
         };
-        let mut tables = HostTables {
-            config: Config {
-                abi_version: ABI_VERSION,
-                self_index: 1,
-                probe_port: 17_411u16.to_be_bytes(),
-                probe_key: KEY,
-                tunnel_source: abi_address(own),
-                ..Config::default()
-            },
-            ..HostTables::default()
-        };
-        tables.facts[fact::NAME_HASH as usize] = 11;
-        for (index, address, flags) in [(1, own, node_flag::SELF), (2, peer, 0)] {
-            let entry = NodeEntry {
-                address: abi_address(address),
-                flags: flags | node_flag::LISTED,
-                ..NodeEntry::default()
-            };
-            tables.put_node(index, entry);
-        }
+        let tables = tables(own, peer, reach.source_mac);
         let mut packet = HostPacket {
             bytes: frame(&question, &reach, 17_411),
             ingress: 1,
             headroom: 0,
         };
+        // From a MAC that is no node's: what came so would be taken for a router's.
+        let mut strange = packet.clone();
+        strange.bytes[11] ^= 1;
+        assert_eq!(
+            steer(&mut strange, &tables).counter(),
+            Counter::ProbeRefused
+        );
         assert!(
             packet.bytes.len() >= 60,
             "no shorter than Ethernet wants it"

@@ -1,13 +1,64 @@
 //! Many small datagrams by one system call, in both directions.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use socket2::SockAddr;
 
 /// Most datagrams of one call.
 pub(super) const MOST: usize = 64;
+
+/// Two sockets at one address: what waits for the neighbour entry of a node that is gone fills the buffer of a socket for
+/// seconds, and must not keep questions to the others back.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    /// The address of both.
+    pub(super) address: IpAddr,
+    well: UdpSocket,
+    doubtful: UdpSocket,
+}
+
+impl Sockets {
+    /// # Errors
+    /// The address is not on this machine, or no socket is to be had.
+    pub(super) fn bind(address: IpAddr) -> io::Result<Self> {
+        let bind = || {
+            let socket = UdpSocket::bind((address, 0))?;
+            socket.set_nonblocking(true)?;
+            Ok::<_, io::Error>(socket)
+        };
+        Ok(Self {
+            address,
+            well: bind()?,
+            doubtful: bind()?,
+        })
+    }
+
+    /// Port of the socket that well nodes are asked by; 0 if it is not known.
+    pub(super) fn port(&self) -> u16 {
+        self.well.local_addr().map_or(0, |bound| bound.port())
+    }
+
+    /// Both, to wait for answers.
+    pub(super) const fn both(&self) -> [&UdpSocket; 2] {
+        [&self.well, &self.doubtful]
+    }
+
+    /// Sends each datagram by the socket for nodes that are well or that are not; tells which could be sent.
+    pub(super) fn send(&self, datagrams: &[(SocketAddr, Vec<u8>)], well: &[bool]) -> Vec<bool> {
+        let mut sent = vec![false; datagrams.len()];
+        for (socket, of) in [(&self.well, true), (&self.doubtful, false)] {
+            let places = (0..datagrams.len()).filter(|at| well.get(*at) == Some(&of));
+            let places: Vec<usize> = places.collect();
+            let some: Vec<_> = places.iter().map(|at| datagrams[*at].clone()).collect();
+            for (at, done) in places.iter().zip(send(socket, &some)) {
+                sent[*at] = done;
+            }
+        }
+        sent
+    }
+}
 
 /// Sends datagrams, at most [`MOST`] by one call; tells which of them could be sent.
 pub(super) fn send(socket: &UdpSocket, datagrams: &[(SocketAddr, Vec<u8>)]) -> Vec<bool> {

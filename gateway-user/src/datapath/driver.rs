@@ -23,7 +23,9 @@ use super::attach::Attachment;
 use super::neighbours::ForwardMode;
 use super::prober::{self, CountForeign, Link, Prober};
 use super::pulse::{self, Pulse};
-use super::{Error, LocalAddresses, NodePrivileges, SessionTags, SharedTables, listener_mss, sys};
+use super::{
+    Error, LocalAddresses, NodePrivileges, SessionTags, SharedTables, Unset, listener_mss, sys,
+};
 use crate::l4::diff::{Image, MapOp, diff};
 use crate::l4::liveness::Settings as ProbeTimes;
 use crate::l4::paths::Paths;
@@ -34,6 +36,9 @@ use crate::snapshot::{BindKey, ObjectKey, Snapshot};
 const REFRESH: Duration = Duration::from_secs(1);
 /// The same while a listed node is not resolved.
 const REFRESH_UNRESOLVED: Duration = Duration::from_millis(100);
+
+/// How often the routes are looked at: whoever takes `lo` down takes them away.
+const HOLD: Duration = Duration::from_secs(5);
 
 /// How often the prober's reports are looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -71,8 +76,13 @@ pub struct Driver {
     own_reach: Reach,
     local: LocalAddresses,
     routes: Option<BTreeSet<IpAddr>>,
+    /// Those of them that the kernel refused.
+    unset: Unset,
+    next_hold: Instant,
     /// What routers are told of, if it is known.
     exported: Option<BTreeSet<IpAddr>>,
+    /// Those of them that the kernel refused.
+    unexported: Unset,
     pulse: Pulse,
     beating: bool,
     announced: BTreeSet<IpAddr>,
@@ -137,7 +147,10 @@ impl Driver {
             own_reach,
             local,
             routes: None,
+            unset: Unset::new(),
+            next_hold: now + HOLD,
             exported: None,
+            unexported: Unset::new(),
             pulse: Pulse::new(now),
             beating: true,
             announced: BTreeSet::new(),
@@ -353,6 +366,7 @@ impl Driver {
             // Set first: an error must not make the caller spin.
             self.next_refresh = now + REFRESH;
             self.refresh(now)?;
+            self.hold_routes(now)?;
         }
         // A failure is tried again when the tables are written next.
         self.dirty |= self.feel_pulse(now) && !self.planner.routed().is_empty();
@@ -384,7 +398,7 @@ impl Driver {
     /// Netlink said no.
     pub fn shutdown(mut self) -> Result<(), Error> {
         self.privileges.set_exported_routes(&BTreeSet::new())?;
-        self.privileges.set_local_routes(&BTreeSet::new())
+        self.privileges.set_local_routes(&BTreeSet::new()).map(drop)
     }
 
     fn time(&self, now: Instant) -> Duration {

@@ -15,7 +15,8 @@ use std::os::fd::AsRawFd;
 use super::Error;
 use super::netlink::{Body, Netlink, attributes, word};
 use super::routes::{
-    FAMILIES, ROUTE_PROTOCOL, RTA_DST, RTA_OIF, address, family_of, ignore, interfaces, octets,
+    FAMILIES, ROUTE_PROTOCOL, RTA_DST, RTA_OIF, Unset, address, family_of, ignore, interfaces,
+    note, octets, of_table,
 };
 
 /// The table of these routes: the same number as [`ROUTE_PROTOCOL`].
@@ -43,11 +44,15 @@ struct Device {
 type Route = (IpAddr, u32);
 
 impl Exported {
-    /// Makes exactly `wanted` known to routers.
+    /// Makes exactly `wanted` known to routers, and returns those for which the kernel has no place.
     ///
     /// # Errors
-    /// Netlink said no; the sentence names the address.
-    pub fn set(&mut self, netlink: &mut Netlink, wanted: &BTreeSet<IpAddr>) -> Result<(), Error> {
+    /// Netlink said no to this process, or does not let a route go; the sentence names the address.
+    pub fn set(
+        &mut self,
+        netlink: &mut Netlink,
+        wanted: &BTreeSet<IpAddr>,
+    ) -> Result<Unset, Error> {
         if self.device.is_none() && !self.without && !wanted.is_empty() {
             self.device = open(netlink);
             self.without = self.device.is_none();
@@ -63,7 +68,7 @@ impl Exported {
 /// # Errors
 /// Netlink said no.
 pub fn remove(netlink: &mut Netlink) -> Result<(), Error> {
-    set(netlink, &BTreeSet::new())
+    set(netlink, &BTreeSet::new()).map(drop)
 }
 
 fn open(netlink: &mut Netlink) -> Option<Device> {
@@ -131,7 +136,8 @@ fn bring_up(netlink: &mut Netlink, ifindex: u32) -> io::Result<()> {
         .map(drop)
 }
 
-fn set(netlink: &mut Netlink, wanted: &BTreeSet<Route>) -> Result<(), Error> {
+fn set(netlink: &mut Netlink, wanted: &BTreeSet<Route>) -> Result<Unset, Error> {
+    let mut unset = Unset::new();
     let present = present(netlink)?;
     for route in present.difference(wanted) {
         netlink
@@ -145,26 +151,17 @@ fn set(netlink: &mut Netlink, wanted: &BTreeSet<Route>) -> Result<(), Error> {
     }
     for route in wanted.difference(&present) {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        netlink
-            .request(libc::RTM_NEWROUTE, flags, &message(*route))
-            .map(drop)
-            .or_else(|error| ignore(error, libc::EEXIST))
-            .map_err(Error::netlink(format!(
-                "adding the route for {} to table {TABLE}",
-                route.0
-            )))?;
+        let added = netlink.request(libc::RTM_NEWROUTE, flags, &message(*route));
+        let what = format!("adding the route for {} to table {TABLE}", route.0);
+        note(&mut unset, route.0, added.map(drop), what)?;
     }
-    Ok(())
+    Ok(unset)
 }
 
 fn present(netlink: &mut Netlink) -> Result<BTreeSet<Route>, Error> {
     let mut all = BTreeSet::new();
     for family in FAMILIES {
-        let mut fixed = [0; 12];
-        fixed[0] = family;
-        let routes = netlink
-            .dump(libc::RTM_GETROUTE, &Body::new(&fixed))
-            .map_err(Error::netlink("listing the routes"))?;
+        let routes = of_table(netlink, family, TABLE)?;
         let ours = routes
             .iter()
             .filter(|m| m.len() >= 12 && m[0] == family && m[4] == TABLE && m[5] == ROUTE_PROTOCOL);

@@ -4,7 +4,7 @@
 //! bodies; [`attributes`] walks them and stops at anything malformed.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with, sockopt,
@@ -121,6 +121,33 @@ impl Netlink {
     pub fn dump(&mut self, kind: u16, body: &Body) -> io::Result<Vec<Vec<u8>>> {
         self.send(kind, (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16, body)?;
         self.receive()
+    }
+
+    /// All entries that fit the fixed part. Before Linux 4.20 all entries of the table: the caller looks at each.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn dump_fitting(&mut self, kind: u16, body: &Body) -> io::Result<Vec<Vec<u8>>> {
+        self.set_strict(true);
+        let entries = self.dump(kind, body);
+        self.set_strict(false);
+        entries
+    }
+
+    fn set_strict(&self, strict: bool) {
+        const NETLINK_GET_STRICT_CHK: libc::c_int = 12;
+        let strict = libc::c_int::from(strict);
+        // SAFETY: the option is an integer that lives across the call, which only reads it. Kernels that do not know it
+        // say so, and show all entries.
+        unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_NETLINK,
+                NETLINK_GET_STRICT_CHK,
+                (&raw const strict).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
     }
 
     fn send(&mut self, kind: u16, flags: u16, body: &Body) -> io::Result<()> {

@@ -109,7 +109,7 @@ pub fn detach(bpffs: &Path) -> Result<(), Error> {
     }
     let mut netlink = Netlink::open().map_err(Error::netlink("opening a netlink socket"))?;
     exported::remove(&mut netlink)?;
-    routes::set_own_routes(&mut netlink, &BTreeSet::new())
+    routes::set_own_routes(&mut netlink, &BTreeSet::new()).map(drop)
 }
 
 /// Opens what an unprivileged process maps and writes: rows, alive words, heartbeat and tags of UDP sessions.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use gateway_common::probe::{PATH_ANSWER, Probe, SIZE, view};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::SharedTables;
-use super::batch::{self, MOST};
+use super::batch::{self, MOST, Sockets};
 use crate::l4::Time;
 use crate::l4::liveness::{Liveness, PeerId, Report, Settings};
 use crate::l4::tables::BEAT_LIMIT;
@@ -215,8 +215,8 @@ struct Work {
     link: Arc<Link>,
     targets: Arc<Targets>,
     liveness: Liveness,
-    /// The own address, and a socket bound to it.
-    socket: Option<(IpAddr, UdpSocket)>,
+    /// Sockets bound to the own address.
+    sockets: Option<Sockets>,
     /// Whether a socket could be had the last time; a change is worth a line in the log.
     bound: bool,
     /// Alive words as they were written, by index.
@@ -242,7 +242,7 @@ impl Work {
             count,
             targets: Arc::default(),
             link,
-            socket: None,
+            sockets: None,
             bound: true,
             shown: BTreeMap::new(),
             left: Vec::new(),
@@ -298,26 +298,21 @@ impl Work {
         self.liveness.set_peers(own, &peers);
         self.forget();
         self.tables.set_fact(fact::NAME_HASH, own);
-        if self.socket.as_ref().is_none_or(|(at, _)| *at != address) {
-            self.socket = None;
+        if self.sockets.as_ref().is_none_or(|s| s.address != address) {
+            self.sockets = None;
             self.link.port.store(0, Ordering::Relaxed);
         }
     }
 
-    /// A socket at the own address: the other nodes know this one by it.
+    /// Sockets at the own address: the other nodes know this one by it.
     fn bind(&mut self) {
-        let Some((address, ..)) = self.targets.own.filter(|_| self.socket.is_none()) else {
+        let Some((address, ..)) = self.targets.own.filter(|_| self.sockets.is_none()) else {
             return;
         };
-        let socket = UdpSocket::bind((address, 0)).and_then(|socket| {
-            socket.set_nonblocking(true)?;
-            Ok(socket)
-        });
-        match socket {
-            Ok(socket) => {
-                let port = socket.local_addr().map_or(0, |bound| bound.port());
-                self.link.port.store(port, Ordering::Relaxed);
-                self.socket = Some((address, socket));
+        match Sockets::bind(address) {
+            Ok(sockets) => {
+                self.link.port.store(sockets.port(), Ordering::Relaxed);
+                self.sockets = Some(sockets);
                 self.bound = true;
             }
             Err(error) => {
@@ -342,10 +337,10 @@ impl Work {
             tv_sec: time.as_secs().cast_signed(),
             tv_nsec: time.subsec_nanos().into(),
         };
-        let mut sockets = Vec::with_capacity(1);
-        if let Some((_, socket)) = &self.socket {
-            sockets.push(PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN));
-        }
+        let sockets = self.sockets.iter().flat_map(Sockets::both);
+        let mut sockets: Vec<_> = sockets
+            .map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN))
+            .collect();
         // An interrupted wait is a short one.
         let _woken = poll(&mut sockets, Some(&timeout));
     }
@@ -353,13 +348,11 @@ impl Work {
     fn receive(&mut self) {
         let [key, previous] = self.targets.keys;
         loop {
-            let Some((_, socket)) = &self.socket else {
-                return;
-            };
-            let datagrams = batch::receive::<{ SIZE + 1 }>(socket);
-            let full = datagrams.len() == MOST;
+            let sockets = self.sockets.iter().flat_map(Sockets::both);
+            let batches: Vec<_> = sockets.map(batch::receive::<{ SIZE + 1 }>).collect();
+            let full = batches.iter().any(|batch| batch.len() == MOST);
             let now = self.link.time(Instant::now());
-            for (bytes, length) in datagrams {
+            for (bytes, length) in batches.into_iter().flatten() {
                 match Probe::open(&bytes[..length], key, previous) {
                     Some(answer) if answer.kind == PATH_ANSWER => {
                         self.link.put_path_answer(answer, now);
@@ -395,10 +388,11 @@ impl Work {
             .filter(|next| *next > now)
             .unwrap_or(now + pause);
         let asked = self.left.split_off(self.left.len().saturating_sub(MOST));
-        let Some((_, socket)) = &self.socket else {
+        let Some(sockets) = &self.sockets else {
             return;
         };
         let time = self.link.time(now);
+        let mut well = Vec::with_capacity(asked.len());
         let mut peers = Vec::with_capacity(asked.len());
         let mut datagrams = Vec::with_capacity(asked.len());
         for peer in asked {
@@ -410,9 +404,10 @@ impl Work {
                 let to = SocketAddr::new(target.id.address, self.targets.port);
                 datagrams.push((to, bytemuck::bytes_of(&question.sign(key)).to_vec()));
                 peers.push(peer);
+                well.push(self.liveness.answers(peer));
             }
         }
-        for (peer, sent) in peers.iter().zip(batch::send(socket, &datagrams)) {
+        for (peer, sent) in peers.iter().zip(sockets.send(&datagrams, &well)) {
             self.liveness.sent(*peer, sent);
         }
     }

@@ -159,11 +159,7 @@ fn is_link_local(address: &IpAddr) -> bool {
 pub fn own_routes(netlink: &mut Netlink) -> Result<BTreeSet<IpAddr>, Error> {
     let mut all = BTreeSet::new();
     for family in FAMILIES {
-        let mut fixed = [0; 12];
-        fixed[0] = family;
-        let routes = netlink
-            .dump(libc::RTM_GETROUTE, &Body::new(&fixed))
-            .map_err(Error::netlink("listing the routes"))?;
+        let routes = of_table(netlink, family, RT_TABLE_LOCAL)?;
         let ours = routes.iter().filter(|m| {
             m.len() >= 12 && m[0] == family && m[4] == RT_TABLE_LOCAL && m[5] == ROUTE_PROTOCOL
         });
@@ -176,14 +172,37 @@ pub fn own_routes(netlink: &mut Netlink) -> Result<BTreeSet<IpAddr>, Error> {
     Ok(all)
 }
 
-/// Makes exactly `wanted` local, as far as it is up to our routes.
+/// Routes of a table with our protocol number, perhaps among others: the kernel sorts them out if it can, for there may be a
+/// million in other tables.
+pub(super) fn of_table(
+    netlink: &mut Netlink,
+    family: u8,
+    table: u8,
+) -> Result<Vec<Vec<u8>>, Error> {
+    let mut fixed = [0; 12];
+    fixed[0] = family;
+    fixed[4] = table;
+    fixed[5] = ROUTE_PROTOCOL;
+    match netlink.dump_fitting(libc::RTM_GETROUTE, &Body::new(&fixed)) {
+        // There is no such table yet.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        routes => routes.map_err(Error::netlink("listing the routes")),
+    }
+}
+
+/// Addresses whose route the kernel refuses, each with one sentence that says why.
+pub type Unset = BTreeMap<IpAddr, String>;
+
+/// Makes exactly `wanted` local, as far as it is up to our routes, and returns those for which the kernel has no place: one
+/// of them says nothing of the others.
 ///
 /// # Errors
-/// Netlink said no; the sentence names the address.
-pub fn set_own_routes(netlink: &mut Netlink, wanted: &BTreeSet<IpAddr>) -> Result<(), Error> {
+/// Netlink said no to this process, or does not let a route go; the sentence names the address.
+pub fn set_own_routes(netlink: &mut Netlink, wanted: &BTreeSet<IpAddr>) -> Result<Unset, Error> {
+    let mut unset = Unset::new();
     let present = own_routes(netlink)?;
     if present == *wanted {
-        return Ok(());
+        return Ok(unset);
     }
     let loopback = interfaces(netlink)?
         .into_iter()
@@ -191,13 +210,9 @@ pub fn set_own_routes(netlink: &mut Netlink, wanted: &BTreeSet<IpAddr>) -> Resul
         .map_or(1, |(index, _)| index);
     for address in wanted.difference(&present) {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        netlink
-            .request(libc::RTM_NEWROUTE, flags, &local_route(*address, loopback))
-            .map(drop)
-            .or_else(|error| ignore(error, libc::EEXIST))
-            .map_err(Error::netlink(format!(
-                "adding the local route for {address} on lo"
-            )))?;
+        let added = netlink.request(libc::RTM_NEWROUTE, flags, &local_route(*address, loopback));
+        let what = format!("adding the local route for {address} on lo");
+        note(&mut unset, *address, added.map(drop), what)?;
     }
     for address in present.difference(wanted) {
         netlink
@@ -208,6 +223,34 @@ pub fn set_own_routes(netlink: &mut Netlink, wanted: &BTreeSet<IpAddr>) -> Resul
                 "removing the local route for {address}"
             )))?;
     }
+    Ok(unset)
+}
+
+/// Keeps a refusal that concerns one address alone; that of a missing privilege concerns all.
+pub(super) fn note(
+    unset: &mut Unset,
+    address: IpAddr,
+    added: std::io::Result<()>,
+    what: String,
+) -> Result<(), Error> {
+    let Err(error) = added.or_else(|error| ignore(error, libc::EEXIST)) else {
+        return Ok(());
+    };
+    if error.raw_os_error() == Some(libc::EPERM) {
+        return Err(Error::netlink(what)(error));
+    }
+    // What the kernel says of a family that is switched off, or not built in.
+    let off = [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
+    let off = address.is_ipv6() && error.raw_os_error().is_some_and(|code| off.contains(&code));
+    let remedy = if off {
+        "switch IPv6 on with `sysctl net.ipv6.conf.all.disable_ipv6=0` and `sysctl net.ipv6.conf.lo.disable_ipv6=0`, or take the address from the Gateway"
+    } else {
+        "it is tried again every second"
+    };
+    unset.insert(
+        address,
+        format!("{address} is not served by this node: {what} failed ({error}); {remedy}"),
+    );
     Ok(())
 }
 

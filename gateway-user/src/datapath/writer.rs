@@ -84,7 +84,7 @@ impl Writer {
         let nodes = (first..first + MAX_NODES as usize)
             .map(|slot| self.nodes.read::<NodeEntry>(slot * NODE_WORDS))
             .map(|entry| match entry.flags & node_flag::LISTED {
-                0 => NodeEntry::default(),
+                0 => entry.unlisted(),
                 // The peer index belongs to slots and is made anew with every half.
                 _ => NodeEntry {
                     by_address: 0,
@@ -177,9 +177,10 @@ impl Writer {
             .iter()
             .filter(|index| u32::from(**index) < MAX_NODES)
         {
-            let slot = half * MAX_NODES as usize + usize::from(*index);
-            self.nodes.half_words()[slot * NODE_WORDS + NODE_FLAGS_WORD]
-                .store(0, Ordering::Release);
+            let at = (half * MAX_NODES as usize + usize::from(*index)) * NODE_WORDS;
+            let entry: NodeEntry = self.nodes.read(at);
+            self.nodes.half_words()[at + NODE_FLAGS_WORD]
+                .store(entry.unlisted().flags, Ordering::Release);
         }
     }
 
@@ -266,8 +267,8 @@ mod tests {
             ..NodeEntry::default()
         };
         nodes[4] = NodeEntry {
-            flags: node_flag::LISTED,
-            ifindex: 3,
+            flags: node_flag::LISTED | node_flag::ON_LINK | node_flag::RESOLVED,
+            mac: [2, 0, 0, 0, 0, 4],
             ..NodeEntry::default()
         };
         let key = VipKey {
@@ -307,6 +308,7 @@ mod tests {
             image.apply(op);
             assert_eq!(writer.image(), image, "after {op:?}");
         }
+        assert_eq!(image.nodes[4].mac[5], 4, "who left is known by its MAC");
         let slot = peers::address_slot(&[0; 16]) as usize + MAX_NODES as usize;
         let indexed: NodeEntry = writer.nodes.read(slot * NODE_WORDS);
         assert_eq!(indexed.by_address, 3, "peers are indexed");

@@ -68,7 +68,7 @@ impl Image {
             MapOp::UnlistNodes(indices) => {
                 for index in indices {
                     if let Some(entry) = self.nodes.get_mut(usize::from(*index)) {
-                        *entry = NodeEntry::default();
+                        *entry = entry.unlisted();
                     }
                 }
             }

@@ -328,6 +328,13 @@ impl Liveness {
         }
     }
 
+    /// Whether a peer answers.
+    #[must_use]
+    pub fn answers(&self, peer: u64) -> bool {
+        let peer = self.peers.get(&peer);
+        peer.is_some_and(|peer| peer.report.standing == Standing::Answering)
+    }
+
     /// Everything that is known.
     #[must_use]
     pub fn report(&self) -> Report {

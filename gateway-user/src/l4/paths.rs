@@ -9,6 +9,8 @@
 //!   again soon.
 //! - **A miss says something about the path only** if the node answered an ordinary probe meanwhile: else it is not well,
 //!   which `liveness` says.
+//! - **An answer also says that the other node knows our frames**: it counts their hops. A node that we have not heard for
+//!   [`STALE`] may have forgotten us, so its path has to be proven anew.
 //! - All VIPs take their turn, one at a time; one that is not answered stays until it is, so that a filter on a single
 //!   address is noticed as well as one on all.
 //!
@@ -31,6 +33,8 @@ const FIRST_HITS: u32 = 2;
 const HITS: (u32, u32) = (8, 128);
 /// A path that lasted so long has no past.
 const FORGIVEN: Duration = Duration::from_secs(60);
+/// Silence of a node after which nothing is known of its path. Whoever leaves its list is known by its MAC for much longer.
+pub const STALE: Duration = Duration::from_secs(3);
 /// VIPs that are asked for before a path is proven, if there are as many.
 const VIPS_FIRST: usize = 8;
 
@@ -236,13 +240,21 @@ impl Paths {
         let patience = self.interval * 3 / 2;
         let mut changed = Vec::new();
         for (hash, peer) in &mut self.peers {
+            let heard = heard_at(*hash);
+            if peer.report.standing == Standing::Proven
+                && heard.is_none_or(|heard| now.saturating_sub(heard) >= STALE)
+            {
+                (peer.hits, peer.misses) = (0, 0);
+                peer.report.standing = Standing::Asking;
+                changed.push((*hash, Some((Standing::Asking, peer.turn))));
+            }
             let Some(open) = &peer.open else {
                 continue;
             };
             if now < open.sent + patience {
                 continue;
             }
-            let well = heard_at(*hash).is_some_and(|heard| heard > open.sent);
+            let well = heard.is_some_and(|heard| heard > open.sent);
             peer.open = None;
             peer.next = now;
             if well {

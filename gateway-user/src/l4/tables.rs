@@ -112,6 +112,8 @@ pub struct Planner {
     frames: Frames,
     /// Nodes to which MACs may be rewritten if they are on our link; none: all of them.
     proven: Option<BTreeSet<IpAddr>>,
+    /// The MAC that frames of the node with an index carried last, also when it is not listed any more.
+    macs: BTreeMap<NodeIndex, [u8; 6]>,
     listed: Vec<ListedNode>,
     left_out: Vec<String>,
 }
@@ -131,6 +133,7 @@ impl Planner {
             shared: BTreeSet::new(),
             frames: Frames::default(),
             proven: None,
+            macs: BTreeMap::new(),
             listed: Vec::new(),
             left_out: Vec::new(),
         }
@@ -147,6 +150,9 @@ impl Planner {
         for (index, entry) in (0..MAX_NODES as NodeIndex).zip(&image.nodes) {
             if entry.flags & node_flag::LISTED != 0 {
                 self.indices.adopt(index, address_of(entry.address), now);
+            }
+            if let Some(mac) = entry.known_mac() {
+                self.macs.insert(index, mac);
             }
         }
         self.vips.adopt_sources(&image.sources);
@@ -340,6 +346,7 @@ impl Planner {
             .map(|node| (node.index, Standing::of(&node.member)))
             .collect();
         self.ranks.update(&nodes);
+        self.note_macs();
         let entries = self.vips.entries(&self.announced(), &self.shared);
         Desired {
             config: self.config(),

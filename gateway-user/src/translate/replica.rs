@@ -25,19 +25,72 @@ pub(super) fn is_ours(slice: &EndpointSlice) -> bool {
 }
 
 /// All replicas by name. If two entries have one name the first by slice name and position counts.
+///
+/// Nodes reach each other by one IP version: that of most of them, by IPv4 if as many have either. So all nodes decide
+/// alike, and a Service of both versions, which lists every node twice, is read as if it had one. Nodes that have no
+/// address of that version are left out, and so is the second of two nodes with one address.
 pub(super) fn read(inputs: &Inputs, conditions: &mut Conditions) -> Vec<Replica> {
-    let mut replicas: BTreeMap<String, Replica> = BTreeMap::new();
+    let (mut v4, mut v6) = (Listed::new(), Listed::new());
     for (key, slice) in inputs.endpoint_slices.iter().filter(|(_, s)| is_ours(s)) {
         for endpoint in &slice.endpoints {
             match read_one(inputs, endpoint, conditions) {
                 Ok(replica) => {
-                    replicas.entry(replica.name.clone()).or_insert(replica);
+                    let of_version = if replica.address.is_ipv4() {
+                        &mut v4
+                    } else {
+                        &mut v6
+                    };
+                    let entry = of_version.entry(replica.name.clone());
+                    entry.or_insert((key, replica));
                 }
                 Err(message) => conditions.warn(Kind::EndpointSlice, key, message),
             }
         }
     }
-    replicas.into_values().collect()
+    let (listed, others, version) = if v6.len() > v4.len() {
+        (v6, v4, "IPv6")
+    } else {
+        (v4, v6, "IPv4")
+    };
+    for (name, (key, replica)) in &others {
+        if !listed.contains_key(name) {
+            let address = replica.address;
+            let message = format!(
+                "replica {name} ({address}) is left out: it has no {version} address, by which most replicas are reached; give all of them addresses of one IP version"
+            );
+            conditions.warn(Kind::EndpointSlice, key, message);
+        }
+    }
+    without_doubles(listed, conditions)
+}
+
+/// Replicas by name, with their slices.
+type Listed<'a> = BTreeMap<String, (&'a ObjectKey, Replica)>;
+
+/// Each address once: as that of the first replica by name of those that are ready, else of all.
+fn without_doubles(listed: Listed<'_>, conditions: &mut Conditions) -> Vec<Replica> {
+    let mut owners: BTreeMap<IpAddr, (bool, String)> = BTreeMap::new();
+    for replica in listed.values().map(|(_, replica)| replica) {
+        let claim = (replica.state != ReplicaState::Ready, replica.name.clone());
+        let owner = owners.entry(replica.address).or_insert(claim.clone());
+        if claim < *owner {
+            *owner = claim;
+        }
+    }
+    let mut replicas = Vec::new();
+    for (name, (key, replica)) in listed {
+        let owner = &owners[&replica.address].1;
+        if *owner == name {
+            replicas.push(replica);
+        } else {
+            let address = replica.address;
+            let message = format!(
+                "replica {name} is left out: its address {address} is that of replica {owner}"
+            );
+            conditions.warn(Kind::EndpointSlice, key, message);
+        }
+    }
+    replicas
 }
 
 fn read_one(

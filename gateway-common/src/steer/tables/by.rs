@@ -1,7 +1,7 @@
-//! Nodes found by what their packets carry: an address or a MAC.
+//! Nodes found by their index, or by what their packets carry: an address or a MAC.
 
-use super::{Tables, node};
-use crate::abi::{Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, peers};
+use super::Tables;
+use crate::abi::{Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, node_flag, peers};
 use crate::hash::of_words;
 use crate::packet::Packet;
 
@@ -15,6 +15,7 @@ pub(in crate::steer) fn peer_at_address<T: Tables>(tables: &T, address: [u64; 2]
     peer(
         tables,
         peers::address_slot(&of_words(address)),
+        node_flag::LISTED,
         |slot| slot.by_address(),
         |peer| {
             let [first, second] = peer.address();
@@ -23,7 +24,7 @@ pub(in crate::steer) fn peer_at_address<T: Tables>(tables: &T, address: [u64; 2]
     )
 }
 
-/// The listed node on our link with this MAC; 0 if there is none.
+/// The node on our link with this MAC, also one that is not listed any more; 0 if there is none.
 #[allow(
     clippy::redundant_closure_for_method_calls,
     reason = "the method by its name is for one lifetime, the closure for all"
@@ -35,6 +36,7 @@ pub(in crate::steer) fn peer_with_mac<T: Tables>(tables: &T, word: u64) -> NodeI
     peer(
         tables,
         peers::mac_slot(mac),
+        node_flag::LISTED | node_flag::MAC_KNOWN,
         |slot| slot.by_mac(),
         |peer| {
             let [first, second, _] = peer.macs();
@@ -44,7 +46,7 @@ pub(in crate::steer) fn peer_with_mac<T: Tables>(tables: &T, word: u64) -> NodeI
     )
 }
 
-/// Whether the packet's source MAC is that of a listed node on our link. Most senders are none, which their first slot says;
+/// Whether the packet's source MAC is that of a node on our link, listed or not any more. Most senders are none, which their first slot says;
 /// the rest is done out of line.
 #[inline(always)]
 pub(in crate::steer) fn is_from_peer<T: Tables>(
@@ -93,6 +95,7 @@ fn is_known<T: Tables>(
 fn peer<T: Tables>(
     tables: &T,
     first: u32,
+    flags: u32,
     field: impl Fn(Live<'_, NodeEntry>) -> NodeIndex,
     is_it: impl Fn(Live<'_, NodeEntry>) -> bool,
 ) -> NodeIndex {
@@ -104,9 +107,35 @@ fn peer<T: Tables>(
         let index = tables
             .node(half + ((first + probe) & (MAX_NODES - 1)))
             .map_or(0, &field);
-        if index == 0 || node(tables, config, index).is_some_and(&is_it) {
+        if index == 0 || node_with(tables, config, index, flags).is_some_and(&is_it) {
             return index;
         }
     }
     0
+}
+
+/// A listed node by its index.
+#[inline(always)]
+pub(in crate::steer) fn node<'a, T: Tables>(
+    tables: &'a T,
+    config: LiveConfig<'_>,
+    index: NodeIndex,
+) -> Option<Live<'a, NodeEntry>> {
+    node_with(tables, config, index, node_flag::LISTED)
+}
+
+/// The node of an index, if its entry has one of these flags.
+#[inline(always)]
+fn node_with<'a, T: Tables>(
+    tables: &'a T,
+    config: LiveConfig<'_>,
+    index: NodeIndex,
+    flags: u32,
+) -> Option<Live<'a, NodeEntry>> {
+    let slot = u32::from(index);
+    if slot >= MAX_NODES {
+        return None;
+    }
+    let entry = tables.node((config.node_half() & 1) * MAX_NODES + slot)?;
+    (entry.flags() & flags != 0).then_some(entry)
 }

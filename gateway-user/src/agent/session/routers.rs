@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::{Answer, Session, failed};
 use crate::agent::message::{Refusal, Reply};
+use crate::datapath::Unset;
 use crate::datapath::pulse::{self, Pulse};
 
 /// What one `run` after the other wants, and what is so.
@@ -15,6 +16,8 @@ use crate::datapath::pulse::{self, Pulse};
 pub(super) struct Routers {
     wanted: BTreeSet<IpAddr>,
     told: BTreeSet<IpAddr>,
+    /// Those of them that the kernel refused.
+    unset: Unset,
     /// Addresses that are local here.
     local: BTreeSet<IpAddr>,
     pulse: Pulse,
@@ -25,6 +28,7 @@ impl Routers {
         Self {
             wanted: BTreeSet::new(),
             told: BTreeSet::new(),
+            unset: Unset::new(),
             local: BTreeSet::new(),
             pulse: Pulse::new(now),
         }
@@ -54,7 +58,7 @@ impl Session {
         }
         self.routers.wanted = addresses;
         self.tell_routers(now)?;
-        Ok(Reply::Done.into())
+        Ok(Reply::Routes(self.routers.unset.clone()).into())
     }
 
     /// When [`Self::tell_routers`] is to be called at the latest, if it matters.
@@ -79,10 +83,11 @@ impl Session {
             true => &routers.wanted,
             false => &none,
         };
-        if *right == routers.told {
+        if *right == routers.told && routers.unset.is_empty() {
             return Ok(());
         }
-        self.privileges.set_exported_routes(right).map_err(failed)?;
+        let unset = self.privileges.set_exported_routes(right);
+        routers.unset = unset.map_err(failed)?;
         tracing::info!(
             addresses = right.len(),
             wanted = routers.wanted.len(),

@@ -16,7 +16,7 @@ use crate::agent::server::{Peers, Server};
 use crate::agent::wire::{self, Progress, Reader, WireError};
 use crate::allocate::PoolRange;
 use crate::datapath::counts::Counts;
-use crate::datapath::{Attachment, LocalAddresses, SharedTables};
+use crate::datapath::{Attachment, LocalAddresses, SharedTables, Unset};
 use crate::l4::diff::Image;
 use crate::l4::tables::{Reach, VipHalf};
 
@@ -81,13 +81,13 @@ impl NodePrivileges for Border {
             ..LocalAddresses::default()
         })
     }
-    fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+    fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error> {
         self.done().routes.clone_from(addresses);
-        Ok(())
+        Ok(Unset::new())
     }
-    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+    fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error> {
         self.done().exported.clone_from(addresses);
-        Ok(())
+        Ok(Unset::new())
     }
     fn tables_written(&mut self) -> Result<(), Error> {
         Ok(())

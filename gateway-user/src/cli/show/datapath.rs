@@ -31,16 +31,29 @@ pub(super) fn datapath(datapath: &Value) -> String {
     for node in items(&datapath["nodes"]) {
         let [name, address, state, rows, mac] =
             ["name", "address", "state", "rows", "mac"].map(|cell| text(&node[cell]));
+        let state = match node["dead"] == true {
+            true => format!("{state}, dead"),
+            false => state,
+        };
         nodes.row([name, address, state, rows, way(node), mac]);
     }
     let peers = peers(&datapath["nodes"]);
     let announced = join(items(&datapath["announcing"]).iter().map(text));
     format!(
-        "{links}{nodes}{peers}Rows in transition: {}. Second chances: {}. Announced by this node: {announced}.\n{}\n",
+        "{links}{nodes}{peers}Rows in transition: {}. Second chances: {}. Announced by this node: {announced}.\n{}{}\n",
         text(&datapath["rows_in_transition"]),
         text(&datapath["counters"]["second_chance"]),
         routed(datapath),
+        left_out(datapath),
     )
+}
+
+/// What does not work here, one sentence each.
+fn left_out(datapath: &Value) -> String {
+    let sentences = items(&datapath["left_out"]).iter().map(text);
+    sentences
+        .map(|sentence| format!("Not served: {sentence}.\n"))
+        .collect()
 }
 
 /// The addresses that routers send here, or would.
@@ -117,4 +130,35 @@ fn peers(nodes: &Value) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_dead_are_called_so_and_what_is_not_served_is_said() {
+        let shown = datapath(&json!({
+            "nodes": [
+                {"name": "a", "address": "192.0.2.1", "state": "Ready", "dead": false},
+                {"name": "b", "address": "192.0.2.2", "state": "Ready", "dead": true},
+            ],
+            "left_out": ["2001:db8::1 is not served by this node: IPv6 is off"],
+        }));
+        let line = |start: &str| {
+            let mut lines = shown.lines();
+            lines
+                .find(|line| line.trim_start().starts_with(start))
+                .unwrap()
+                .to_owned()
+        };
+        assert!(!line("a ").contains("dead"), "{shown}");
+        assert!(line("b ").contains("Ready, dead"), "{shown}");
+        assert!(
+            line("Not served: 2001:db8::1 is not served").ends_with("IPv6 is off."),
+            "{shown}"
+        );
+    }
 }

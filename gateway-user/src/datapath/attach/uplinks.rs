@@ -221,9 +221,14 @@ fn changed(before: &Attachment, link: &Interface) -> Attachment {
     if before.mac != link.mac {
         tracing::info!(%interface, "the MAC has changed");
     }
+    // It may have had another name meanwhile.
+    let back = |note: &String| {
+        link.name == *interface && note.starts_with(&format!("{interface} is called "))
+    };
     Attachment {
         mac: link.mac,
         mtu: link.mtu,
+        note: before.note.clone().filter(|note| !back(note)),
         ..before.clone()
     }
 }
@@ -294,5 +299,10 @@ mod tests {
         assert_eq!((renamed.state, renamed.ifindex), (AttachState::Attached, 7));
         assert_eq!((renamed.mac, renamed.mtu), (link.mac, 9000));
         assert_eq!(renamed.note.as_deref(), Some("eth0 is called wan0 now"));
+        let link = Interface {
+            name: "eth0".to_owned(),
+            ..link
+        };
+        assert_eq!(changed(&renamed, &link).note, None, "it is called so again");
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::Driver;
 use crate::datapath::Error;
+use crate::l4::tables::ListedNode;
 use crate::snapshot::{BindKey, Transport};
 
 impl Driver {
@@ -51,8 +52,22 @@ impl Driver {
             .retain(|address, _| !refused.contains_key(&whole(*address)));
         self.refused = refused;
         self.planner.on_snapshot(&admitted, self.time(now));
+        if let Some(why) = self.misnamed() {
+            tracing::warn!("{why}");
+        }
         self.dirty = true;
         Ok(())
+    }
+
+    /// That the list has this machine under another name, if so: then this node owns nothing.
+    pub(super) fn misnamed(&self) -> Option<String> {
+        let here =
+            |node: &&ListedNode| !node.own && self.local.configured.contains(&node.member.address);
+        let node = self.planner.listed().iter().find(here)?;
+        let (name, address) = (&node.member.name, node.member.address);
+        Some(format!(
+            "the list of replicas calls the node at {address} {name}, which is this machine: give it that name with --node-name, or correct nodeName in its EndpointSlice"
+        ))
     }
 
     /// A privileged side that was started anew may have new tables; says whether it was.

@@ -4,18 +4,50 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::Driver;
-use crate::datapath::Error;
+use super::{Driver, HOLD};
 use crate::datapath::attach::Attachment;
+use crate::datapath::{Error, Unset};
 use crate::l4::tables::Reach;
+use crate::snapshot::BindKey;
 
 impl Driver {
     pub(super) fn set_routes(&mut self, wanted: BTreeSet<IpAddr>) -> Result<(), Error> {
-        if self.routes.as_ref() != Some(&wanted) {
-            self.privileges.set_local_routes(&wanted)?;
-            self.routes = Some(wanted);
+        if self.routes.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        self.make_local(&wanted)?;
+        self.routes = Some(wanted);
+        Ok(())
+    }
+
+    fn make_local(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        let unset = self.privileges.set_local_routes(wanted)?;
+        tell(&self.unset, &unset);
+        self.unset = unset;
+        Ok(())
+    }
+
+    /// Puts routes back that somebody took away, and tries those again that the kernel refused.
+    pub(super) fn hold_routes(&mut self, now: Instant) -> Result<(), Error> {
+        if self.next_hold > now && self.unset.is_empty() && self.unexported.is_empty() {
+            return Ok(());
+        }
+        self.next_hold = now + HOLD;
+        if let Some(routes) = self.routes.clone() {
+            self.make_local(&routes)?;
+        }
+        if let Some(exported) = self.exported.clone() {
+            let unexported = self.privileges.set_exported_routes(&exported)?;
+            tell(&self.unexported, &unexported);
+            self.unexported = unexported;
         }
         Ok(())
+    }
+
+    /// VIPs of the last snapshot whose address the kernel does not take, and why.
+    pub fn unserved(&self) -> impl Iterator<Item = (BindKey, &str)> {
+        let binds = self.snapshot.binds.keys();
+        binds.filter_map(|vip| Some((*vip, self.unset.get(&vip.address)?.as_str())))
     }
 
     /// Why routers are told of no address here, if so.
@@ -56,7 +88,9 @@ impl Driver {
             return Ok(());
         }
         let withheld = self.withheld().filter(|_| wanted.is_empty());
-        self.privileges.set_exported_routes(&wanted)?;
+        let unexported = self.privileges.set_exported_routes(&wanted)?;
+        tell(&self.unexported, &unexported);
+        self.unexported = unexported;
         if self.exported.iter().flatten().next().is_some() || !wanted.is_empty() {
             tracing::info!(addresses = wanted.len(), withheld, "routes for routers");
         }
@@ -69,6 +103,18 @@ impl Driver {
             Some(_) => BTreeSet::new(),
             None => self.planner.routed(),
         }
+    }
+}
+
+/// Says in the log what has changed.
+fn tell(before: &Unset, now: &Unset) {
+    for (address, why) in now {
+        if !before.contains_key(address) {
+            tracing::error!(%address, "{why}");
+        }
+    }
+    for address in before.keys().filter(|address| !now.contains_key(*address)) {
+        tracing::info!(%address, "the kernel takes this address now, or it is not wanted any more");
     }
 }
 

@@ -1,17 +1,26 @@
 //! What the driver's tables say, for whoever looks.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use gateway_common::abi::{NodeIndex, vip_flag};
 
 use super::Driver;
+use crate::datapath::Unset;
 use crate::datapath::counts::Counts;
 use crate::datapath::neighbours::ForwardMode;
 use crate::datapath::status::{DatapathStatus, Forward, NodeStatus, ProbeStatus, VipStatus};
 use crate::l4::address_of;
 use crate::snapshot::Transport;
+
+/// The addresses whose routes are there.
+fn there(wanted: Option<&BTreeSet<IpAddr>>, unset: &Unset) -> Vec<IpAddr> {
+    let wanted = wanted.into_iter().flatten().copied();
+    wanted
+        .filter(|address| !unset.contains_key(address))
+        .collect()
+}
 
 impl Driver {
     /// What the datapath does right now.
@@ -31,9 +40,9 @@ impl Driver {
             proxy_alive: self.proxy_alive,
             vips: self.vip_status(&counts),
             announcing: self.announced.iter().copied().collect(),
-            routes: self.routes.iter().flatten().copied().collect(),
+            routes: there(self.routes.as_ref(), &self.unset),
             routed: self.planner.routed().into_iter().collect(),
-            exported: self.exported.iter().flatten().copied().collect(),
+            exported: there(self.exported.as_ref(), &self.unexported),
             withheld: self.withheld(),
             shared: self
                 .planner
@@ -47,6 +56,9 @@ impl Driver {
                 .left_out()
                 .map(str::to_owned)
                 .chain(self.refused.values().cloned())
+                .chain(self.misnamed())
+                .chain(self.unset.values().cloned())
+                .chain(self.unexported.values().cloned())
                 .collect(),
             counters: counts.reasons,
             last_apply: self.last_apply,

@@ -53,7 +53,11 @@ impl Driver {
                     name, %node, %vip,
                     "frames for a VIP do not reach this node by its MAC, although it is well: packets go to it by UDP"
                 ),
-                _ => tracing::info!(
+                Standing::Asking => tracing::info!(
+                    name, %node, %vip,
+                    "this node is not heard: packets for it go by UDP until frames for VIPs are answered again"
+                ),
+                Standing::Proven => tracing::info!(
                     name, %node, %vip,
                     "frames for VIPs reach this node by its MAC: packets go to it by a MAC rewrite"
                 ),

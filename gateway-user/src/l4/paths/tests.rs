@@ -28,6 +28,7 @@ struct World {
     dropped: Vec<IpAddr>,
     /// Whether the node answers ordinary probes.
     well: bool,
+    heard: Option<Time>,
     vips: Vec<IpAddr>,
 }
 
@@ -42,6 +43,7 @@ impl World {
             now: Time::ZERO,
             dropped: Vec::new(),
             well: true,
+            heard: None,
             vips,
         }
     }
@@ -49,8 +51,8 @@ impl World {
     /// Ten milliseconds. What is asked and not dropped is answered at once.
     fn step(&mut self) {
         self.now += 10 * MS;
-        let heard = self.well.then_some(self.now);
-        self.paths.advance(self.now, |_| heard);
+        self.heard = self.well.then_some(self.now).or(self.heard);
+        self.paths.advance(self.now, |_| self.heard);
         for question in self.paths.ask(self.now) {
             assert!(self.vips.contains(&question.vip));
             if self.well && !self.dropped.contains(&question.vip) {
@@ -166,9 +168,27 @@ fn a_node_that_is_not_well_says_nothing_of_its_path() {
     let mut world = World::new(&["192.0.2.1"]);
     world.until(Standing::Proven);
     world.well = false;
-    world.run(Duration::from_secs(10));
+    world.run(STALE - 10 * MS);
     let report = world.paths.report(PEER).unwrap();
     assert_eq!((report.standing, report.missed), (Standing::Proven, 0));
+}
+
+#[test]
+fn a_node_that_is_not_heard_for_long_proves_its_path_anew() {
+    let mut world = World::new(&["192.0.2.1"]);
+    world.until(Standing::Proven);
+    world.well = false;
+    let forgotten = world.until(Standing::Asking);
+    assert!(
+        (STALE..STALE + 50 * MS).contains(&forgotten),
+        "{forgotten:?}"
+    );
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.paths.proven().count(), 0);
+    world.well = true;
+    let back = world.until(Standing::Proven);
+    assert!(back <= 300 * MS, "it is not held against it: {back:?}");
+    assert_eq!(world.paths.report(PEER).unwrap().changes, 0);
 }
 
 #[test]
@@ -264,6 +284,8 @@ proptest! {
                 if report.standing != before.0 {
                     if report.standing == Standing::NotAnswered {
                         prop_assert!(report.missed >= before.1 + u64::from(MISSES));
+                    } else if report.standing == Standing::Asking {
+                        prop_assert!(!well);
                     } else {
                         prop_assert!(!dropped && well);
                     }

@@ -69,9 +69,25 @@ impl Planner {
             .collect()
     }
 
+    /// Remembers whose frames carry which MAC.
+    pub(super) fn note_macs(&mut self) {
+        let others = self.listed.iter().filter(|node| !node.own);
+        let known: Vec<_> = others
+            .filter_map(|node| Some((node.index, self.on_link(node.member.address)?.mac)))
+            .collect();
+        self.macs.extend(known);
+    }
+
     pub(super) fn node_table(&self) -> Box<[NodeEntry]> {
         let shared_macs = self.shared_macs();
         let mut table = vec![NodeEntry::default(); MAX_NODES as usize].into_boxed_slice();
+        for (index, mac) in &self.macs {
+            table[usize::from(*index)] = NodeEntry {
+                mac: *mac,
+                flags: node_flag::MAC_KNOWN,
+                ..NodeEntry::default()
+            };
+        }
         for node in &self.listed {
             let reach = if node.own {
                 self.own_reach
@@ -85,9 +101,11 @@ impl Planner {
                 (self.proven.as_ref()).is_some_and(|proven| !proven.contains(&node.member.address));
             // A dead node stays listed: its probes are answered, and its packets taken.
             let is = |state| node.member.state == state && !node.member.dead;
+            // Who is not resolved just now may send all the same.
+            let known = self.macs.get(&node.index).filter(|_| !reach.resolved);
             table[usize::from(node.index)] = NodeEntry {
                 address: abi_address(node.member.address),
-                mac: reach.mac,
+                mac: known.copied().unwrap_or(reach.mac),
                 source_mac: reach.source_mac,
                 ifindex: reach.ifindex,
                 mtu: u16::try_from(reach.mtu).unwrap_or(0),
@@ -98,6 +116,7 @@ impl Planner {
                     | flag(on_link, node_flag::ON_LINK)
                     | flag(on_link && unproven, node_flag::ENCAPSULATE)
                     | flag(reach.resolved, node_flag::RESOLVED)
+                    | flag(known.is_some(), node_flag::MAC_KNOWN)
                     | flag(node.own, node_flag::SELF),
                 ..NodeEntry::default()
             };

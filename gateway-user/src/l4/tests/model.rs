@@ -5,7 +5,7 @@
 //! come late or not at all; tables are seen half written. Clients open flows at any time and send from anywhere. What is
 //! asserted, by [`world`] while it goes:
 //!
-//! - No packet is sent on more than four times, its header is honest about that, and none goes round.
+//! - No packet is sent on more than four times, whatever tables say; its header is honest about that, and none goes round.
 //! - No SYN is refused; none is dropped among nodes that agree while a ready node of its row was not asked.
 //! - While lists are at most one step apart, a flow breaks only with its owner, or for a reason that the design names:
 //!   three others rank above its holder and own nothing, its holder was agreed to be dead, it lasted longer than the

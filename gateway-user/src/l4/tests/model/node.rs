@@ -1,6 +1,6 @@
 //! A machine: its tables, its sockets, and the process that probes, decides and writes, as `datapath` does it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use gateway_common::abi::{
 };
 use gateway_common::host::HostTables;
 use gateway_common::packet::mapped;
-use gateway_common::probe::view;
+use gateway_common::probe::{Probe, view};
 use gateway_common::rendezvous::name_hash;
 use gateway_common::steer::Local;
 
@@ -18,6 +18,7 @@ use crate::l4::Time;
 use crate::l4::diff::{Image, MapOp, diff};
 use crate::l4::liveness::{self, Liveness, PeerId};
 use crate::l4::membership::Absence;
+use crate::l4::paths::{self, Paths};
 use crate::l4::tables::{ListedNode, Planner, Reach, Settings};
 use crate::snapshot::{Replica, Snapshot};
 
@@ -40,6 +41,7 @@ pub(super) enum Socket {
 pub(super) struct Process {
     pub(super) planner: Planner,
     pub(super) liveness: Liveness,
+    pub(super) paths: Paths,
     /// Operations that are decided and not carried out yet.
     pending: VecDeque<MapOp>,
     /// Lists seen so far.
@@ -172,6 +174,7 @@ impl Node {
         });
         planner.set_reach(self.reach.clone());
         planner.set_probing();
+        planner.set_proven(BTreeSet::new());
         self.starts += 1;
         let seed = self.starts << 40;
         self.tables.facts.fill(0);
@@ -180,6 +183,7 @@ impl Node {
         self.process = Some(Process {
             planner,
             liveness: Liveness::new(liveness::Settings::default(), seed, now),
+            paths: Paths::new(liveness::Settings::default().interval, seed),
             pending: VecDeque::new(),
             seen: 0,
             dirty: false,
@@ -328,6 +332,47 @@ impl Node {
         process.liveness.set_peers(own, &peers);
         self.tables.facts[fact::NAME_HASH as usize] = own;
         self.show();
+    }
+
+    /// Questions by way of a MAC rewrite, as the tables have the other nodes.
+    pub(super) fn questions(&mut self, now: Time) -> Vec<paths::Question> {
+        let Some(process) = self.process.as_mut().filter(|p| p.stopped.is_none()) else {
+            return Vec::new();
+        };
+        let report = process.liveness.report();
+        let others = self.listed.iter().filter(|node| !node.own);
+        let targets: Vec<paths::Target> = others
+            .filter_map(|node| {
+                let reach = process.planner.on_link(node.member.address)?;
+                Some(paths::Target {
+                    name_hash: name_hash(KEY, &node.member.name),
+                    address: node.member.address,
+                    way: (reach.mac, reach.ifindex),
+                })
+            })
+            .collect();
+        let heard = |hash: u64| {
+            let mut names = self.listed.iter().map(|node| &node.member.name);
+            let name = names.find(|name| name_hash(KEY, name) == hash)?;
+            report.peers.get(name)?.heard_at
+        };
+        process.paths.advance(now, heard);
+        let own = (name_hash(KEY, &self.name), wire::address(self.id));
+        process.paths.set_peers(own.0, own.1.into(), &targets, now);
+        process.paths.set_vips(vec![wire::VIP.into()]);
+        process.paths.ask(now)
+    }
+
+    /// Takes the answers.
+    pub(super) fn answered(&mut self, answers: &[Probe], now: Time) {
+        let Some(process) = self.running() else {
+            return;
+        };
+        for answer in answers {
+            process.paths.hear(answer, now);
+        }
+        let proven = process.paths.proven().collect();
+        process.dirty |= process.planner.set_proven(proven) && process.seen > 0;
     }
 
     /// Writes the alive words.

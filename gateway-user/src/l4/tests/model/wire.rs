@@ -140,6 +140,17 @@ pub(super) fn probe(from: u8, to: u8, message: &[u8]) -> HostPacket {
     frame(mac(from), mac(to), address(from), address(to), UDP, &body)
 }
 
+/// A question by way of a MAC rewrite: a probe for the VIP, from an address that is no node's.
+pub(super) fn question(from: u8, to: u8, message: &[u8]) -> HostPacket {
+    let mut packet = probe(from, to, message);
+    let mut ip = packet.read::<Ipv4>(IP as u32).expect("it has a header");
+    (ip.source, ip.destination) = ([198, 18, 0, 1], VIP);
+    ip.checksum = [0; 2];
+    ip.checksum = checksum::ipv4(&ip).to_be_bytes();
+    packet.bytes[IP..IP + 20].copy_from_slice(bytemuck::bytes_of(&ip));
+    packet
+}
+
 /// The probe in a frame.
 pub(super) fn probe_in(packet: &HostPacket) -> &[u8] {
     &packet.bytes[IP + 20 + 8..]
