@@ -115,8 +115,11 @@ impl Tunnel {
         if header.version_hops >> 4 != VERSION || header.zero[0] != 0 || header.zero[1] != 0 {
             return None;
         }
+        // No node sends more, and whatever comes in ends as soon as if it had just begun.
+        let hops = header.version_hops & 0xf;
+        let most = MAX_HOPS - 1;
         Some(Self {
-            hops: header.version_hops & 0xf,
+            hops: if hops > most { most } else { hops },
             phase,
             fingerprint: u32::from_be_bytes(header.fingerprint),
         })
@@ -273,6 +276,15 @@ mod tests {
         assert_eq!(bytes, [0x13, 1, 0, 0, 1, 2, 3, 4]);
         assert_eq!(Tunnel::parse(tunnel.header()), Some(tunnel));
         assert_eq!(Tunnel::unpack(tunnel.pack()), Some(tunnel));
+    }
+
+    #[test]
+    fn nobody_gives_a_packet_more_hops_than_a_node_does() {
+        for hops in 0..16 {
+            let header = bytemuck::cast([0x10 | hops, 0, 0, 0, 0, 0, 0, 0]);
+            let tunnel = Tunnel::parse(header).unwrap();
+            assert_eq!(tunnel.hops, hops.min(MAX_HOPS - 1));
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod outline;
 mod path;
 mod place;
 mod probe;
+mod source;
 mod tables;
 mod too_big;
 mod trace;
@@ -124,7 +125,9 @@ fn closer<T: Tables>(
         }
         place = Place::unpack(word).ok_or(foreign)?;
     }
-    if !is_steered(place.protocol) && !place.is(kind::TOO_MANY) || to_group {
+    // What lies behind headers that are cut or not walked may be a flow's; whether it is for a VIP is seen all the same.
+    let hidden = place.kind & (kind::TOO_MANY | kind::BROKEN) != 0;
+    if !is_steered(place.protocol) && !hidden || to_group {
         return Err(foreign);
     }
     onward::<T, false>(packet, tables, config, place, arrival, foreign)
@@ -164,7 +167,7 @@ fn onward<T: Tables, const PLAIN: bool>(
             return Err(path::consider(packet, tables, config, place).unwrap_or(foreign));
         }
         Err(verdict) => {
-            if verdict != foreign {
+            if verdict != foreign && verdict != Verdict::pass(Counter::OtherHost) {
                 trace::tell_refused(packet, tables, config, place, verdict);
             }
             return Err(verdict);

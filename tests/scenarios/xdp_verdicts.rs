@@ -11,6 +11,7 @@ mod doubt;
 mod flooded;
 mod foreign;
 mod forwarded;
+mod hostile;
 mod odd;
 mod owned;
 mod probed;
@@ -74,6 +75,7 @@ fn verdicts_are_as_the_table_says(form: Form) {
         ways::ways(),
         cut::cut(),
         odd::odd(),
+        hostile::hostile(),
         answers::answers(),
         probed::probed(),
         asked::asked(),

@@ -5,6 +5,7 @@
 
 use super::Tables;
 use super::flow::tuple;
+use super::icmp::answerable;
 use super::place::{Place, kind};
 use super::tables::{Cookie, Headers, Way, is_from_peer};
 use super::too_big::pseudo;
@@ -29,7 +30,8 @@ pub(super) fn reply<T: Tables>(
         own: true,
     };
     let plain = place.l3 == IP && place.l4 == IP + header_length(place.is(kind::V6));
-    let ethernet = packet.read::<Ethernet>(0).filter(|_| plain)?;
+    // What cannot be answered is the stack's to drop.
+    let ethernet = answerable(packet, place.l3, place.is(kind::V6)).filter(|_| plain)?;
     // A frame that no peer sent goes back where it came from; the kernel's routes are asked only where they must be (and
     // answer only on a machine that forwards).
     let way = if direct && !is_from_peer(packet, tables, tables.config()?) {

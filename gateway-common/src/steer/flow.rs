@@ -1,8 +1,9 @@
 //! A packet for a VIP as the decision sees it.
 
 use super::place::{Place, kind};
-use super::tables::{address_and_sources, find_vip, source_may_send};
-use super::{Tables, Tuple};
+use super::source::source_may_send;
+use super::tables::{address_and_sources, find_vip};
+use super::{Tables, Tuple, is_for_us};
 use crate::abi::{Counter, LiveConfig, VipCell, vip_flag};
 use crate::hash::flow_v4;
 use crate::packet::{Ipv4, Ipv6, Packet, Tcp, Udp, protocol};
@@ -47,8 +48,8 @@ impl Flow {
         let Some([ports]) = ports else {
             // A fragment goes on as it is, and its length with it.
             let end = place.flow + length;
-            let cut = end < place.l4 || packet.len() < end;
-            return without_ports(tables, config, place, [client, vip], cut, foreign);
+            let cut = place.is(kind::BROKEN) || end < place.l4 || packet.len() < end;
+            return without_ports(packet, tables, config, place, [client, vip], cut, foreign);
         };
         let ports = u32::from_le(ports);
         let mut ends = Ends { client, vip, ports };
@@ -63,12 +64,10 @@ impl Flow {
         let entry = find_vip(tables, config, (ends.vip, last)).ok_or(foreign)?;
         // Refused ones are the VIP's packets, too.
         let (flags, number) = (entry.flags(), entry.number());
-        let refused = |verdict| {
-            tables.count(VipCell::Other.cell(number));
-            verdict
-        };
+        let refused = |verdict| refused(packet, tables, config, number, verdict);
         let syn = !place.is(kind::REVERSED) && is_whole(packet, place, length).map_err(refused)?;
-        source_may_send(tables, entry.sources(), flags, ends.client).map_err(refused)?;
+        let source = (ends.client, place.is(kind::V6));
+        source_may_send(tables, entry.sources(), flags, source).map_err(refused)?;
         if flags & vip_flag::DRAINING != 0 && syn {
             // The VIP is deleted: refused by the stack of whichever node the SYN reaches.
             return Err(refused(Verdict::pass(Counter::OwnPass)));
@@ -174,6 +173,7 @@ pub(super) const fn is_mapped([first, second]: [u64; 2]) -> bool {
 /// flow where the VIP is hashed by addresses alone; the list of sources is then that of the address.
 #[inline(always)]
 fn without_ports<T: Tables>(
+    packet: &T::Packet,
     tables: &T,
     config: LiveConfig<'_>,
     place: Place,
@@ -189,9 +189,9 @@ fn without_ports<T: Tables>(
         return Err(foreign);
     }
     let fragment = place.is(kind::FRAGMENT);
-    let refused =
+    let verdict =
         if fragment && place.protocol == protocol::UDP && flags & vip_flag::BY_ADDRESSES != 0 {
-            match source_may_send(tables, sources, flags, client) {
+            match source_may_send(tables, sources, flags, (client, place.is(kind::V6))) {
                 Ok(()) if !cut => {
                     let ends = Ends {
                         client,
@@ -209,17 +209,35 @@ fn without_ports<T: Tables>(
                 Err(denied) if !cut => denied,
                 _ => Verdict::drop(Counter::Truncated),
             }
-        } else if place.is(kind::TOO_MANY) {
+        } else if place.is(kind::TOO_MANY) && !fragment {
             Verdict::pass(Counter::NotUnderstood)
-        } else if fragment && matches!(place.protocol, protocol::TCP | protocol::UDP) {
+        } else if fragment
+            && (place.is(kind::TOO_MANY) || matches!(place.protocol, protocol::TCP | protocol::UDP))
+        {
             Verdict::drop(Counter::Fragment)
         } else if fragment {
             return Err(foreign);
         } else {
             Verdict::drop(Counter::Truncated)
         };
+    Err(refused(packet, tables, config, number, verdict))
+}
+
+/// A verdict about a VIP's packet that is no further considered, counted for the VIP. A flooded frame is another machine's
+/// to refuse, and is not ours to count.
+#[inline(always)]
+fn refused<T: Tables>(
+    packet: &T::Packet,
+    tables: &T,
+    config: LiveConfig<'_>,
+    number: u16,
+    verdict: Verdict,
+) -> Verdict {
+    if !is_for_us(packet, config) {
+        return Verdict::pass(Counter::OtherHost);
+    }
     tables.count(VipCell::Other.cell(number));
-    Err(refused)
+    verdict
 }
 
 /// Checks lengths of IP (`length`, from the IP header on) and TCP or UDP against each other and the packet; says whether

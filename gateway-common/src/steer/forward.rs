@@ -141,7 +141,7 @@ fn try_send<T: Tables>(
     let mtu = u32::from(entry.mtu());
     if mtu != 0 && longest(packet, place, carried.length)? + overhead > mtu {
         let fits = mtu.saturating_sub(overhead);
-        if too_big::may_tell(tables, config, place, from_peer) {
+        if too_big::may_tell(packet, tables, config, place, from_peer) {
             return Some(Sent::TooBig(too_big::pack(place, fits)));
         }
         return silently(Counter::TooBig);

@@ -100,17 +100,14 @@ fn echoed<T: Tables>(
 ) -> Option<Verdict> {
     let config = tables.config()?;
     let v6 = place.is(kind::V6);
-    let ethernet = packet
-        .read::<Ethernet>(0)
-        .filter(|e| (e.source[0] | e.destination[0]) & 1 == 0)?;
+    let ethernet = answerable(packet, place.l3, v6)?;
     let vip = if v6 {
         let ip = packet.read::<Ipv6>(place.l3)?;
-        let whole =
-            is_whole(packet, place, ip.length(), size_of::<Ipv6>()) && usable_v6(&ip.source);
+        let whole = is_whole(packet, place, ip.length(), size_of::<Ipv6>());
         (whole && !is_mapped(words(ip.destination))).then_some(ip.destination)?
     } else {
         let ip = packet.read::<Ipv4>(place.l3)?;
-        let whole = is_whole(packet, place, ip.length(), size_of::<Ipv4>()) && usable_v4(ip.source);
+        let whole = is_whole(packet, place, ip.length(), size_of::<Ipv4>());
         whole.then_some(mapped(ip.destination))?
     };
     let flags = address_entry(tables, words(vip));
@@ -187,14 +184,25 @@ fn answer_v4<P: Packet>(packet: &mut P, at: u32) -> Option<()> {
     )
 }
 
+/// The link-layer header of a packet that may be answered: between single machines that are not the same one (RFC 1122,
+/// 3.2.2; RFC 4443, 2.4).
+#[inline(always)]
+pub(super) fn answerable<P: Packet>(packet: &P, l3: u32, v6: bool) -> Option<Ethernet> {
+    let single = if v6 {
+        let [a, b, c, d] = packet.longs(l3 + Ipv6::ADDRESSES)?;
+        // Not multicast; not unspecified, loopback or mapped.
+        a.to_ne_bytes()[0] != 0xff && a != 0 && (a ^ c) | (b ^ d) != 0
+    } else {
+        let [source, destination] = packet.words(l3 + Ipv4::ADDRESSES)?;
+        usable_v4(source.to_ne_bytes()) && source != destination
+    };
+    packet
+        .read::<Ethernet>(0)
+        .filter(|e| single && (e.source[0] | e.destination[0]) & 1 == 0)
+}
+
 /// Whether an answer can go to an IPv4 source: not "this network", loopback, multicast or beyond.
 #[inline(always)]
 const fn usable_v4(source: [u8; 4]) -> bool {
     source[0] != 0 && source[0] != 127 && source[0] < 224
-}
-
-/// Whether an answer can go to an IPv6 source: not unspecified or loopback, not multicast.
-#[inline(always)]
-fn usable_v6(source: &[u8; 16]) -> bool {
-    source[0] != 0xff && source[..8] != [0; 8]
 }

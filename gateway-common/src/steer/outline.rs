@@ -6,7 +6,8 @@
 
 use super::place::{self, Place};
 use super::{
-    Tables, cookie, decide, forward, icmp, neighbour, path, probe, tables, too_big, trace, tunnel,
+    Tables, cookie, decide, forward, icmp, neighbour, path, probe, source, tables, too_big, trace,
+    tunnel,
 };
 use crate::abi::{Counter, Row};
 use crate::hash::{Key, flow_v6_of};
@@ -199,5 +200,5 @@ pub fn peer_mac<T: Tables>(tables: &T, mac: u64) -> u64 {
 /// What a list of sources says of an address, given in two words.
 #[inline(always)]
 pub fn source<T: Tables>(tables: &T, list: u16, first: u64, second: u64) -> u64 {
-    u64::from(tables::source_says(tables, list, [first, second]))
+    u64::from(source::source_says(tables, list, [first, second]))
 }

@@ -212,6 +212,10 @@ fn v6<P: Packet>(packet: &P, l3: u32) -> Option<Place> {
             // Offset or "more fragments": without both it is a whole packet (RFC 6946).
             if u16::from_be_bytes(fragment.offset) & 0xfff9 != 0 {
                 place.kind |= kind::FRAGMENT;
+                // The other fragments do not have the headers that this one goes on with.
+                if extends(place.protocol) {
+                    place.kind |= kind::TOO_MANY;
+                }
                 return Some(place);
             }
         } else {

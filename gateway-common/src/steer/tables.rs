@@ -5,12 +5,11 @@ mod by;
 pub(super) use self::by::{is_from_peer, may_be_from_peer, node, peer_at_address, peer_with_mac};
 use super::outline;
 use crate::abi::{
-    Counter, Live, LiveConfig, NodeEntry, NodeIndex, Row, SOURCE_ALLOWED, SOURCE_DENIED, SourceKey,
-    TraceEvent, TraceFilter, VIP_PROBES, VIP_SLOTS, VipEntry, VipWords, vip_flag,
+    Live, LiveConfig, NodeEntry, NodeIndex, Row, SourceKey, TraceEvent, TraceFilter, VIP_PROBES,
+    VIP_SLOTS, VipEntry, VipWords, vip_flag,
 };
-use crate::hash::{Key, of_words, vip_slot_of};
+use crate::hash::{Key, vip_slot_of};
 use crate::packet::{Packet, mapped};
-use crate::verdict::Verdict;
 
 /// A flow as its packets toward the VIP carry it: addresses and ports in network order, laid out as the kernel's socket
 /// lookups take them (`struct bpf_sock_tuple`).
@@ -370,34 +369,6 @@ pub trait Tables {
     {
         outline::source(self, list, first, second)
     }
-}
-
-/// What a list of sources says of an address.
-#[inline(always)]
-pub(super) fn source_says<T: Tables>(tables: &T, list: u16, address: [u64; 2]) -> u32 {
-    tables.source(&SourceKey::new(list, of_words(address)))
-}
-
-/// Refuses a source that the VIP's list, of this number, refuses.
-#[inline(always)]
-pub(super) fn source_may_send<T: Tables>(
-    tables: &T,
-    list: u16,
-    vip_flags: u32,
-    [first, second]: [u64; 2],
-) -> Result<(), Verdict> {
-    if list == 0 {
-        return Ok(());
-    }
-    let denied = match tables.call_source(list, first, second) as u32 {
-        SOURCE_DENIED => true,
-        SOURCE_ALLOWED => false,
-        _ => vip_flags & vip_flag::ALLOW_LIST != 0,
-    };
-    if denied {
-        return Err(Verdict::drop(Counter::SourceDenied));
-    }
-    Ok(())
 }
 
 /// The entry of a VIP, given by its [`crate::abi::VipKey::words`], in the live half of the table.

@@ -1,5 +1,6 @@
 //! Telling a sender that its packet is too big for the way to the node it goes to (RFC 1191, RFC 8201).
 
+use super::icmp::answerable;
 use super::place::{Place, kind};
 use super::{Tables, heartbeat};
 use crate::abi::{Counter, LiveConfig, cpu_state};
@@ -10,11 +11,16 @@ use crate::verdict::Verdict;
 /// Length of an ICMP header.
 const ICMP: u32 = size_of::<Icmp>() as u32;
 
+/// The bit in the first byte of flags and fragment offset.
+const DONT_FRAGMENT: u8 = 0x40;
+
 /// Whether the sender of a packet that does not go through may be told; the packet is gone in any case. Nobody is told
 /// beyond the budget, nobody whose frame came from a peer (the answer's way back is not known), and nobody for an ICMP
-/// error, a fragment, a packet that may be fragmented, or one with options.
+/// error, a fragment, a packet that may be fragmented, one with options, or one that no single machine sent. Those take
+/// nothing from the budget.
 #[inline(always)]
 pub(super) fn may_tell<T: Tables>(
+    packet: &T::Packet,
     tables: &T,
     config: LiveConfig<'_>,
     place: Place,
@@ -23,7 +29,18 @@ pub(super) fn may_tell<T: Tables>(
     let plain = place.l3 == IP && place.flow == IP && !place.unfit();
     !from_peer
         && plain
+        && (place.is(kind::V6) || must_not_be_cut(packet, place))
+        && answerable(packet, IP, place.is(kind::V6)).is_some()
         && heartbeat::take(tables, config, cpu_state::TOO_BIG, config.too_big_limit())
+}
+
+/// Whether an IPv4 packet without options says so.
+#[inline(always)]
+fn must_not_be_cut<P: Packet>(packet: &P, place: Place) -> bool {
+    place.l4 == IP + size_of::<Ipv4>() as u32
+        && packet
+            .words(IP + 4)
+            .is_some_and(|[word]| word.to_ne_bytes()[2] & DONT_FRAGMENT != 0)
 }
 
 /// What [`tell`] needs, in one word whose top bit is clear: `fits` bytes from the IP header on go through.
@@ -54,7 +71,6 @@ pub(super) fn message<P: Packet>(packet: &mut P, v6: bool, fits: u32) -> Option<
 
 #[inline(always)]
 fn message_v4<P: Packet>(packet: &mut P, fits: u32) -> Option<()> {
-    const DONT_FRAGMENT: u8 = 0x40;
     const QUOTE: u32 = size_of::<QuotedV4>() as u32;
     const LENGTH: u32 = size_of::<Ipv4>() as u32 + ICMP + QUOTE;
     let ethernet = packet.read::<Ethernet>(0)?;

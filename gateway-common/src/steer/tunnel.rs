@@ -1,8 +1,8 @@
 //! Packets out of the tunnel: only from peers, only to our own address, only for VIPs.
 
-use super::Tables;
 use super::flow::{is_mapped, length as length_of};
 use super::place::{Place, kind};
+use super::{Tables, is_for_us};
 use crate::abi::{Counter, LiveConfig};
 use crate::checksum;
 use crate::encap::{OVERHEAD_V4, OVERHEAD_V6, Tunnel, TunnelHeader};
@@ -15,6 +15,12 @@ use crate::verdict::Verdict;
 #[inline(always)]
 pub(super) fn open<T: Tables>(packet: &mut T::Packet, tables: &T, place: Place) -> u64 {
     let malformed = Verdict::drop(Counter::TunnelMalformed);
+    if !tables
+        .config()
+        .is_some_and(|config| is_for_us(packet, config))
+    {
+        return Verdict::pass(Counter::OtherHost).pack();
+    }
     let Some(sender) = sender(packet, place) else {
         return malformed.pack();
     };
@@ -79,8 +85,14 @@ fn decapsulate<P: Packet>(packet: &mut P, place: Place) -> Option<Tunnel> {
         let length = length_of(packet, place.l3, ip.total_length, 0);
         (OVERHEAD_V4, length, ip.tos)
     };
+    let udp = packet.read::<Udp>(place.l4)?;
     let header = packet.read::<TunnelHeader>(place.l4 + size_of::<Udp>() as u32)?;
     let tunnel = Tunnel::parse(header)?;
+    // Of packets that the stack put together, both fields may be zero.
+    let says = u16::from_be_bytes(udp.length) as u32;
+    if place.l4 - place.l3 + says != length && (says != 0 || packet.segment() == 0) {
+        return None;
+    }
     let inner_at = place.l3 + overhead;
     // Both versions are known by the same four bits.
     let inner_v6 = packet.read::<Vlan>(inner_at)?.control[0] >> 4 == 6;
@@ -143,29 +155,28 @@ fn strip<P: Packet>(packet: &mut P, place: Place, outer: Outer) -> Option<()> {
     }
 }
 
-/// Carries a router's congestion mark on the outer header over to the inner one (RFC 6040).
+/// Carries what routers marked on the outer header over to the inner one (RFC 6040, 4.2). `None` for a mark of congestion
+/// on a packet whose ends do not know marks: it has to be dropped.
 #[inline(always)]
 fn mark<P: Packet>(packet: &mut P, at: u32, v6: bool, outer_class: u8) -> Option<()> {
-    const MARKED: u8 = 3;
-    if outer_class & MARKED != MARKED {
-        return Some(());
-    }
     if v6 {
         let ip = packet.read::<Ipv6>(at)?;
         let class = ip.traffic_class();
-        if class & MARKED == 0 {
+        let marks = marks(class, outer_class)?;
+        if marks == class & MARKS {
             return Some(());
         }
-        let marked = ip.with_traffic_class(class | MARKED);
+        let marked = ip.with_traffic_class(class & !MARKS | marks);
         packet.write(at, marked)?;
         packet.changed(ip.version_class_label, marked.version_class_label);
         return Some(());
     }
     let ip = packet.read::<Ipv4>(at)?;
-    if ip.tos & MARKED == 0 {
+    let marks = marks(ip.tos, outer_class)?;
+    if marks == ip.tos & MARKS {
         return Some(());
     }
-    let tos = ip.tos | MARKED;
+    let tos = ip.tos & !MARKS | marks;
     let word = |tos| u16::from_be_bytes([ip.version_ihl, tos]);
     let sum = checksum::update(u16::from_be_bytes(ip.checksum), word(ip.tos), word(tos));
     packet.write(
@@ -176,4 +187,38 @@ fn mark<P: Packet>(packet: &mut P, at: u32, v6: bool, outer_class: u8) -> Option
             ..ip
         },
     )
+}
+
+/// The bits of ECN in a traffic class (RFC 3168).
+const MARKS: u8 = 3;
+
+/// The bits of ECN with which a packet goes on, by its own traffic class and that of its outer header.
+#[inline(always)]
+const fn marks(inner: u8, outer: u8) -> Option<u8> {
+    const NONE: u8 = 0;
+    const ECT_1: u8 = 1;
+    const ECT_0: u8 = 2;
+    const CONGESTED: u8 = 3;
+    let (inner, outer) = (inner & MARKS, outer & MARKS);
+    match (inner, outer) {
+        (NONE, CONGESTED) => None,
+        (ECT_0 | ECT_1, CONGESTED) => Some(CONGESTED),
+        (ECT_0, ECT_1) => Some(ECT_1),
+        _ => Some(inner),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::marks;
+
+    /// The table of RFC 6040, 4.2; the class's upper bits are of no account.
+    #[test]
+    fn marks_are_carried_over_as_the_table_says() {
+        let inner = |inner: u8| [0, 2, 1, 3].map(|outer| marks(inner | 0xb8, outer | 0x28));
+        assert_eq!(inner(0), [Some(0), Some(0), Some(0), None]);
+        assert_eq!(inner(2), [Some(2), Some(2), Some(1), Some(3)]);
+        assert_eq!(inner(1), [Some(1), Some(1), Some(1), Some(3)]);
+        assert_eq!(inner(3), [Some(3), Some(3), Some(3), Some(3)]);
+    }
 }

@@ -234,6 +234,14 @@ impl Planner {
         self.shared = shared;
     }
 
+    /// Addresses that a machine has for itself: those configured here and those of the listed nodes. A VIP among them is served
+    /// only by that machine; whoever else spoke for it, or had a route to it, would cut the node off.
+    #[must_use]
+    pub fn shared(&self) -> BTreeSet<IpAddr> {
+        let nodes = self.listed.iter().map(|node| node.member.address);
+        nodes.chain(self.shared.iter().copied()).collect()
+    }
+
     /// When [`Self::handle_timeout`] will change something.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
@@ -287,11 +295,11 @@ impl Planner {
             speakers = of_state(ReplicaState::Draining);
         }
         let own = self.own().map_or(0, |node| node.index);
-        let routed = self.vips.routed();
+        let (routed, shared) = (self.vips.routed(), self.shared());
         self.vips
             .addresses()
             .into_iter()
-            .filter(|address| !self.shared.contains(address) && !routed.contains(address))
+            .filter(|address| !shared.contains(address) && !routed.contains(address))
             .filter(|address| {
                 let row = sip13(self.settings.hash_key, &abi_address(*address)) as u32;
                 own != 0 && highest(row, &speakers) == own
@@ -308,16 +316,16 @@ impl Planner {
     /// VIP addresses that need a local route here.
     #[must_use]
     pub fn routes(&self) -> BTreeSet<IpAddr> {
-        let mut addresses = self.vips.addresses();
-        addresses.retain(|address| !self.shared.contains(address));
+        let (mut addresses, shared) = (self.vips.addresses(), self.shared());
+        addresses.retain(|address| !shared.contains(address));
         addresses
     }
 
     /// VIP addresses that no node announces.
     #[must_use]
     pub fn routed(&self) -> BTreeSet<IpAddr> {
-        let mut routed = self.vips.routed();
-        routed.retain(|address| !self.shared.contains(address));
+        let (mut routed, shared) = (self.vips.routed(), self.shared());
+        routed.retain(|address| !shared.contains(address));
         routed
     }
 
@@ -347,7 +355,7 @@ impl Planner {
             .collect();
         self.ranks.update(&nodes);
         self.note_macs();
-        let entries = self.vips.entries(&self.announced(), &self.shared);
+        let entries = self.vips.entries(&self.announced(), &self.shared());
         Desired {
             config: self.config(),
             vips: vip_half(&entries),
@@ -506,6 +514,36 @@ mod tests {
             assert!(planner.observe(&report, Duration::from_secs(5)));
         }
         assert_eq!(all(&planners), vips);
+    }
+
+    #[test]
+    fn the_address_of_a_node_is_nobody_elses_vip() {
+        for own in 1..=4 {
+            let mut planner = planner(own);
+            let mut snapshot = Snapshot {
+                replicas: planner
+                    .listed()
+                    .iter()
+                    .map(|node| Replica {
+                        name: node.member.name.clone(),
+                        address: node.member.address,
+                        state: ReplicaState::Ready,
+                        weight: 1,
+                    })
+                    .collect(),
+                ..Snapshot::default()
+            };
+            let vips = (1..=8).map(|n| (address(n), ObjectKey::new("a", "b")));
+            snapshot.addresses = vips.collect();
+            planner.on_snapshot(&snapshot, Duration::ZERO);
+            let others: BTreeSet<IpAddr> = (5..=8).map(address).collect();
+            assert_eq!(planner.routes(), others, "node {own}");
+            assert!(planner.announced().is_subset(&others), "node {own}");
+            for entry in planner.desired().vips.slots.iter().map(|(_, entry)| entry) {
+                let shared = entry.flags & vip_flag::SHARED != 0;
+                assert_eq!(shared, entry.key.address[15] <= 4, "{entry:?}");
+            }
+        }
     }
 
     #[test]

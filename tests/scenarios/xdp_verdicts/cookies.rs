@@ -17,6 +17,24 @@ pub(super) fn cookies(
             options: vec![2, 4, 4, 0xb0, 1, 3, 3, 7],
             data: Vec::new(),
         });
+        // The stack drops these as martians.
+        let (group, itself) = match opens.ends {
+            Ends::V4(_, vip) => (Ends::V4([224, 0, 0, 1], vip), Ends::V4(vip, vip)),
+            Ends::V6(_, vip) => (Ends::V6([0xff; 16], vip), Ends::V6(vip, vip)),
+        };
+        let from = |ends| Frame {
+            ends,
+            ..opens.clone()
+        };
+        for (what, syn) in [
+            ("from a group", from(group)),
+            ("from the VIP", from(itself)),
+            ("from a group's MAC", opens.between(OWN_MAC, [1; 6])),
+        ] {
+            let name = format!("SYN beyond the budget {what}, {}", version(&syn));
+            let case = Case::pass(name, syn.build(), Counter::OwnSyn);
+            report(case.row(&syn, MINE).setup(over_budget).judge(object, base));
+        }
         for syn in [&opens, &with_options] {
             let name = format!("SYN beyond the budget, {}", version(syn));
             let padded = [syn.build(), vec![0; 30]].concat();

@@ -45,5 +45,27 @@ pub(super) fn flooded() -> Vec<Case> {
             );
         }
     }
+    // What would be refused is the other machine's to refuse.
+    let short = Load::Raw(number::TCP, vec![0x9c, 0x40, 0, 80, 0, 0]);
+    for (name, vip, vip6, load) in [
+        ("too short", VIP, VIP6, short),
+        ("of a refused source", LISTED, LISTED6, udp(DNS, 4)),
+        ("without ports", VIP, VIP6, Load::Raw(number::TCP, vec![])),
+    ] {
+        for frame in both(vip, vip6, &load) {
+            let others = frame.between(mac(98), mac(99));
+            let name = format!("flooded, {name}, {}", version(&frame));
+            cases.push(Case::pass(name, others.build(), Counter::OtherHost));
+        }
+    }
+    for frame in both(VIP, VIP6, &Load::Raw(number::TCP, vec![0; 32])) {
+        let part = Frame {
+            fragment: 0x2000,
+            extensions: vec![fragment(0, true)],
+            ..frame.between(mac(98), mac(99))
+        };
+        let name = format!("flooded, a fragment, {}", version(&frame));
+        cases.push(Case::pass(name, part.build(), Counter::OtherHost));
+    }
     cases
 }

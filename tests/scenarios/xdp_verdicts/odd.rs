@@ -297,7 +297,7 @@ fn tunnels() -> Vec<Case> {
         .setup(over_v6),
     );
     for (inner, outer, left) in [
-        (0, 3, 0),
+        (0, 0, 0),
         (1, 3, 3),
         (2, 3, 3),
         (3, 3, 3),

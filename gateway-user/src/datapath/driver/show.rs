@@ -48,7 +48,7 @@ impl Driver {
                 .planner
                 .vips()
                 .addresses()
-                .intersection(&self.local.configured)
+                .intersection(&self.planner.shared())
                 .copied()
                 .collect(),
             left_out: self
