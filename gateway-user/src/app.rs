@@ -5,6 +5,7 @@
 //! with a state is the business of the pure modules.
 
 pub mod kernel;
+mod open_files;
 pub mod view;
 
 use std::collections::BTreeSet;
@@ -12,7 +13,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
 use crate::admin;
@@ -142,7 +142,7 @@ impl App {
         let held = driver.as_ref().map(|driver| Held::new(driver.hash_key()));
         let counted = held.clone();
         let readiness = Readiness::default();
-        raise_open_files();
+        open_files::make_room();
         let late = Arc::<OnceLock<Kernel>>::default();
         let proxy = start_proxy(&settings, &readiness, driver.as_mut(), held, &late)?;
         let shared = Arc::new(Shared::new(settings.node_name.clone(), proxy));
@@ -430,18 +430,6 @@ fn udp_by_kernel(kernel: Arc<OnceLock<Kernel>>) -> Box<OpenUdp> {
         Some(kernel) => kernel.open_udp(vip),
         None => Err("the datapath thread has not started".into()),
     })
-}
-
-/// Sockets are what a proxy is made of: takes all that the system grants.
-fn raise_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let all = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, all) {
-        tracing::warn!(%error, "the limit on open files stays at {:?}", limit.current);
-    }
 }
 
 /// A number that differs from node to node and is the same after a restart.

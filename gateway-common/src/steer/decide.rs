@@ -19,16 +19,20 @@
 //! UDP has no sockets that tell whose a packet is, but sessions. A packet of no known session belongs to the owner of its
 //! row: after those who may know it have been asked it comes back there, as a second chance, and is taken.
 
-use super::flow::{Flow, is_last, tuple};
+mod held;
+mod others;
+
+pub(super) use self::held::held;
+use self::held::{COOKIE, LISTENER, NOTHING, SOCKET, WAITED};
+pub(super) use self::others::first_from;
+use super::flow::Flow;
 use super::forward::{Errand, Purpose};
 use super::heartbeat::{self, Proxy};
 use super::place::{Place, kind};
-use super::tables::{Headers, is_from_peer, node};
-use super::{Local, Tables, forward};
+use super::tables::is_from_peer;
+use super::{Tables, forward};
 use crate::abi::row::ROW_NODES;
-use crate::abi::{
-    Counter, LiveConfig, NodeIndex, Row, VipCell, config::flag, cpu_state, node_flag, vip_flag,
-};
+use crate::abi::{Counter, LiveConfig, NodeIndex, Row, VipCell, config::flag, cpu_state, vip_flag};
 use crate::encap::{MAX_HOPS, NOBODYS, Phase, Tunnel};
 use crate::hash::row_of;
 use crate::packet::protocol;
@@ -171,62 +175,6 @@ pub(super) fn decide<T: Tables>(
         waited: false,
     };
     decision.next().pack()
-}
-
-const NOTHING: u64 = 0;
-const LISTENER: u64 = 1;
-const COOKIE: u64 = 2;
-const SOCKET: u64 = 3;
-const WAITED: u64 = 4;
-
-/// What this node's sockets say about a TCP packet, or the packet that an ICMP error quotes. A FIN belongs to a connection
-/// that waits for its end: it is by far more often that than the end of a later one from the same port.
-#[inline(always)]
-pub(super) fn held<T: Tables>(packet: &T::Packet, tables: &T, place: Place) -> u64 {
-    let Some(tuple) = tuple(packet, place) else {
-        return NOTHING;
-    };
-    let headers = Headers {
-        ip: place.flow,
-        tcp: place.l4,
-        own: !place.is(kind::REVERSED),
-    };
-    match tables.local(packet, &tuple, headers) {
-        Local::None => NOTHING,
-        Local::Listener => LISTENER,
-        Local::Cookie => COOKIE,
-        Local::Flow => SOCKET,
-        Local::TimeWait if headers.own && is_last(packet, place) => SOCKET,
-        Local::TimeWait => WAITED,
-    }
-}
-
-/// The first of a row's other nodes from place `from` on; 0 if there is none. Not this node unless `or_me`; if `ready`,
-/// one that is ready and not suspected.
-#[inline(always)]
-pub(super) fn first_from<T: Tables>(
-    tables: &T,
-    row: Row,
-    from: u64,
-    or_me: bool,
-    ready: bool,
-) -> NodeIndex {
-    let Some(config) = tables.config() else {
-        return 0;
-    };
-    let me = config.self_index() as NodeIndex;
-    let is_ready = |index| {
-        !tables.suspect(index)
-            && node(tables, config, index)
-                .is_some_and(|entry| entry.flags() & node_flag::READY != 0)
-    };
-    for i in 0..OTHERS {
-        let index = row.next(i);
-        if i as u64 >= from && index != 0 && (or_me || index != me) && (!ready || is_ready(index)) {
-            return index;
-        }
-    }
-    0
 }
 
 /// A packet, its row and what they are judged by.

@@ -116,7 +116,7 @@ const fn set(
     })
 }
 
-/// Everything that the schema of its kind forbids in an object, the first [`MAX_FINDINGS`] of it; nothing for kinds that
+/// Everything that the schema of its kind forbids in an object, the first findings of it; nothing for kinds that
 /// Forebay does not read.
 #[must_use]
 pub fn check(object: &Value) -> Vec<Finding> {

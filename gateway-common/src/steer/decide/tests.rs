@@ -1,10 +1,12 @@
 //! A row whose owner does not answer probes: where its packets go, from node to node.
 
 use super::*;
+use crate::abi::node_flag;
 use crate::abi::{ABI_VERSION, Config, NodeEntry, ROWS, VipKey};
 use crate::encap::TunnelHeader;
 use crate::host::{HostPacket, HostTables};
 use crate::packet::{IP, Ipv4, Packet, Tcp, mapped};
+use crate::steer::Local;
 use crate::steer::{Tuple, steer};
 use crate::verdict::Action;
 
