@@ -183,8 +183,7 @@ impl App {
             settings,
         };
         app.reconfigure().await;
-        datapath::return_freed_memory();
-        datapath::keep_freed_memory(datapath::KEPT_WHILE_SERVING);
+        datapath::settle_memory();
         Ok(app)
     }
 

@@ -29,8 +29,36 @@ pub fn return_freed_memory() {
     }
 }
 
+/// The start is over: gives back what only it needed. From now on freed memory is kept for reuse.
+pub fn settle_memory() {
+    return_freed_memory();
+    return_program_pages();
+    keep_freed_memory(KEPT_WHILE_SERVING);
+}
+
+/// Takes the program's own code and constants out of this process's memory: starting needs much that is never wanted again,
+/// the kernel programs among it. What is wanted comes back from the page cache when it is touched.
+fn return_program_pages() {
+    unsafe extern "C" {
+        // Set by the linker: the first byte of the program, and the first one behind its code.
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    let page = rustix::param::page_size();
+    let (start, end) = (&raw const __executable_start, &raw const etext);
+    let length = (end.addr() & !(page - 1)).saturating_sub(start.addr());
+    // SAFETY: nobody writes to these pages, not the loader either, so that each is as it is in the file.
+    let _unneeded = unsafe {
+        rustix::mm::madvise(
+            start.cast_mut().cast(),
+            length,
+            rustix::mm::Advice::LinuxDontNeed,
+        )
+    };
+}
+
 /// For how long freed memory is kept for reuse before the system gets it back, in milliseconds; the allocator's own
-/// choice is [`KEPT_WHILE_SERVING`]. Starting up frees much that is never wanted again, on threads that
+/// choice is a second. Starting up frees much that is never wanted again, on threads that
 /// [`return_freed_memory`] does not reach.
 pub fn keep_freed_memory(milliseconds: u16) {
     #[cfg(feature = "mimalloc")]
@@ -47,7 +75,7 @@ pub fn keep_freed_memory(milliseconds: u16) {
 }
 
 /// What mimalloc keeps freed memory for unless told otherwise, in milliseconds.
-pub const KEPT_WHILE_SERVING: u16 = 1000;
+const KEPT_WHILE_SERVING: u16 = 1000;
 
 fn zeroed() -> bpf_attr {
     // SAFETY: the union consists of plain integers and arrays of them; zero is a value of all.
