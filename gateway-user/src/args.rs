@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod bpf;
 mod check;
+mod kernel;
 mod number;
 mod sentence;
 
@@ -15,9 +16,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use self::check::CheckArgs;
+pub use self::kernel::{KernelArgs, LogArgs, PinsArgs, UplinkArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use self::number::{parse_count, parse_port};
+use self::number::parse_count;
 pub use self::sentence::one_sentence;
 
 /// eBPF/XDP-accelerated ingress load balancer.
@@ -70,44 +72,15 @@ pub struct RunArgs {
     /// This replica's name [default: the host's name].
     #[arg(long, env = "FOREBAY_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
-    /// Uplink, repeatable [default: the one with the default route].
-    #[arg(
-        long,
-        env = "FOREBAY_INTERFACE",
-        value_name = "IFACE",
-        value_delimiter = ','
-    )]
-    pub interface: Vec<String>,
-    /// How packets are steered in the kernel.
-    #[arg(
-        long,
-        env = "FOREBAY_DATAPATH",
-        value_name = "MODE",
-        default_value = "auto"
-    )]
-    pub datapath: DatapathArg,
+    /// The node's kernel half.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
     /// Use the privileged agent at this socket.
     #[arg(long, env = "FOREBAY_AGENT", value_name = "SOCKET")]
     pub agent: Option<PathBuf>,
-    /// How packets reach the owner node.
-    #[arg(
-        long,
-        env = "FOREBAY_FORWARD",
-        value_name = "FORM",
-        default_value = "auto"
-    )]
-    pub forward: ForwardArg,
     /// Worker threads [default: cores available, at most 8].
     #[arg(long, env = "FOREBAY_WORKERS", value_name = "N", value_parser = parse_count, allow_hyphen_values = true)]
     pub workers: Option<usize>,
-    /// Where maps and links are pinned.
-    #[arg(
-        long,
-        env = "FOREBAY_BPFFS",
-        value_name = "DIR",
-        default_value = "/sys/fs/bpf/forebay"
-    )]
-    pub bpffs: PathBuf,
     /// Where allocations and keys are kept.
     #[arg(
         long,
@@ -116,26 +89,6 @@ pub struct RunArgs {
         default_value = "/run/forebay"
     )]
     pub state_dir: PathBuf,
-    /// UDP port of the tunnel between nodes.
-    #[arg(
-        long,
-        env = "FOREBAY_TUNNEL_PORT",
-        value_name = "PORT",
-        default_value_t = 17410,
-        value_parser = parse_port,
-        allow_hyphen_values = true
-    )]
-    pub tunnel_port: u16,
-    /// UDP port of the probes between nodes.
-    #[arg(
-        long,
-        env = "FOREBAY_PROBE_PORT",
-        value_name = "PORT",
-        default_value_t = 17411,
-        value_parser = parse_port,
-        allow_hyphen_values = true
-    )]
-    pub probe_port: u16,
     /// Time between two probes of another node.
     #[arg(
         long,
@@ -208,22 +161,9 @@ pub struct RunArgs {
         default_value = "stdout"
     )]
     pub access_log: AccessLogArg,
-    /// Least severe level that is logged: off, error, warn, info, debug or trace.
-    #[arg(
-        long,
-        env = "FOREBAY_LOG",
-        value_name = "LEVEL",
-        default_value = "info"
-    )]
-    pub log: LogLevel,
-    /// Form of the log.
-    #[arg(
-        long,
-        env = "FOREBAY_LOG_FORMAT",
-        value_name = "FORM",
-        default_value = "text"
-    )]
-    pub log_format: LogFormat,
+    /// The daemon's own log.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// Flags of the commands that ask a running daemon.
@@ -292,14 +232,9 @@ pub struct ExplainArgs {
 /// Flags of `forebay detach`.
 #[derive(Args, Clone, Debug)]
 pub struct DetachArgs {
-    /// Where maps and links are pinned.
-    #[arg(
-        long,
-        env = "FOREBAY_BPFFS",
-        value_name = "DIR",
-        default_value = "/sys/fs/bpf/forebay"
-    )]
-    pub bpffs: PathBuf,
+    /// What is detached.
+    #[command(flatten)]
+    pub pins: PinsArgs,
     /// Form of the answer.
     #[arg(long, value_name = "FORM", default_value = "table")]
     pub output: Output,

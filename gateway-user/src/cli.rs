@@ -66,9 +66,9 @@ pub fn dispatch(command: Command) -> ExitCode {
             print(args.output, &Value::Object(all), show::dump, |_| true)
         }
         Command::Bpf(args) => bpf::dispatch(&args),
-        Command::Detach(args) => match detach(&args.bpffs) {
+        Command::Detach(args) => match detach(&args.pins.bpffs) {
             Ok(()) => {
-                let done = serde_json::json!({"detached": args.bpffs});
+                let done = serde_json::json!({"detached": args.pins.bpffs});
                 print(args.output, &done, |_| "detached\n".into(), |_| true)
             }
             Err(error) => failed(&error.to_string()),
@@ -100,7 +100,7 @@ fn no_answer(error: &ClientError) -> ExitCode {
 }
 
 fn run(args: RunArgs) -> ExitCode {
-    telemetry::start(args.log, args.log_format);
+    telemetry::start(args.log.log, args.log.log_format);
     let host = rustix::system::uname()
         .nodename()
         .to_string_lossy()
@@ -116,7 +116,7 @@ fn run(args: RunArgs) -> ExitCode {
 }
 
 fn agent(args: AgentArgs) -> ExitCode {
-    telemetry::start(args.log, args.log_format);
+    telemetry::start(args.log.log, args.log.log_format);
     match AgentSettings::new(args) {
         Ok(settings) => match crate::agent::run(&settings) {
             Ok(()) => ExitCode::SUCCESS,

@@ -102,7 +102,7 @@ impl Settings {
                 "--workers {workers} is out of range; give 1 to {MAX_WORKERS}"
             ));
         }
-        let datapath = match args.datapath {
+        let datapath = match args.kernel.datapath {
             DatapathArg::Auto => Datapath::Auto,
             DatapathArg::Native => Datapath::Native,
             DatapathArg::Tcx => Datapath::Tcx,
@@ -115,15 +115,15 @@ impl Settings {
         Ok(Self {
             config,
             node_name,
-            interfaces: args.interface,
+            interfaces: args.kernel.uplink.interface,
             datapath,
             agent: args.agent,
-            forward: args.forward,
+            forward: args.kernel.forward,
             workers,
-            bpffs: args.bpffs,
+            bpffs: args.kernel.pins.bpffs,
             state_dir: args.state_dir,
-            tunnel_port: args.tunnel_port,
-            probe_port: args.probe_port,
+            tunnel_port: args.kernel.tunnel_port,
+            probe_port: args.kernel.probe_port,
             probes: Probes {
                 interval: args.probe_interval,
                 suspect_after: args.suspect_after,
@@ -150,18 +150,20 @@ fn contradictions(args: &RunArgs) -> Vec<String> {
         );
     }
     errors.extend(beside_an_agent(args));
-    if args.datapath == DatapathArg::Off {
-        if !args.interface.is_empty() {
+    if args.kernel.datapath == DatapathArg::Off {
+        if !args.kernel.uplink.interface.is_empty() {
             errors.push("--datapath off uses no interface; leave --interface out".into());
         }
-        if args.forward != ForwardArg::Auto {
+        if args.kernel.forward != ForwardArg::Auto {
             errors.push("--datapath off forwards no packets; leave --forward out".into());
         }
     }
-    if args.datapath != DatapathArg::Off && args.interface.iter().any(String::is_empty) {
+    if args.kernel.datapath != DatapathArg::Off
+        && args.kernel.uplink.interface.iter().any(String::is_empty)
+    {
         errors.push("--interface has an empty name; give the name of an uplink".into());
     }
-    errors.extend(ports(args.tunnel_port, args.probe_port));
+    errors.extend(ports(args.kernel.tunnel_port, args.kernel.probe_port));
     errors.extend(bad_times(args));
     let endpoints = [
         ("--admin", &args.admin),
@@ -186,19 +188,25 @@ fn beside_an_agent(args: &RunArgs) -> Vec<String> {
         return Vec::new();
     }
     let mut errors = Vec::new();
-    if args.datapath == DatapathArg::Off {
+    if args.kernel.datapath == DatapathArg::Off {
         errors.push(
             "--datapath off needs no privileges; leave --agent out, or --datapath off".into(),
         );
     }
     for (given, flag) in [
-        (!args.interface.is_empty(), "--interface"),
+        (!args.kernel.uplink.interface.is_empty(), "--interface"),
         (
-            matches!(args.datapath, DatapathArg::Native | DatapathArg::Generic),
+            matches!(
+                args.kernel.datapath,
+                DatapathArg::Native | DatapathArg::Generic
+            ),
             "--datapath",
         ),
-        (args.forward != ForwardArg::Auto, "--forward"),
-        (args.bpffs != Path::new(DEFAULT_BPFFS), "--bpffs"),
+        (args.kernel.forward != ForwardArg::Auto, "--forward"),
+        (
+            args.kernel.pins.bpffs != Path::new(DEFAULT_BPFFS),
+            "--bpffs",
+        ),
     ] {
         if given {
             errors.push(format!(
@@ -234,15 +242,9 @@ fn bad_times(args: &RunArgs) -> Vec<String> {
 
 /// Ports of tunnel and probes.
 fn ports(tunnel: u16, probe: u16) -> Option<String> {
-    if tunnel == 0 || probe == 0 {
-        Some("--tunnel-port and --probe-port cannot be 0; give 1 to 65535".into())
-    } else if tunnel == probe {
-        Some(format!(
-            "--tunnel-port and --probe-port are both {tunnel}; give two different ports"
-        ))
-    } else {
-        None
-    }
+    (tunnel == probe).then(|| {
+        format!("--tunnel-port and --probe-port are both {tunnel}; give two different ports")
+    })
 }
 
 fn picks_its_port(endpoint: &Endpoint) -> bool {

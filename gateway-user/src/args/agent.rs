@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{DatapathArg, ForwardArg, LogFormat, LogLevel, parse_duration, parse_port};
+use super::number::parse_port;
+use super::{KernelArgs, LogArgs, parse_duration};
 use crate::allocate::PoolRange;
 
 /// Flags of `forebay agent`.
@@ -72,70 +73,12 @@ pub struct AgentArgs {
         allow_hyphen_values = true
     )]
     pub keep_listeners: Duration,
-    /// Uplink, repeatable [default: the one with the default route].
-    #[arg(
-        long,
-        env = "FOREBAY_INTERFACE",
-        value_name = "IFACE",
-        value_delimiter = ','
-    )]
-    pub interface: Vec<String>,
-    /// How packets are steered in the kernel.
-    #[arg(
-        long,
-        env = "FOREBAY_DATAPATH",
-        value_name = "MODE",
-        default_value = "auto"
-    )]
-    pub datapath: DatapathArg,
-    /// How packets reach the owner node.
-    #[arg(
-        long,
-        env = "FOREBAY_FORWARD",
-        value_name = "FORM",
-        default_value = "auto"
-    )]
-    pub forward: ForwardArg,
-    /// Where maps and links are pinned.
-    #[arg(
-        long,
-        env = "FOREBAY_BPFFS",
-        value_name = "DIR",
-        default_value = "/sys/fs/bpf/forebay"
-    )]
-    pub bpffs: PathBuf,
-    /// UDP port of the tunnel between nodes.
-    #[arg(
-        long,
-        env = "FOREBAY_TUNNEL_PORT",
-        value_name = "PORT",
-        default_value_t = 17410
-    )]
-    pub tunnel_port: u16,
-    /// UDP port of the probes between nodes.
-    #[arg(
-        long,
-        env = "FOREBAY_PROBE_PORT",
-        value_name = "PORT",
-        default_value_t = 17411
-    )]
-    pub probe_port: u16,
-    /// Least severe level that is logged: off, error, warn, info, debug or trace.
-    #[arg(
-        long,
-        env = "FOREBAY_LOG",
-        value_name = "LEVEL",
-        default_value = "info"
-    )]
-    pub log: LogLevel,
-    /// Form of the log.
-    #[arg(
-        long,
-        env = "FOREBAY_LOG_FORMAT",
-        value_name = "FORM",
-        default_value = "text"
-    )]
-    pub log_format: LogFormat,
+    /// The node's kernel half.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    /// The agent's own log.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 fn parse_id(text: &str) -> Result<u32, String> {

@@ -70,7 +70,7 @@ pub struct TraceArgs {
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub address: Option<IpAddr>,
     /// Only packets whose client or VIP has this port.
-    #[arg(long, value_name = "PORT", value_parser = super::parse_port)]
+    #[arg(long, value_name = "PORT", value_parser = super::number::parse_port)]
     pub port: Option<u16>,
     /// Only packets for this VIP: ADDR, ADDR:PORT or ADDR:PORT/PROTOCOL.
     #[arg(long, value_name = "VIP")]

@@ -1,31 +1,20 @@
 //! The command line of `forebay check`.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Endpoint, Output};
+use super::{Endpoint, Output, PinsArgs, UplinkArgs};
 
 /// Flags of `forebay check`.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// Uplink to check, repeatable [default: the one with the default route].
-    #[arg(
-        long,
-        env = "FOREBAY_INTERFACE",
-        value_name = "IFACE",
-        value_delimiter = ','
-    )]
-    pub interface: Vec<String>,
-    /// Where maps and links would be pinned.
-    #[arg(
-        long,
-        env = "FOREBAY_BPFFS",
-        value_name = "DIR",
-        default_value = "/sys/fs/bpf/forebay"
-    )]
-    pub bpffs: PathBuf,
+    /// What is checked.
+    #[command(flatten)]
+    pub uplink: UplinkArgs,
+    /// Where maps and links would be.
+    #[command(flatten)]
+    pub pins: PinsArgs,
     /// Where a running daemon's admin endpoint is, whose VIPs are tried: ADDR:PORT, unix:PATH or off.
     #[arg(
         long,

@@ -99,7 +99,7 @@ impl Finding {
 /// Everything that `forebay check` says.
 #[must_use]
 pub fn all(args: &CheckArgs) -> Vec<Finding> {
-    let facts = gather(&args.interface, &args.bpffs, &args.client);
+    let facts = gather(&args.uplink.interface, &args.pins.bpffs, &args.client);
     let mut findings = judge(&facts);
     let names: Vec<String> = facts.interfaces.iter().map(|i| i.name.clone()).collect();
     match client::ask(&args.admin, Method::GET, "/datapath") {

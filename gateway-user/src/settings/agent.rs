@@ -53,7 +53,7 @@ impl Settings {
                     .into(),
             );
         }
-        let mode = match args.datapath {
+        let mode = match args.kernel.datapath {
             DatapathArg::Auto => AttachMode::Auto,
             DatapathArg::Native => AttachMode::Native,
             DatapathArg::Generic => AttachMode::Generic,
@@ -66,10 +66,13 @@ impl Settings {
                 AttachMode::Auto
             }
         };
-        if args.interface.iter().any(String::is_empty) {
+        if args.kernel.uplink.interface.iter().any(String::is_empty) {
             errors.push("--interface has an empty name; give the name of an uplink".into());
         }
-        errors.extend(super::ports(args.tunnel_port, args.probe_port));
+        errors.extend(super::ports(
+            args.kernel.tunnel_port,
+            args.kernel.probe_port,
+        ));
         if args.socket.as_os_str().len() > LONGEST_SOCKET {
             errors.push(format!(
                 "--socket is longer than {LONGEST_SOCKET} bytes, which the kernel does not take; give a shorter path"
@@ -86,16 +89,16 @@ impl Settings {
             allow_gid: args.allow_gid,
             reserved_ports: args.reserved_port.into_iter().collect(),
             keep_listeners: args.keep_listeners,
-            interfaces: args.interface,
+            interfaces: args.kernel.uplink.interface,
             mode,
-            forward: match args.forward {
+            forward: match args.kernel.forward {
                 ForwardArg::Auto => ForwardMode::Auto,
                 ForwardArg::L2 => ForwardMode::L2,
                 ForwardArg::Udp => ForwardMode::Udp,
             },
-            bpffs: args.bpffs,
-            tunnel_port: args.tunnel_port,
-            probe_port: args.probe_port,
+            bpffs: args.kernel.pins.bpffs,
+            tunnel_port: args.kernel.tunnel_port,
+            probe_port: args.kernel.probe_port,
         })
     }
 }
@@ -133,14 +136,16 @@ mod tests {
     #[test]
     fn all_errors_come_at_once() {
         let long = format!("--socket /{}", "x".repeat(107));
-        let errors =
-            settings(&format!("--datapath off --tunnel-port 0 {long}")).expect_err("four mistakes");
+        let errors = settings(&format!(
+            "--datapath off --tunnel-port 7 --probe-port 7 {long}"
+        ))
+        .expect_err("four mistakes");
         assert_eq!(
             errors,
             [
                 "the agent gives out no address; name the addresses that may be VIPs with --vips RANGE, or manifests with AddressPools with --config DIR",
                 "--datapath off needs no agent; use `forebay run --datapath off` without --agent",
-                "--tunnel-port and --probe-port cannot be 0; give 1 to 65535",
+                "--tunnel-port and --probe-port are both 7; give two different ports",
                 "--socket is longer than 107 bytes, which the kernel does not take; give a shorter path",
             ]
         );

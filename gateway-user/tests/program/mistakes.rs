@@ -117,6 +117,14 @@ async fn the_command_line() {
             "--allow-uid nobody cannot be read; give its number",
         ),
         (
+            &["agent", "--vips", "192.0.2.1", "--tunnel-port", "0"],
+            "--tunnel-port 0 cannot be read; give a port from 1 to 65535",
+        ),
+        (
+            &["agent", "--vips", "192.0.2.1", "--probe-port", "-1"],
+            "--probe-port -1 cannot be read; give a port from 1 to 65535",
+        ),
+        (
             &["agent", "--vips", "192.0.2.1", "--reserved-port", "0"],
             "--reserved-port 0 cannot be read; give a port from 1 to 65535",
         ),
