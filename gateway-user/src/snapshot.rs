@@ -4,12 +4,14 @@
 //! cursor and no connection: live state belongs to `proxy::runtime`, keyed by the keys below.
 
 pub mod cluster;
+pub mod filter;
 pub mod hostname;
 pub mod l4_policy;
 pub mod listener;
 pub mod name;
 pub mod policy;
 pub mod route;
+pub mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,13 +19,17 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use cluster::{Cluster, ClusterKey, Endpoint, EndpointKey};
+pub use cluster::{AppProtocol, Cluster, ClusterKey, Endpoint, EndpointKey};
+pub use filter::{
+    AnyOr, Cors, Filters, HeaderEdits, Mirror, Origin, PathEdit, Redirect, Rewrite, Scheme,
+};
 pub use hostname::Hostname;
-pub use l4_policy::{L4Policy, Prefix, ReturnPath, Sources, UdpHash};
+pub use l4_policy::{ClientAddress, L4Policy, Prefix, ReturnPath, Sources, UdpHash};
 pub use listener::{Bind, BindKey, Listener, Protocol, Transport};
 pub use name::{ObjectKey, RuleKey};
-pub use policy::{Balancer, ConnectionPool, OutlierDetection, TrafficPolicy};
-pub use route::{Backend, BackendTarget, PathMatch, RouteMatch, Rule, ValueMatch};
+pub use policy::{Balancer, ConnectionPool, OutlierDetection, ProxyVersion, TrafficPolicy};
+pub use route::{Backend, BackendTarget, PathMatch, Retry, RouteMatch, Rule, ValueMatch};
+pub use tls::{Certificate, ListenerTls, Trust, UpstreamTls};
 
 /// Number of a snapshot, counted up by the application for each one that it publishes.
 pub type Generation = u64;

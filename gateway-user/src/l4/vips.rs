@@ -503,6 +503,7 @@ mod tests {
                     deny: Vec::new(),
                 },
                 udp_hash: UdpHash::Addresses,
+                client: crate::snapshot::ClientAddress::default(),
             },
         );
         set(

@@ -42,8 +42,26 @@ pub struct Cluster {
     pub key: ClusterKey,
     /// Limits, balancing, outlier detection.
     pub policy: TrafficPolicy,
+    /// What the Service's port says is spoken.
+    pub protocol: AppProtocol,
     /// Endpoints that may take requests, in the order of their keys.
     pub endpoints: Arc<[Endpoint]>,
+}
+
+/// `appProtocol` of a Service's port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum AppProtocol {
+    /// Nothing is said: HTTP/1.1, or what the route implies.
+    #[default]
+    Unset,
+    /// `http`, `kubernetes.io/ws`: HTTP/1.1 in clear text.
+    Http1,
+    /// `kubernetes.io/h2c`, `grpc`: HTTP/2 in clear text, by prior knowledge.
+    Http2,
+    /// `https`: TLS, HTTP/2 or HTTP/1.1 as the endpoint chooses.
+    Https,
+    /// `kubernetes.io/wss`: TLS, HTTP/1.1.
+    Wss,
 }
 
 /// Identity of an endpoint inside its cluster: its health lives as long as this.

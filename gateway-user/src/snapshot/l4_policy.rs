@@ -15,6 +15,17 @@ pub struct L4Policy {
     pub sources: Sources,
     /// What makes a UDP flow.
     pub udp_hash: UdpHash,
+    /// How the client's address is known.
+    pub client: ClientAddress,
+}
+
+/// `spec.clientAddress`: whom to believe about the client's address. The default believes nobody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ClientAddress {
+    /// `proxyProtocol`: every connection begins with a PROXY header, version 1 or 2; one without is closed.
+    pub proxy_protocol: bool,
+    /// `trustedHops`: how many proxies before this one append to `X-Forwarded-For` and `Forwarded` and can be believed.
+    pub trusted_hops: u8,
 }
 
 /// `spec.returnPath`.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::hostname::Hostname;
 use super::l4_policy::L4Policy;
 use super::name::ObjectKey;
+use super::tls::ListenerTls;
 use crate::l7::router::Router;
 
 /// Protocol of a listener; grows with what the proxy can serve.
@@ -16,6 +17,8 @@ use crate::l7::router::Router;
 pub enum Protocol {
     /// HTTP in clear text.
     Http,
+    /// HTTP over TLS.
+    Https,
     /// Datagrams.
     Udp,
 }
@@ -154,6 +157,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Hostname, if the listener has one.
     pub hostname: Option<Hostname>,
+    /// TLS, where it terminates it.
+    pub tls: Option<Arc<ListenerTls>>,
     /// The compiled routes that attached to it.
     pub router: Router,
     /// Protocols without matches: the rule that takes everything, by position in the snapshot's rules. None:

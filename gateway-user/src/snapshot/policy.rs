@@ -1,8 +1,11 @@
 //! Traffic policy of a cluster, with Istio's DestinationRule defaults.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+
+use super::tls::UpstreamTls;
 
 /// All that a DestinationRule says about one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -13,6 +16,19 @@ pub struct TrafficPolicy {
     pub pool: ConnectionPool,
     /// Passive health checking; `None` = off.
     pub outlier: Option<OutlierDetection>,
+    /// `tls`: TLS towards the endpoints. `None` = what the Service's port says.
+    pub tls: Option<Arc<UpstreamTls>>,
+    /// `proxyProtocol.version`: the header that begins each connection to an endpoint.
+    pub proxy_protocol: Option<ProxyVersion>,
+}
+
+/// Version of the PROXY protocol (haproxy.org, proxy-protocol.txt).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum ProxyVersion {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// `loadBalancer.simple`.
@@ -44,6 +60,8 @@ pub struct ConnectionPool {
     pub max_retries: Option<u32>,
     /// `http.idleTimeout`, default 1 h: an idle connection is closed after it. Zero = never.
     pub idle_timeout: Duration,
+    /// `http.maxConcurrentStreams`: requests at once on one HTTP/2 connection.
+    pub max_concurrent_streams: Option<u32>,
 }
 
 impl Default for ConnectionPool {
@@ -56,6 +74,7 @@ impl Default for ConnectionPool {
             max_requests_per_connection: None,
             max_retries: None,
             idle_timeout: Duration::from_secs(3600),
+            max_concurrent_streams: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::filter::Filters;
 use super::name::RuleKey;
 
 /// One rule of one route.
@@ -12,12 +13,29 @@ use super::name::RuleKey;
 pub struct Rule {
     /// Identity of the rule.
     pub key: RuleKey,
+    /// `name`, if the rule has one.
+    pub name: Option<Arc<str>>,
+    /// What is done to its requests and responses; `None` = nothing, which is the common case.
+    pub filters: Option<Arc<Filters>>,
     /// Where requests go, by weight. Empty: every request answers 500.
     pub backends: Vec<Backend>,
     /// `timeouts.request`: the whole exchange, retries included. `None` = no limit.
     pub request_timeout: Option<Duration>,
     /// `timeouts.backendRequest`: one try. `None` = no limit.
     pub backend_timeout: Option<Duration>,
+    /// `retry`. `None` = only what was never received by an endpoint is tried once more.
+    pub retry: Option<Retry>,
+}
+
+/// `retry` of a rule (GEP-1731). Connection errors and passed `backendRequest` timeouts are tried again too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Retry {
+    /// Response codes that are tried again. Sorted.
+    pub codes: Vec<u16>,
+    /// Tries beyond the first.
+    pub attempts: u32,
+    /// Least wait before a further try; it doubles with each. `None` = Envoy's 25 ms.
+    pub backoff: Option<Duration>,
 }
 
 /// One weighted backendRef.
@@ -27,6 +45,10 @@ pub struct Backend {
     pub weight: u32,
     /// Where its share goes.
     pub target: BackendTarget,
+    /// Filters of the backendRef.
+    pub filters: Option<Arc<Filters>>,
+    /// Where the Service's port says nothing else, its endpoints speak HTTP/2 (a GRPCRoute's do).
+    pub http2: bool,
 }
 
 /// What a backendRef resolved to.

@@ -50,6 +50,8 @@ pub(super) fn resolve_all<'a>(
         backends.push(Backend {
             weight: backend.weight.unwrap_or(1),
             target,
+            filters: None,
+            http2: false,
         });
     }
     if backends.iter().all(|backend| backend.weight == 0) {

@@ -11,7 +11,8 @@ use super::listener::Fault;
 use super::objects::{self, EndpointSlice, ServicePort};
 use super::{Context, Inputs, SERVICE_NAME, replica};
 use crate::snapshot::{
-    BindKey, Cluster, ClusterKey, Endpoint, EndpointKey, ObjectKey, TrafficPolicy, Transport,
+    AppProtocol, BindKey, Cluster, ClusterKey, Endpoint, EndpointKey, ObjectKey, TrafficPolicy,
+    Transport,
 };
 
 /// Slices of one Service, with their keys.
@@ -111,6 +112,7 @@ impl<'a> Clusters<'a> {
             clusters.push(Arc::new(Cluster {
                 key: wanted.key.clone(),
                 policy: wanted.policy.clone(),
+                protocol: AppProtocol::default(),
                 endpoints: self.endpoints(wanted, &refusal, conditions),
             }));
         }

@@ -141,6 +141,7 @@ impl<'a> Gateway<'a> {
                     gateway: self.key.clone(),
                     name: listener.spec.name.as_str().into(),
                     hostname: listener.hostname.clone(),
+                    tls: None,
                     router: Router::compile(precedence::entries(candidates)),
                     rule: listener.first.as_ref().map(|first| first.rule),
                 }));

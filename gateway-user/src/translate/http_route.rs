@@ -261,9 +261,12 @@ impl<'a> Route<'a> {
                         route: self.key.clone(),
                         index: rule.index,
                     },
+                    name: None,
+                    filters: None,
                     backends: backends.clone(),
                     request_timeout: rule.request_timeout,
                     backend_timeout: rule.backend_timeout,
+                    retry: None,
                 });
             }
             let position = u32::try_from(position).expect("fewer than 2^32 rules fit in memory");

@@ -16,7 +16,9 @@ use super::inputs::Kind;
 use super::listener::{Fault, GROUP};
 use super::objects::{L4PolicySpec, PolicyTargetRef, TrafficPolicy};
 use super::{Inputs, gateway_class};
-use crate::snapshot::{L4Policy, ObjectKey, Prefix, ReturnPath, Sources, Transport, UdpHash};
+use crate::snapshot::{
+    ClientAddress, L4Policy, ObjectKey, Prefix, ReturnPath, Sources, Transport, UdpHash,
+};
 
 /// Most ancestors that a status may name.
 const MAX_ANCESTORS: usize = 16;
@@ -258,6 +260,7 @@ fn compile(spec: &L4PolicySpec) -> (L4Policy, Vec<String>) {
         } else {
             UdpHash::FiveTuple
         },
+        client: ClientAddress::default(),
     };
     (policy, faults)
 }

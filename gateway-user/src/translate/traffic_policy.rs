@@ -106,6 +106,8 @@ impl Reader {
             outlier: outlier
                 .map(|spec| self.outlier(&format!("{path}.outlierDetection"), spec))
                 .transpose()?,
+            tls: None,
+            proxy_protocol: None,
         };
         Ok(
             match tls.and_then(|tls| tls.mode.as_deref()).unwrap_or("DISABLE") {

@@ -166,9 +166,12 @@ impl<'a> Route<'a> {
                 route: self.key.clone(),
                 index: 0,
             },
+            name: None,
+            filters: None,
             backends: resolved.backends.clone(),
             request_timeout: None,
             backend_timeout: None,
+            retry: None,
         });
         resolved.position = Some(position);
         position

@@ -24,6 +24,7 @@ fn tutorial() -> TrafficPolicy {
             max_ejection_percent: 50,
             ..OutlierDetection::default()
         }),
+        ..TrafficPolicy::default()
     }
 }
 

@@ -11,8 +11,8 @@ use gateway_user::l7::router::{Entry, Router};
 use gateway_user::proxy::stats::Stats;
 use gateway_user::proxy::{Proxy, ProxySettings};
 use gateway_user::snapshot::{
-    Backend, BackendTarget, Bind, BindKey, Cluster, ClusterKey, Endpoint, EndpointKey, Listener,
-    ObjectKey, PathMatch, Protocol, RouteMatch, Rule, RuleKey, Snapshot, TrafficPolicy,
+    AppProtocol, Backend, BackendTarget, Bind, BindKey, Cluster, ClusterKey, Endpoint, EndpointKey,
+    Listener, ObjectKey, PathMatch, Protocol, RouteMatch, Rule, RuleKey, Snapshot, TrafficPolicy,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -267,6 +267,7 @@ pub(crate) fn cluster(name: &str, policy: &TrafficPolicy, backends: &[SocketAddr
             destination_rule: None,
         },
         policy: policy.clone(),
+        protocol: AppProtocol::default(),
         endpoints: endpoints.collect(),
     })
 }
@@ -284,15 +285,20 @@ pub(crate) fn snapshot(
             route: ObjectKey::new("default", "route"),
             index: 0,
         },
+        name: None,
+        filters: None,
         backends: (0..)
             .zip(clusters)
             .map(|(i, (weight, _))| Backend {
                 weight: *weight,
                 target: BackendTarget::Cluster(i),
+                filters: None,
+                http2: false,
             })
             .collect(),
         request_timeout: None,
         backend_timeout: None,
+        retry: None,
     };
     edit(&mut rule);
     let entry = Entry {
@@ -309,6 +315,7 @@ pub(crate) fn snapshot(
         gateway: gateway.clone(),
         name: "http".into(),
         hostname: gateway_user::snapshot::Hostname::parse("test.example"),
+        tls: None,
         router: Router::compile(vec![entry]),
         rule: None,
     };
