@@ -4,6 +4,7 @@ pub mod balance;
 mod escape;
 pub mod explain;
 pub mod filter;
+pub mod frames;
 pub mod grpc;
 pub mod header;
 pub mod limit;
