@@ -1,15 +1,22 @@
 //! Edits that a proxy must make to header fields on their way through.
 //!
-//! Hop-by-hop fields end here (RFC 9110, 7.6.1), with those that `Connection` names; framing is made anew by the
-//! codec; what a client claims about earlier hops is overwritten (no peer is trusted). All edits happen in place:
-//! a message without such fields costs one walk over its names.
+//! Hop-by-hop fields end here (RFC 9110, 7.6.1), with those that `Connection` names; framing is made anew by the codec. All
+//! edits happen in place: a message without such fields costs one walk over its names.
+//!
+//! What is said about earlier hops counts as far as trusted proxies stand before this one:
+//!
+//! - None (the default): all of it is removed, and `X-Forwarded-For` and `-Proto` say what is known here.
+//! - N of them: `X-Forwarded-For` goes on with the peer (the nearest of them) appended. Its last N entries were written by them,
+//!   so the Nth from the right is the client ([`client_address`]); what stands before may be forged and goes on as it came.
+//!   `X-Forwarded-Proto`, `-Host` and `-Port` go on, and so does `Forwarded` (RFC 7239) with an element of ours. Other claims,
+//!   such as `X-Forwarded-Client-Cert`, are removed all the same: proxies that do not know them pass on what clients wrote.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -17,6 +24,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `X-Forwarded-Proto`.
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What trusted proxies may say of earlier hops.
+const TAKEN_ON: [HeaderName; 5] = [
+    X_FORWARDED_FOR,
+    X_FORWARDED_PROTO,
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    FORWARDED,
+];
 
 /// Fields that end at each hop whether or not `Connection` names them. `TE` is handled apart.
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -36,24 +52,35 @@ const CLAIMS: [HeaderName; 2] = [FORWARDED, HeaderName::from_static("x-real-ip")
 #[error("the Connection header field nominates a field that a proxy must not remove")]
 pub struct ForbiddenNomination;
 
+/// What is known of the hop that a request came over.
+#[derive(Clone, Copy, Debug)]
+pub struct Hop {
+    /// Who opened the connection.
+    pub peer: IpAddr,
+    /// `http` or `https`.
+    pub proto: &'static str,
+    /// Proxies before this one whose claims count, the peer among them.
+    pub trusted_hops: u8,
+    /// What `Via` gets: the version that the request came in, and a name (RFC 9110, 7.6.3).
+    pub via: &'static str,
+    /// The request becomes a WebSocket (RFC 6455): `Connection: Upgrade` and `Upgrade: websocket` go on, exactly so.
+    pub upgrade: bool,
+}
+
 /// Makes a client's request head fit to be sent upstream.
 ///
 /// # Errors
 /// If `Connection` nominates a field that it must not (the request is then refused with 400).
-pub fn prepare_request(
-    headers: &mut HeaderMap,
-    client: IpAddr,
-    proto: &'static str,
-) -> Result<(), ForbiddenNomination> {
-    let (mut hop, mut claims, mut expect, mut te) = (false, false, false, false);
+pub fn prepare_request(headers: &mut HeaderMap, hop: &Hop) -> Result<(), ForbiddenNomination> {
+    let (mut hop_by_hop, mut claims, mut expect, mut te) = (false, false, false, false);
     for name in headers.keys() {
-        hop |= HOP_BY_HOP.contains(name);
+        hop_by_hop |= HOP_BY_HOP.contains(name);
         claims |= is_claim(name);
         expect |= name == EXPECT;
         te |= name == TE;
     }
     let keeps_trailers = te && accepts_trailers(headers);
-    if hop {
+    if hop_by_hop {
         remove_hop_by_hop(headers, true)?;
     }
     if te {
@@ -61,38 +88,132 @@ pub fn prepare_request(
     }
     if keeps_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
-        // Whoever sends TE must name it (RFC 9110, 10.1.4): it is for the next hop only.
-        headers.insert(CONNECTION, HeaderValue::from_static("TE"));
+    }
+    if hop.upgrade {
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    // Whoever sends TE must name it (RFC 9110, 10.1.4): it is for the next hop only.
+    let options = match (hop.upgrade, keeps_trailers) {
+        (true, true) => Some("Upgrade, TE"),
+        (true, false) => Some("Upgrade"),
+        (false, true) => Some("TE"),
+        (false, false) => None,
+    };
+    if let Some(options) = options {
+        headers.insert(CONNECTION, HeaderValue::from_static(options));
     }
     if claims {
-        let claimed: Vec<HeaderName> = headers.keys().filter(|n| is_claim(n)).cloned().collect();
-        for name in claimed {
-            headers.remove(name);
-        }
+        remove_claims(headers, hop.trusted_hops > 0);
     }
     if expect {
         // The server side has answered it by reading the body.
         headers.remove(EXPECT);
     }
-    headers.insert(X_FORWARDED_FOR, address_value(client));
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+    say_where_from(headers, hop);
+    let _ = headers.try_append(VIA, HeaderValue::from_static(hop.via));
     Ok(())
+}
+
+/// Writes what is known here of the hop; untrusted claims are gone.
+fn say_where_from(headers: &mut HeaderMap, hop: &Hop) {
+    let before: Vec<&[u8]> = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .map(|value| value.as_bytes().trim_ascii())
+        .filter(|value| !value.is_empty())
+        .collect();
+    let peer = address_value(hop.peer);
+    let chain = if before.is_empty() {
+        peer
+    } else {
+        let chain = [&before.join(&b", "[..]), &b", "[..], peer.as_bytes()].concat();
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)).unwrap_or(peer)
+    };
+    headers.insert(X_FORWARDED_FOR, chain);
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(hop.proto));
+    }
+    if headers.contains_key(FORWARDED)
+        && let Ok(element) = HeaderValue::try_from(forwarded_element(hop))
+    {
+        let _ = headers.try_append(FORWARDED, element);
+    }
+}
+
+/// An element of `Forwarded` (RFC 7239, 4 and 6): IPv6 addresses in brackets, and therefore in quotes.
+fn forwarded_element(hop: &Hop) -> String {
+    match hop.peer.to_canonical() {
+        IpAddr::V4(v4) => format!("for={v4};proto={}", hop.proto),
+        IpAddr::V6(v6) => format!("for=\"[{v6}]\";proto={}", hop.proto),
+    }
+}
+
+/// The client as trusted proxies name it; to be asked before [`prepare_request`] adds the peer.
+///
+/// Each of them has appended the address that it was spoken to from, so with N of them it is the Nth entry of
+/// `X-Forwarded-For` from the right. Where that is no address, or the list is shorter, it is the last that is one on the way
+/// there from the right, and the peer at worst. Ports behind addresses are ignored.
+#[must_use]
+pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_hops: u8) -> IpAddr {
+    headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .rev()
+        .flat_map(|value| value.as_bytes().rsplit(|b| *b == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|entry| !entry.is_empty())
+        .take(usize::from(trusted_hops))
+        .filter_map(address_of)
+        .last()
+        .unwrap_or(peer)
+        .to_canonical()
+}
+
+/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
+fn address_of(entry: &[u8]) -> Option<IpAddr> {
+    let entry = std::str::from_utf8(entry).ok()?;
+    let bare = entry.strip_prefix('[').and_then(|e| e.strip_suffix(']'));
+    let bare = bare.filter(|bare| bare.contains(':')).unwrap_or(entry);
+    let with_port = || entry.parse::<SocketAddr>().map(|socket| socket.ip());
+    bare.parse::<IpAddr>().or_else(|_| with_port()).ok()
+}
+
+fn remove_claims(headers: &mut HeaderMap, trusted: bool) {
+    let stays = |name: &HeaderName| trusted && TAKEN_ON.contains(name);
+    let claimed: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_claim(name) && !stays(name))
+        .cloned()
+        .collect();
+    for name in claimed {
+        headers.remove(name);
+    }
 }
 
 fn is_claim(name: &HeaderName) -> bool {
     CLAIMS.contains(name) || name.as_str().starts_with("x-forwarded-")
 }
 
-/// Makes an upstream's response head fit to be sent to the client.
-pub fn prepare_response(status: StatusCode, headers: &mut HeaderMap) {
+/// Makes an upstream's response head fit to be sent to the client. `via` is the version that it came in, and a name.
+///
+/// A 101 that names an upgrade keeps what makes it one: `Connection: Upgrade` and `Upgrade`.
+pub fn prepare_response(status: StatusCode, headers: &mut HeaderMap, via: &'static str) {
     if status == StatusCode::NO_CONTENT {
         // It never has one (RFC 9110, 8.6), not even in an answer to HEAD.
         headers.remove(CONTENT_LENGTH);
     }
     if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        let upgrade = headers.get(UPGRADE).cloned();
         // A backend's nominations are not refused: its response is all that there is.
         let _ = remove_hop_by_hop(headers, false);
+        if status == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(upgrade) = upgrade
+        {
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(UPGRADE, upgrade);
+        }
     }
+    let _ = headers.try_append(VIA, HeaderValue::from_static(via));
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, strict: bool) -> Result<(), ForbiddenNomination> {
@@ -156,125 +277,4 @@ fn address_value(address: IpAddr) -> HeaderValue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
-
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        fields
-            .iter()
-            .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
-            .collect()
-    }
-
-    fn request(fields: &[(&'static str, &'static str)]) -> Vec<(String, String)> {
-        let mut headers = map(fields);
-        prepare_request(&mut headers, CLIENT, "http").unwrap();
-        let mut left: Vec<_> = headers
-            .iter()
-            .map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_owned()))
-            .collect();
-        left.sort();
-        left.retain(|(n, _)| n != "x-forwarded-for" && n != "x-forwarded-proto");
-        left
-    }
-
-    #[test]
-    fn hop_by_hop_fields_end_here() {
-        let left = request(&[
-            ("connection", "keep-alive, X-Secret-Hop"),
-            ("x-secret-hop", "1"),
-            ("keep-alive", "timeout=5"),
-            ("proxy-connection", "close"),
-            ("transfer-encoding", "chunked"),
-            ("upgrade", "h2c"),
-            ("http2-settings", "AAA"),
-            ("expect", "100-continue"),
-            ("host", "a"),
-        ]);
-        assert_eq!(left, [("host".to_owned(), "a".to_owned())]);
-    }
-
-    #[test]
-    fn te_keeps_trailers_only() {
-        assert_eq!(
-            request(&[("te", "gzip, trailers")]),
-            [
-                ("connection".to_owned(), "TE".to_owned()),
-                ("te".to_owned(), "trailers".to_owned())
-            ]
-        );
-        assert_eq!(
-            request(&[("te", "trailers"), ("connection", "TE, x"), ("x", "1")]),
-            request(&[("te", "trailers")])
-        );
-        assert_eq!(request(&[("te", "gzip"), ("connection", "te")]), []);
-    }
-
-    #[test]
-    fn claims_of_clients_are_overwritten() {
-        let mut headers = map(&[
-            ("x-forwarded-for", "1.1.1.1"),
-            ("x-forwarded-proto", "https"),
-            ("x-forwarded-host", "evil"),
-            ("x-forwarded-client-cert", "By=spiffe://a"),
-            ("x-forwarded-ssl", "on"),
-            ("forwarded", "for=1.1.1.1"),
-            ("x-real-ip", "1.1.1.1"),
-        ]);
-        prepare_request(&mut headers, CLIENT, "http").unwrap();
-        assert_eq!(headers.len(), 2);
-        assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.7");
-        assert_eq!(headers[X_FORWARDED_PROTO], "http");
-    }
-
-    #[test]
-    fn nominating_identity_or_framing_is_refused() {
-        for field in [
-            "Host",
-            "content-length",
-            "Transfer-Encoding",
-            "X-Forwarded-For",
-            "forwarded",
-            "Authorization",
-            "x-forwarded-anything",
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-            headers.append(CONNECTION, HeaderValue::try_from(field).unwrap());
-            assert_eq!(
-                prepare_request(&mut headers, CLIENT, "http"),
-                Err(ForbiddenNomination),
-                "{field}"
-            );
-        }
-    }
-
-    #[test]
-    fn responses_lose_only_hop_by_hop_fields() {
-        let mut headers = map(&[
-            ("connection", "close, x-hop, content-length"),
-            ("x-hop", "1"),
-            ("content-length", "3"),
-            ("transfer-encoding", "chunked"),
-            ("server", "b"),
-        ]);
-        prepare_response(StatusCode::OK, &mut headers);
-        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["content-length", "server"]);
-    }
-
-    #[test]
-    fn no_content_has_no_length() {
-        let mut headers = map(&[("content-length", "2"), ("etag", "x")]);
-        prepare_response(StatusCode::NO_CONTENT, &mut headers);
-        assert_eq!(headers, map(&[("etag", "x")]));
-    }
-
-    #[test]
-    fn v4_in_v6_clients_are_shown_as_v4() {
-        assert_eq!(address_value("::ffff:1.2.3.4".parse().unwrap()), "1.2.3.4");
-    }
-}
+mod tests;

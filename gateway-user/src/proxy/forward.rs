@@ -23,6 +23,7 @@ use super::runtime::{Live, LiveRule};
 use super::scan::{response, routing_authority};
 use super::stats::Event;
 use super::worker::Worker;
+use crate::l7::header::Hop;
 use crate::l7::outlier::Outcome;
 use crate::l7::router::RequestView;
 use crate::l7::{header, path};
@@ -30,6 +31,9 @@ use crate::snapshot::BindKey;
 
 /// Pooled connections in a row that may turn out to be closed before a request gives up.
 const MAX_STALE: u32 = 8;
+
+/// What this hop is called in `Via`.
+const VIA: &str = "1.1 forebay";
 
 /// Answers one request.
 pub(super) async fn handle(
@@ -76,7 +80,7 @@ fn local(reply: Reply, method: &Method, mut exchange: Box<Exchange>) -> Response
 /// The endpoint's answer; its exchange ends with its body.
 fn finish(response: Response<UpstreamBody>, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
-    header::prepare_response(parts.status, &mut parts.headers);
+    header::prepare_response(parts.status, &mut parts.headers, VIA);
     parts.version = Version::HTTP_11;
     let body = if body.is_end_stream() {
         exchange.complete();
@@ -106,7 +110,14 @@ fn admit(
     let cluster = cluster.ok_or(Reply::NoBackend)?;
     exchange.cluster = Some(Arc::clone(&cluster));
     let peer = downstream.peer.ip();
-    header::prepare_request(request.headers_mut(), peer, "http").map_err(|_| Reply::BadRequest)?;
+    let hop = Hop {
+        peer,
+        proto: "http",
+        trusted_hops: 0,
+        via: VIA,
+        upgrade: false,
+    };
+    header::prepare_request(request.headers_mut(), &hop).map_err(|_| Reply::BadRequest)?;
     *request.version_mut() = Version::HTTP_11;
     if !request.headers().contains_key(HOST) {
         // HTTP/1.0: what goes on is HTTP/1.1 and has to name a host, so the address that the client asked (RFC 9112, 3.3).

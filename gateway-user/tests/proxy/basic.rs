@@ -17,12 +17,14 @@ async fn a_request_goes_through_and_keeps_its_connections() {
     for _ in 0..3 {
         let answer = client.get("/x?y=1").await;
         assert_eq!((answer.status, answer.body.as_str()), (200, "hello"));
+        assert_eq!(answer.header("via"), Some("1.1 forebay"));
     }
     assert_eq!(server.connections.load(SeqCst), 1);
     assert_eq!(server.count(), 3);
     let seen = server.seen.lock().unwrap()[0].clone();
     assert_eq!(seen.path(), "/x?y=1");
     assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(seen.header("via"), Some("1.1 forebay"));
     assert_eq!(proxy.open_connections(), 1);
 }
 
