@@ -5,19 +5,33 @@
 
 mod acceptor;
 pub mod access_log;
+mod admit;
+mod answer;
 mod body;
+mod clock;
 mod cluster;
 mod connection;
 mod downstream;
 mod exchange;
 mod forward;
 pub mod held;
+mod http1;
+mod http2;
+mod matching;
+mod mirror;
 mod permit;
 mod pool;
+mod prepare;
+mod prologue;
+mod release;
 mod reply;
 mod runtime;
 pub mod scan;
+mod send;
 pub mod stats;
+mod stream;
+mod tls;
+mod tunnel;
 mod udp;
 mod upstream;
 mod worker;
@@ -41,6 +55,8 @@ pub use self::downstream::Timers;
 use self::held::Held;
 use self::runtime::{Basis, Live};
 use self::stats::Stats;
+pub use self::tls::TicketKeys;
+use self::tls::TlsBasis;
 pub use self::udp::SessionLimits;
 pub use self::worker::{BEAT, Readiness};
 use self::worker::{Command, Shared};
@@ -119,6 +135,9 @@ pub enum StartError {
         /// What the system says.
         why: String,
     },
+    /// No secret for session tickets.
+    #[error("the system gives no random bytes; check that /dev/urandom can be read")]
+    Randomness,
     /// No thread or runtime.
     #[error("cannot start a worker: {0}; check the limits on processes and open files")]
     Worker(#[source] io::Error),
@@ -146,12 +165,13 @@ struct Listening {
     sockets: Vec<TcpListener>,
 }
 
-#[derive(Default)]
 struct Control {
     listening: BTreeMap<Group, Listening>,
     /// Groups of sockets of an earlier process that nobody has taken yet.
     inherited: Vec<Vec<TcpListener>>,
     next_number: u64,
+    /// Secrets of session tickets.
+    tickets: Arc<TicketKeys>,
     workers: Vec<(UnboundedSender<Command>, JoinHandle<()>)>,
     log: Option<access_log::Writer>,
 }
@@ -159,7 +179,8 @@ struct Control {
 /// The handle of the data plane.
 pub struct Proxy {
     shared: Arc<Shared>,
-    basis: Basis,
+    workers: usize,
+    seed: u64,
     mode: Mode,
     max_segment: Option<u32>,
     ready_endpoint: Option<SocketAddr>,
@@ -185,6 +206,7 @@ impl Proxy {
             sessions: settings.sessions,
             held: settings.held,
         });
+        let tickets = Arc::new(TicketKeys::random().map_err(|_| StartError::Randomness)?);
         let log = access_log::Writer::start(&settings.access_log)?;
         let mut threads = Vec::with_capacity(workers);
         for index in 0..workers {
@@ -206,18 +228,19 @@ impl Proxy {
         }
         Ok(Self {
             shared,
-            basis: Basis {
-                workers,
-                seed: settings.seed,
-            },
+            workers,
+            seed: settings.seed,
             mode: settings.mode,
             max_segment: settings.max_segment,
             ready_endpoint: settings.ready_endpoint,
             open_udp: settings.open_udp,
             control: Mutex::new(Control {
+                listening: BTreeMap::new(),
+                inherited: Vec::new(),
+                next_number: 0,
+                tickets,
                 workers: threads,
                 log,
-                ..Control::default()
             }),
         })
     }
@@ -227,7 +250,14 @@ impl Proxy {
         let mut datagrams = self.open_datagram_sockets(snapshot);
         let mut control = self.control();
         let previous = self.shared.live.load_full();
-        let next = Arc::new(Live::build(snapshot, &previous, self.basis, Instant::now()));
+        let basis = Basis {
+            workers: self.workers,
+            seed: self.seed,
+            tls: TlsBasis {
+                tickets: Arc::clone(&control.tickets),
+            },
+        };
+        let next = Arc::new(Live::build(snapshot, &previous, &basis, Instant::now()));
         self.shared.live.store(Arc::clone(&next));
         for cluster in previous.gone(&next) {
             cluster.close_idle();
@@ -276,6 +306,15 @@ impl Proxy {
         report
     }
 
+    /// Takes the secrets from which session tickets' keys follow; they count from the next snapshot on. Without any,
+    /// tickets are good in this process only.
+    pub fn set_ticket_keys(&self, keys: TicketKeys) {
+        let mut control = self.control();
+        if *control.tickets != keys {
+            control.tickets = Arc::new(keys);
+        }
+    }
+
     /// Whether the readiness endpoint of this process is reached at that address.
     fn answers_already(&self, bind: BindKey) -> bool {
         self.ready_endpoint.is_some_and(|at| {
@@ -314,7 +353,7 @@ impl Proxy {
             .map(|key| {
                 let vip = SocketAddr::from(*key);
                 let one = |_| (self.open_udp)(vip).map(UdpSocket::from);
-                (*key, (0..self.basis.workers).map(one).collect())
+                (*key, (0..self.workers).map(one).collect())
             })
             .collect()
     }
@@ -324,7 +363,7 @@ impl Proxy {
         if control.listening.contains_key(group) {
             return Ok(());
         }
-        let (workers, segment) = (self.basis.workers, self.max_segment);
+        let (workers, segment) = (self.workers, self.max_segment);
         let (sockets, bind) = match group {
             Group::Bind(bind) => (acceptor::listen_on(*bind, workers, segment)?, Some(*bind)),
             Group::Gateway(_) => match control.inherited.pop() {
@@ -422,7 +461,7 @@ impl Proxy {
             // A panic of the worker has been reported by its own thread.
             let _ = thread.join();
         }
-        for cluster in &self.shared.live.load().clusters {
+        for cluster in self.shared.live.load().all_clusters() {
             cluster.close_idle();
         }
         if let Some(log) = log {

@@ -25,11 +25,14 @@ pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for
 /// `X-Forwarded-Proto`.
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// `X-Forwarded-Host`: the host that the client asked for, where a filter has replaced it.
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
 /// What trusted proxies may say of earlier hops.
 const TAKEN_ON: [HeaderName; 5] = [
     X_FORWARDED_FOR,
     X_FORWARDED_PROTO,
-    HeaderName::from_static("x-forwarded-host"),
+    X_FORWARDED_HOST,
     HeaderName::from_static("x-forwarded-port"),
     FORWARDED,
 ];

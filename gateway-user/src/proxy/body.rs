@@ -2,92 +2,18 @@
 //!
 //! Both stream frame by frame; backpressure is the codec's: nothing is read before the other side takes it.
 
+mod request;
+
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+pub(super) use self::request::{BrokenOff, Progress, Replay, RequestBody};
 use super::exchange::Exchange;
 use super::stats::Flag;
-
-/// How far a request body has come.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    bytes: AtomicU64,
-    ended: AtomicBool,
-}
-
-impl Progress {
-    /// Bytes taken from the client.
-    #[must_use]
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
-    }
-
-    /// More bytes were taken.
-    pub(super) fn add(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Relaxed);
-    }
-
-    /// Whether the whole body was taken.
-    #[must_use]
-    pub(super) fn ended(&self) -> bool {
-        self.ended.load(Relaxed)
-    }
-}
-
-/// A request body on its way to an endpoint.
-#[derive(Debug)]
-pub(super) enum RequestBody {
-    /// No body.
-    Empty,
-    /// The client's.
-    Client(Incoming, Arc<Progress>),
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self::Client(incoming, progress) = &mut *self else {
-            return Poll::Ready(None);
-        };
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-        if let Some(data) = frame
-            .as_ref()
-            .and_then(|f| f.as_ref().ok())
-            .and_then(Frame::data_ref)
-        {
-            progress.add(data.len() as u64);
-        }
-        if is_last(frame.as_ref().and_then(|f| f.as_ref().ok())) || incoming.is_end_stream() {
-            progress.ended.store(true, Relaxed);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Client(incoming, _) => incoming.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Client(incoming, _) => incoming.size_hint(),
-        }
-    }
-}
 
 /// Whether nothing comes after this frame. The codec asks no more after trailers, so they have to be known as the end.
 fn is_last(frame: Option<&Frame<Bytes>>) -> bool {
@@ -198,6 +124,9 @@ impl Body for ResponseBody {
             Self::Local(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Upstream(body, exchange) => (body, exchange),
         };
+        if let Some(notes) = exchange.notes() {
+            notes.asked();
+        }
         if exchange.timed_out(cx) {
             exchange.fail(Flag::Timeout);
             return Poll::Ready(Some(Err(BodyError::Timeout)));
@@ -216,6 +145,9 @@ impl Body for ResponseBody {
         };
         if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
             exchange.sent += data.len() as u64;
+            if let Some(notes) = exchange.notes() {
+                notes.gave();
+            }
         }
         if is_last(frame.as_ref()) || body.is_end_stream() {
             exchange.complete();

@@ -4,7 +4,7 @@
 //! worker has an idle list of its own: others may only close what is in it, never use it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::permit::Waiter;
 use super::stats::{ClusterReading, ClusterShard};
-use super::upstream::PooledConnection;
+use super::upstream::{Mux, MuxStream, Origin, PooledConnection, Transport};
 use crate::l7::balance::Balance;
 use crate::l7::limit::{InUse, Limiter};
 use crate::l7::outlier::{Counters, Outcome, Outlier, OutlierStats, Thresholds, Verdict};
@@ -30,6 +30,12 @@ pub(super) struct LiveEndpoint {
     active: AtomicU32,
     /// Listed and not ejected: requests may go to it and idle connections be kept.
     usable_now: AtomicBool,
+    /// Held while a connection is opened that many can share: the others wait for that one.
+    pub(super) opening: Arc<tokio::sync::Mutex<()>>,
+    /// Connections that could not be opened; who waited for one of them need not try again.
+    pub(super) failures: AtomicU64,
+    /// Given the choice, it spoke HTTP/1.
+    pub(super) chose_http1: AtomicBool,
 }
 
 impl LiveEndpoint {
@@ -40,6 +46,9 @@ impl LiveEndpoint {
             counters: Counters::default(),
             active: AtomicU32::new(0),
             usable_now: AtomicBool::new(true),
+            opening: Arc::default(),
+            failures: AtomicU64::new(0),
+            chose_http1: AtomicBool::new(false),
         }
     }
 
@@ -64,6 +73,8 @@ impl LiveEndpoint {
 pub(super) struct View {
     /// Policy.
     pub(super) policy: TrafficPolicy,
+    /// How endpoints are spoken to.
+    pub(super) transport: Arc<Transport>,
     all: Vec<Arc<LiveEndpoint>>,
     terminating: Vec<bool>,
     usable: Vec<Arc<LiveEndpoint>>,
@@ -94,6 +105,7 @@ pub(super) struct LiveCluster {
     thresholds: Thresholds,
     outlier: Mutex<Outlier<EndpointKey>>,
     idle: Box<[Mutex<Vec<Idle>>]>,
+    muxes: Mutex<Vec<Arc<Mux>>>,
     shards: Box<[ClusterShard]>,
 }
 
@@ -109,6 +121,7 @@ impl LiveCluster {
             configured: Mutex::new(Arc::clone(cluster)),
             view: ArcSwap::from_pointee(View {
                 policy: cluster.policy.clone(),
+                transport: Transport::of(cluster, None),
                 all: Vec::new(),
                 terminating: Vec::new(),
                 usable: Vec::new(),
@@ -118,6 +131,7 @@ impl LiveCluster {
             thresholds: Thresholds::default(),
             outlier: Mutex::default(),
             idle: (0..workers).map(|_| Mutex::default()).collect(),
+            muxes: Mutex::default(),
             shards: (0..workers).map(|_| ClusterShard::default()).collect(),
         };
         live.configure(cluster, now);
@@ -160,8 +174,14 @@ impl LiveCluster {
             all.iter().map(|e| e.key.clone()),
         );
         let terminating = cluster.endpoints.iter().map(|e| e.terminating).collect();
-        self.show(&outlier, cluster.policy.clone(), all, terminating);
+        let transport = Transport::of(cluster, Some(&old.transport));
+        let changed = transport.epoch != old.transport.epoch;
+        let ways = (cluster.policy.clone(), transport);
+        self.show(&outlier, ways, all, terminating);
         drop(outlier);
+        if changed {
+            self.close_idle();
+        }
         for endpoint in &gone {
             self.close_idle_of(endpoint);
         }
@@ -263,17 +283,50 @@ impl LiveCluster {
         &self,
         worker: usize,
         endpoint: &LiveEndpoint,
+        origin: Option<Origin>,
     ) -> Option<PooledConnection> {
         let mut list = self.idle_of(worker);
         loop {
-            let at = list
-                .iter()
-                .rposition(|idle| std::ptr::eq(&raw const *idle.connection.endpoint, endpoint))?;
+            let at = list.iter().rposition(|idle| {
+                std::ptr::eq(&raw const *idle.connection.endpoint, endpoint)
+                    && idle.connection.origin == origin
+            })?;
             let connection = list.remove(at).connection;
             if connection.is_ready() {
                 return Some(connection);
             }
         }
+    }
+
+    /// A place on an HTTP/2 connection to this endpoint.
+    #[must_use]
+    pub(super) fn take_stream(
+        self: &Arc<Self>,
+        endpoint: &LiveEndpoint,
+        origin: Option<Origin>,
+        epoch: u64,
+    ) -> Option<MuxStream> {
+        let mut muxes = self.muxes();
+        muxes.retain(|mux| !mux.is_over());
+        let mut fitting = muxes.iter().filter(|m| m.fits(endpoint, origin, epoch));
+        fitting.find_map(|mux| mux.enter(self))
+    }
+
+    /// Shares an HTTP/2 connection.
+    pub(super) fn add_mux(&self, mux: &Arc<Mux>) {
+        self.muxes().push(Arc::clone(mux));
+    }
+
+    /// Retires an HTTP/2 connection without requests, so that its permit comes free.
+    pub(super) fn retire_idle_mux(&self) {
+        let muxes = self.muxes();
+        if let Some(mux) = muxes.iter().find(|m| m.active() == 0 && !m.is_over()) {
+            mux.retire();
+        }
+    }
+
+    fn muxes(&self) -> MutexGuard<'_, Vec<Arc<Mux>>> {
+        self.muxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Any idle connection, to be closed for its permit: this worker's oldest, else another's.
@@ -288,7 +341,8 @@ impl LiveCluster {
 
     /// Keeps a connection for later, unless its endpoint is out or gone (then it closes).
     pub(super) fn put_idle(&self, connection: PooledConnection) {
-        if connection.endpoint.is_usable() {
+        let current = self.view.load().transport.epoch == connection.epoch;
+        if connection.endpoint.is_usable() && current {
             let since = Instant::now();
             self.idle_of(connection.worker)
                 .push(Idle { since, connection });
@@ -307,6 +361,12 @@ impl LiveCluster {
             list.extract_if(.., |idle| expired(idle)).collect()
         };
         drop(dead);
+        let mut muxes = self.muxes();
+        if timeout > Duration::ZERO {
+            let old = |mux: &&Arc<Mux>| mux.idle_for(now).is_some_and(|idle| idle >= timeout);
+            muxes.iter().filter(old).for_each(|mux| mux.retire());
+        }
+        muxes.retain(|mux| !mux.is_over());
     }
 
     /// Closes all idle connections (the cluster is gone, or the process ends).
@@ -314,6 +374,9 @@ impl LiveCluster {
         for worker in 0..self.idle.len() {
             let closed = std::mem::take(&mut *self.idle_of(worker));
             drop(closed);
+        }
+        for mux in std::mem::take(&mut *self.muxes()) {
+            mux.retire();
         }
     }
 
@@ -366,6 +429,10 @@ impl LiveCluster {
             };
             drop(closed);
         }
+        let gone = |mux: &mut Arc<Mux>| std::ptr::eq(&raw const *mux.endpoint, endpoint);
+        for mux in self.muxes().extract_if(.., gone) {
+            mux.retire();
+        }
     }
 
     /// Undoes a stale "keep nothing" that raced with the endpoint's return.
@@ -384,7 +451,7 @@ impl LiveCluster {
         let view = self.view.load_full();
         self.show(
             outlier,
-            view.policy.clone(),
+            (view.policy.clone(), Arc::clone(&view.transport)),
             view.all.clone(),
             view.terminating.clone(),
         );
@@ -394,7 +461,7 @@ impl LiveCluster {
     fn show(
         &self,
         outlier: &Outlier<EndpointKey>,
-        policy: TrafficPolicy,
+        (policy, transport): (TrafficPolicy, Arc<Transport>),
         all: Vec<Arc<LiveEndpoint>>,
         terminating: Vec<bool>,
     ) {
@@ -411,6 +478,7 @@ impl LiveCluster {
         }
         self.view.store(Arc::new(View {
             policy,
+            transport,
             all,
             terminating,
             usable,

@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::Progress;
+use super::http2::Streams;
 use super::scan::{Admission, Phase, Refusal};
 use super::stats::{Event, Flag};
-use crate::snapshot::BindKey;
+use super::tunnel::Tunnel;
+use crate::snapshot::{BindKey, ClientAddress, Scheme};
 
 /// Limits on slow and idle clients (research: reliability 3.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +103,7 @@ impl Cut {
                 Flag::DownstreamClosed,
                 "downstream_local_disconnect(response_write_timeout)",
             ),
+            Self::Limit(Event::Http2Floods) => (Flag::DownstreamProtocol, "http2_flood"),
             Self::Limit(_) => (Flag::DownstreamClosed, "downstream_local_disconnect"),
             Self::Drained => (
                 Flag::DownstreamClosed,
@@ -113,17 +116,28 @@ impl Cut {
 /// Notes about one client connection.
 #[derive(Debug)]
 pub(super) struct Downstream {
-    /// Client.
+    /// Who connected: the client, or a proxy before this one.
     pub(super) peer: SocketAddr,
     /// VIP and port that it connected to.
     pub(super) bind: BindKey,
     /// When the connection was accepted.
     pub(super) accepted: Instant,
-    /// What the scanner below hyper sees.
+    /// Where the connection began, if a PROXY header says so.
+    origin: Cell<Option<SocketAddr>>,
+    believed: Cell<ClientAddress>,
+    /// TLS is spoken, and this name was asked for.
+    tls: OnceCell<Option<Box<str>>>,
+    /// What the scanner below hyper sees; HTTP/1.
     admission: OnceCell<Admission>,
+    /// The streams; HTTP/2.
+    streams: OnceCell<Streams>,
+    /// What becomes of the connection once hyper has given it up.
+    tunnel: RefCell<Option<Tunnel>>,
+    /// The next answer was the last: HTTP/2 says GOAWAY.
+    last: Cell<bool>,
     /// When the connection has reached its maximal age.
     expires: Instant,
-    in_exchange: Cell<bool>,
+    exchanges: Cell<usize>,
     /// When the last exchange ended, or the connection was accepted.
     idle_since: Cell<Instant>,
     /// Whether a request head has come.
@@ -146,9 +160,15 @@ impl Downstream {
             peer,
             bind,
             accepted: now,
+            origin: Cell::new(None),
+            believed: Cell::new(ClientAddress::default()),
+            tls: OnceCell::new(),
             admission: OnceCell::new(),
+            streams: OnceCell::new(),
+            tunnel: RefCell::new(None),
+            last: Cell::new(false),
             expires: now + max_age,
-            in_exchange: Cell::new(false),
+            exchanges: Cell::new(0),
             idle_since: Cell::new(now),
             used: Cell::new(false),
             body: RefCell::new(None),
@@ -164,8 +184,84 @@ impl Downstream {
 
     /// A request head is complete.
     pub(super) fn request_begins(&self) {
-        self.in_exchange.set(true);
+        self.exchanges.set(self.exchanges.get() + 1);
         self.used.set(true);
+    }
+
+    /// Whom to believe about the client's address.
+    pub(super) fn believe(&self, policy: ClientAddress) {
+        self.believed.set(policy);
+    }
+
+    /// Whom to believe about the client's address.
+    pub(super) fn believed(&self) -> ClientAddress {
+        self.believed.get()
+    }
+
+    /// A PROXY header says where the connection began.
+    pub(super) fn came_from(&self, source: SocketAddr) {
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        self.origin.set(Some(source));
+    }
+
+    /// The client, as far as the connection tells.
+    pub(super) fn client(&self) -> SocketAddr {
+        self.origin.get().unwrap_or(self.peer)
+    }
+
+    /// TLS is established; with the server name that the client asked for, in lower case.
+    pub(super) fn secured(&self, name: Option<Box<str>>) {
+        // Called once, after the handshake.
+        let _ = self.tls.set(name);
+    }
+
+    /// The server name of the handshake, if TLS is spoken.
+    pub(super) fn server_name(&self) -> Option<Option<&str>> {
+        self.tls.get().map(Option::as_deref)
+    }
+
+    /// The scheme of URLs that lead here.
+    pub(super) fn scheme(&self) -> Scheme {
+        match self.tls.get() {
+            Some(_) => Scheme::Https,
+            None => Scheme::Http,
+        }
+    }
+
+    /// Watches these streams from now on.
+    pub(super) fn watch_streams(&self, streams: &Streams) {
+        // Called once, before the first request.
+        let _ = self.streams.set(streams.clone());
+    }
+
+    /// The connection becomes a tunnel once hyper has given it up.
+    pub(super) fn become_tunnel(&self, tunnel: Tunnel) {
+        if let Some(admission) = self.admission.get() {
+            admission.tunnel();
+        }
+        *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    /// What becomes of the connection.
+    pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel.borrow_mut().take()
+    }
+
+    /// The request asked for an upgrade and got none: what follows it are requests.
+    pub(super) fn no_upgrade(&self) {
+        if let Some(admission) = self.admission.get() {
+            admission.resume();
+        }
+    }
+
+    /// The answer that is given now is the last one on the connection.
+    pub(super) fn answers_last(&self) {
+        self.last.set(true);
+    }
+
+    /// Whether an HTTP/2 client is to be told that no further request is taken.
+    pub(super) fn goes_away(&self) -> bool {
+        self.last.get() || self.is_draining()
     }
 
     /// Hears from the scanner from now on.
@@ -201,7 +297,7 @@ impl Downstream {
 
     /// The exchange is over.
     pub(super) fn request_ends(&self) {
-        self.in_exchange.set(false);
+        self.exchanges.set(self.exchanges.get().saturating_sub(1));
         self.idle_since.set(Instant::now());
         *self.body.borrow_mut() = None;
     }
@@ -250,7 +346,10 @@ impl Downstream {
     /// What the timer has to do now.
     #[must_use]
     pub(super) fn check(&self, now: Instant, timers: &Timers) -> Check {
-        let limit = if self.in_exchange.get() {
+        if let Some(streams) = self.streams.get() {
+            streams.sweep(now, timers);
+        }
+        let limit = if self.exchanges.get() > 0 {
             self.exchange_limit(now, timers)
         } else {
             self.idle_limit(timers)

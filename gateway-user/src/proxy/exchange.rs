@@ -14,19 +14,26 @@ use std::time::{Duration, Instant};
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::access_log::{self, Line};
 use super::body::Progress;
 use super::cluster::{LiveCluster, LiveEndpoint};
-use super::downstream::Downstream;
-use super::permit;
+use super::downstream::{Cut, Downstream};
+use super::http2::StreamNotes;
 use super::pool::Lease;
+use super::prepare::AnswerEdits;
+use super::release::release;
 use super::runtime::LiveRule;
-use super::stats::Flag;
+use super::scan::Refusal;
+use super::stats::{Event, Flag};
+use super::upstream::Handed;
 use super::worker::Worker;
 use crate::l7::header::X_FORWARDED_FOR;
 use crate::l7::outlier::Outcome;
+use crate::snapshot::Filters;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -47,6 +54,10 @@ pub(super) struct Head {
 pub(super) struct Exchange {
     worker: Rc<Worker>,
     downstream: Rc<Downstream>,
+    /// Notes of its stream; HTTP/2.
+    notes: Option<Rc<StreamNotes>>,
+    /// Why it was refused, where the scanner does not know.
+    refused: Option<Refusal>,
     head: Option<Head>,
     started: Instant,
     upstream_took: Option<Duration>,
@@ -66,8 +77,24 @@ pub(super) struct Exchange {
     pub(super) flag: Option<Flag>,
     /// Body bytes of the response.
     pub(super) sent: u64,
-    /// The route's timeout for the whole exchange.
+    /// When the route's timeouts are over.
     pub(super) deadline: Option<Pin<Box<Sleep>>>,
+    /// The client speaks gRPC: so do the proxy's own answers.
+    pub(super) grpc: bool,
+    /// A WebSocket by HTTP/2.
+    pub(super) websocket: bool,
+    /// It asks for an upgrade that may be granted.
+    pub(super) upgrade: bool,
+    /// What the answer goes through.
+    pub(super) edits: Option<Box<AnswerEdits>>,
+    /// Where what is left of the connection comes from, once the endpoint has granted the upgrade.
+    pub(super) handed: Option<oneshot::Receiver<Handed>>,
+    /// The endpoint has granted it.
+    pub(super) tunnel: Option<Handed>,
+    /// The client's stream, once it is a tunnel; HTTP/2.
+    pub(super) client_upgrade: Option<OnUpgrade>,
+    /// Bytes from the client in a tunnel.
+    pub(super) tunnelled: u64,
     ended: bool,
 }
 
@@ -77,16 +104,23 @@ impl Exchange {
     pub(super) fn begin(
         worker: &Rc<Worker>,
         downstream: &Rc<Downstream>,
-        request: &Request<Incoming>,
+        notes: Option<Rc<StreamNotes>>,
+        request: &mut Request<Incoming>,
     ) -> Box<Self> {
         let started = Instant::now();
         downstream.request_begins();
+        let client_upgrade = notes
+            .as_ref()
+            .and_then(|_| request.extensions_mut().remove::<OnUpgrade>());
         let headers = request.headers();
+        let host = || headers.get(HOST).cloned();
+        let authority = request.uri().authority();
+        let authority = authority.and_then(|a| HeaderValue::from_str(a.as_str()).ok());
         let head = worker.logs().then(|| Head {
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
-            authority: headers.get(HOST).cloned(),
+            authority: authority.or_else(host),
             user_agent: headers.get(USER_AGENT).cloned(),
             forwarded_for: headers.get(X_FORWARDED_FOR).cloned(),
             request_id: headers.get(X_REQUEST_ID).cloned(),
@@ -94,6 +128,8 @@ impl Exchange {
         Box::new(Self {
             worker: Rc::clone(worker),
             downstream: Rc::clone(downstream),
+            notes,
+            refused: None,
             head,
             started,
             upstream_took: None,
@@ -106,8 +142,75 @@ impl Exchange {
             flag: None,
             sent: 0,
             deadline: None,
+            grpc: false,
+            websocket: false,
+            upgrade: false,
+            edits: None,
+            handed: None,
+            tunnel: None,
+            client_upgrade,
+            tunnelled: 0,
             ended: false,
         })
+    }
+
+    /// Notes of its stream, if it came by HTTP/2.
+    pub(super) fn notes(&self) -> Option<&StreamNotes> {
+        self.notes.as_deref()
+    }
+
+    /// Its worker and its connection.
+    pub(super) fn ends(&self) -> (Rc<Worker>, Rc<Downstream>) {
+        (Rc::clone(&self.worker), Rc::clone(&self.downstream))
+    }
+
+    /// Counts an event.
+    pub(super) fn count(&self, event: Event) {
+        self.worker.count(event);
+    }
+
+    /// Random numbers.
+    pub(super) fn random(&self) -> [u64; 2] {
+        [self.worker.random(), self.worker.random()]
+    }
+
+    /// The request is refused for a reason that the scanner does not know of.
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
+        self.worker
+            .stats()
+            .refused(self.worker.index, refusal.reason);
+        self.refused = Some(refusal);
+    }
+
+    /// The rule is found.
+    pub(super) fn matched(&mut self, rule: &Arc<LiveRule>) {
+        self.rule = Some(Arc::clone(rule));
+    }
+
+    /// What the answer goes through.
+    pub(super) fn edits(&mut self) -> &mut AnswerEdits {
+        self.edits.get_or_insert_default()
+    }
+
+    /// The answer goes through these filters, if they do anything to it.
+    pub(super) fn answer_through(&mut self, filters: &Arc<Filters>) {
+        if !filters.response_headers.is_empty() {
+            self.edits().filters.push(Arc::clone(filters));
+        }
+    }
+
+    /// Whether the client broke off its body or framed it badly.
+    pub(super) fn body_broke(&self) -> bool {
+        self.body.is_some() && self.downstream.refusal().is_some()
+    }
+
+    fn cut(&self) -> Option<Cut> {
+        let stream = self.notes.as_ref().and_then(|notes| notes.cut());
+        stream.or_else(|| self.downstream.cut())
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        self.refused.or_else(|| self.downstream.refusal())
     }
 
     /// The endpoint's response head is there.
@@ -157,8 +260,8 @@ impl Exchange {
 
     /// What the flag leaves open: why the scanner refused the request, or who closed the client's connection.
     fn details(&self) -> Option<&'static str> {
-        let refusal = self.downstream.refusal().map(|r| r.reason.as_str());
-        refusal.or_else(|| match (self.flag?, self.downstream.cut()) {
+        let refusal = self.refusal().map(|r| r.reason.as_str());
+        refusal.or_else(|| match (self.flag?, self.cut()) {
             (Flag::DownstreamClosed | Flag::StreamIdle, Some(cut)) => Some(cut.told().1),
             (Flag::DownstreamClosed, None) => Some("downstream_remote_disconnect"),
             _ => None,
@@ -187,12 +290,12 @@ impl Exchange {
                 status: self.status,
                 flag: self.flag,
                 details: self.details(),
-                received: self.body.as_ref().map_or(0, |b| b.bytes()),
+                received: self.tunnelled + self.body.as_ref().map_or(0, |b| b.bytes()),
                 sent: self.sent,
                 endpoint: self.endpoint.as_ref().map(|e| &*e.label),
                 cluster: self.cluster.as_ref().map(|c| &*c.name),
                 rule: self.rule.as_ref().map(|r| &*r.name),
-                peer: self.downstream.peer,
+                peer: self.downstream.client(),
                 local: self.downstream.bind.into(),
             };
             worker.log(|buffer, clock| access_log::write(buffer, clock, &line));
@@ -205,7 +308,7 @@ impl Drop for Exchange {
         if !self.ended {
             // Closes the upstream connection: its response is of no use to anyone.
             self.lease = None;
-            let flag = match (self.downstream.refusal(), self.downstream.cut()) {
+            let flag = match (self.refusal(), self.cut()) {
                 (Some(_), _) => Flag::DownstreamProtocol,
                 (None, Some(cut)) => cut.told().0,
                 (None, None) => Flag::DownstreamClosed,
@@ -213,30 +316,5 @@ impl Drop for Exchange {
             self.flag.get_or_insert(flag);
             self.end();
         }
-    }
-}
-
-/// Gives back what a request held.
-fn release(lease: Lease, cluster: &Arc<LiveCluster>, body_taken: bool) {
-    let Lease {
-        mut connection,
-        request,
-    } = lease;
-    connection.end();
-    drop(request);
-    let max = cluster.view().policy.pool.max_requests_per_connection;
-    if max.is_some_and(|max| connection.served >= max) {
-        return;
-    }
-    if connection.is_ready() {
-        permit::hand_over(cluster, connection);
-    } else if body_taken {
-        // The response is complete, but the codec has not come round yet.
-        let cluster = Arc::clone(cluster);
-        tokio::task::spawn_local(async move {
-            if connection.ready().await {
-                permit::hand_over(&cluster, connection);
-            }
-        });
     }
 }

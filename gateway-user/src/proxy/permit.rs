@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::cluster::LiveCluster;
-use super::upstream::PooledConnection;
+use super::upstream::{Mux, MuxStream, PooledConnection};
 use crate::l7::limit::Wake;
 
 /// The right to have one request active.
@@ -75,6 +75,8 @@ pub(super) struct Waiter {
 pub(super) enum Grant {
     /// A connection of its own worker that came free.
     Connection(PooledConnection, RequestPermit),
+    /// A place on an HTTP/2 connection that came free.
+    Stream(MuxStream, RequestPermit),
     /// Room to open a connection.
     Room(ConnectionPermit, RequestPermit),
     /// The active requests are at their limit.
@@ -96,6 +98,30 @@ pub(super) fn deliver(wakes: Vec<Wake<Waiter>>) {
             }
             Wake::Overflow(waiter) => drop(waiter.grant.send(Grant::Overflow)),
         }
+    }
+}
+
+/// A request on an HTTP/2 connection is over: its place goes to the head waiter, if somebody waits.
+pub(super) fn offer_stream(cluster: &Arc<LiveCluster>, mux: &Arc<Mux>) {
+    if cluster.limiter.in_use().pending == 0 {
+        return;
+    }
+    let Some(stream) = mux.enter(cluster) else {
+        return;
+    };
+    let mut wakes = cluster.limiter.offer();
+    match wakes.pop() {
+        Some(Wake::Granted(heir)) => {
+            deliver(wakes);
+            let request = RequestPermit(Arc::clone(cluster));
+            // An heir that is gone drops the grant, which offers the place anew.
+            drop(heir.grant.send(Grant::Stream(stream, request)));
+        }
+        Some(refused @ Wake::Overflow(_)) => {
+            wakes.push(refused);
+            deliver(wakes);
+        }
+        None => stream.leave_quietly(),
     }
 }
 

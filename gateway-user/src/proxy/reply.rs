@@ -2,12 +2,15 @@
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, SERVER};
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::scan::Refusal;
 use super::stats::Flag;
+use crate::l7::grpc;
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 /// A local answer.
@@ -29,6 +32,10 @@ pub(super) enum Reply {
     UpstreamClosed,
     /// The endpoint sent what is no HTTP.
     UpstreamProtocol,
+    /// The endpoints speak HTTP/2 only, which cannot be upgraded.
+    NoUpgrade,
+    /// The connection is for another listener's names (RFC 9110, 15.5.20).
+    Misdirected,
     /// A timeout of the route passed.
     Timeout,
     /// The request is not acceptable: 400, and the connection closes.
@@ -55,7 +62,8 @@ impl Reply {
             | Self::ConnectFailure
             | Self::UpstreamClosed
             | Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
+            Self::UpstreamProtocol | Self::NoUpgrade => StatusCode::BAD_GATEWAY,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::BadRequest | Self::BodyAborted => StatusCode::BAD_REQUEST,
             Self::Refused(refusal) => refusal.status(),
@@ -67,13 +75,13 @@ impl Reply {
     #[must_use]
     pub(super) fn flag(self) -> Option<Flag> {
         Some(match self {
-            Self::NoRoute | Self::NoListener => Flag::NoRoute,
+            Self::NoRoute | Self::NoListener | Self::Misdirected => Flag::NoRoute,
             Self::NoBackend => Flag::NoCluster,
             Self::NoHealthyUpstream => Flag::NoHealthyUpstream,
             Self::Overflow => Flag::Overflow,
             Self::ConnectFailure => Flag::ConnectFailure,
             Self::UpstreamClosed => Flag::UpstreamClosed,
-            Self::UpstreamProtocol => Flag::UpstreamProtocol,
+            Self::UpstreamProtocol | Self::NoUpgrade => Flag::UpstreamProtocol,
             Self::Timeout => Flag::Timeout,
             Self::BadRequest | Self::Refused(_) => Flag::DownstreamProtocol,
             Self::BodyAborted => Flag::DownstreamClosed,
@@ -90,6 +98,8 @@ impl Reply {
             Self::ConnectFailure => "upstream connect failure\n",
             Self::UpstreamClosed => "upstream closed the connection\n",
             Self::UpstreamProtocol => "upstream protocol error\n",
+            Self::NoUpgrade => "upstream cannot be upgraded\n",
+            Self::Misdirected => "misdirected request\n",
             Self::Timeout => "upstream timeout\n",
             Self::BadRequest | Self::BodyAborted | Self::Refused(_) => "bad request\n",
             Self::Ready => "ready\n",
@@ -114,7 +124,7 @@ impl Reply {
         let headers = response.headers_mut();
         headers.reserve(5);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        headers.insert(SERVER, HeaderValue::from_static("forebay"));
+        sign(headers);
         if self == Self::Overflow {
             headers.insert(OVERLOADED, HeaderValue::from_static("true"));
         }
@@ -129,6 +139,30 @@ impl Reply {
         *response.status_mut() = self.status();
         response
     }
+}
+
+impl Reply {
+    /// The response to a gRPC client: the status in the only header block there is (gRPC over HTTP/2, "Trailers-Only").
+    #[must_use]
+    pub(super) fn grpc_response(self) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::Local(None));
+        let headers = response.headers_mut();
+        headers.reserve(5);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        sign(headers);
+        let status = grpc::status_of(self.status().as_u16());
+        headers.insert(GRPC_STATUS, u16::from(status).into());
+        headers.insert(GRPC_MESSAGE, grpc::encode_message(self.text().trim_end()));
+        if self == Self::Overflow {
+            headers.insert(OVERLOADED, HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
+/// Says that the proxy answers by itself.
+pub(super) fn sign(headers: &mut HeaderMap) {
+    headers.insert(SERVER, HeaderValue::from_static("forebay"));
 }
 
 #[cfg(test)]

@@ -3,14 +3,20 @@
 //! A new one is built from the previous one: a rule keeps its cursor, a cluster its limits, health and connections.
 //! Requests take Arcs of their rule and cluster out of it and never hold it as a whole.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::cluster::LiveCluster;
+use super::pool::Demand;
+use super::tls::{BindTls, TlsBasis};
+use super::upstream::Origin;
 use crate::l7::split::Split;
-use crate::snapshot::{BackendTarget, Bind, BindKey, ClusterKey, Rule, RuleKey, Snapshot};
+use crate::snapshot::{
+    BackendTarget, Bind, BindKey, Cluster, ClusterKey, Filters, Protocol, Rule, RuleKey, Snapshot,
+    TrafficPolicy,
+};
 
 /// A rule with its cursor and its clusters.
 #[derive(Debug)]
@@ -21,13 +27,55 @@ pub(super) struct LiveRule {
     pub(super) name: Arc<str>,
     split: Arc<Split>,
     targets: Box<[Option<Arc<LiveCluster>>]>,
+    /// Mirrors of the rule, then those of each backend.
+    mirrors: Box<[LiveMirror]>,
+    backend_mirrors: Box<[Box<[LiveMirror]>]>,
+}
+
+/// Where copies of a rule's requests go.
+#[derive(Debug)]
+pub(super) struct LiveMirror {
+    /// A cluster beside the one of that name: its connections, limits and health are the mirrors' own.
+    pub(super) cluster: Arc<LiveCluster>,
+    numerator: u32,
+    denominator: u32,
+    http2: bool,
+}
+
+impl LiveMirror {
+    /// Whether it gets a copy of the next request.
+    pub(super) fn takes(&self, random: u64) -> bool {
+        random % u64::from(self.denominator.max(1)) < u64::from(self.numerator)
+    }
+
+    /// What its copies need of a connection.
+    pub(super) fn demand(&self, origin: Origin) -> Demand {
+        let transport = Arc::clone(&self.cluster.view().transport);
+        Demand {
+            way: transport.way(self.http2, false),
+            origin: transport.origin(origin),
+            transport,
+        }
+    }
 }
 
 impl LiveRule {
-    /// Where the next request goes; `None`: no backend, or an invalid one had its turn.
+    /// Position of the backend that has its turn; `None`: there is none.
     #[must_use]
-    pub(super) fn next(&self) -> Option<Arc<LiveCluster>> {
-        self.targets.get(self.split.next()?)?.clone()
+    pub(super) fn next(&self) -> Option<usize> {
+        self.split.next()
+    }
+
+    /// The cluster of a backend; `None`: it is invalid.
+    #[must_use]
+    pub(super) fn target(&self, backend: usize) -> Option<&Arc<LiveCluster>> {
+        self.targets.get(backend)?.as_ref()
+    }
+
+    /// Mirrors of requests that go to a backend.
+    pub(super) fn mirrors(&self, backend: usize) -> impl Iterator<Item = &LiveMirror> {
+        let own = self.backend_mirrors.get(backend);
+        self.mirrors.iter().chain(own.into_iter().flatten())
     }
 
     /// Whether a share of it goes to the cluster.
@@ -42,12 +90,14 @@ impl LiveRule {
 }
 
 /// What the live state is made with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Basis {
     /// Workers of this process.
     pub(super) workers: usize,
     /// Differs from node to node: where cursors start.
     pub(super) seed: u64,
+    /// What TLS configurations are made with.
+    pub(super) tls: TlsBasis,
 }
 
 /// See the module.
@@ -63,12 +113,16 @@ pub(super) struct Live {
     pub(super) rules: Vec<Arc<LiveRule>>,
     /// Clusters, in the snapshot's order.
     pub(super) clusters: Vec<Arc<LiveCluster>>,
+    /// Clusters of mirrors.
+    mirrors: BTreeMap<ClusterKey, Arc<LiveCluster>>,
+    /// TLS of the binds that terminate it.
+    pub(super) tls: HashMap<BindKey, Arc<BindTls>>,
 }
 
 impl Live {
     /// Joins a snapshot with the live state of the one before it.
     #[must_use]
-    pub(super) fn build(snapshot: &Snapshot, previous: &Self, basis: Basis, now: Instant) -> Self {
+    pub(super) fn build(snapshot: &Snapshot, previous: &Self, basis: &Basis, now: Instant) -> Self {
         let known: BTreeMap<&ClusterKey, &Arc<LiveCluster>> =
             previous.clusters.iter().map(|c| (&c.key, c)).collect();
         let clusters: Vec<_> = snapshot
@@ -82,6 +136,13 @@ impl Live {
                 None => Arc::new(LiveCluster::new(cluster, basis.workers, basis.seed, now)),
             })
             .collect();
+        let mut mirrors = Mirrors {
+            snapshot,
+            previous: &previous.mirrors,
+            basis,
+            now,
+            clusters: BTreeMap::new(),
+        };
         let cursors: BTreeMap<&RuleKey, &Arc<Split>> = previous
             .rules
             .iter()
@@ -92,9 +153,19 @@ impl Live {
             .iter()
             .map(|rule| {
                 let cursor = cursors.get(&rule.key).copied();
-                Arc::new(live_rule(rule, cursor, &clusters, basis.seed))
+                Arc::new(live_rule(rule, cursor, &clusters, &mut mirrors))
             })
             .collect();
+        let mirrors = mirrors.clusters;
+        let tls = snapshot
+            .binds
+            .iter()
+            .filter(|(_, bind)| bind.protocol == Protocol::Https);
+        let tls = tls.map(|(key, bind)| {
+            let known = previous.tls.get(key).map(|known| &**known);
+            (*key, Arc::new(BindTls::build(bind, known, &basis.tls)))
+        });
+        let tls = tls.collect();
         Self {
             number: previous.number + 1,
             binds: snapshot
@@ -110,13 +181,21 @@ impl Live {
                 .collect(),
             rules,
             clusters,
+            mirrors,
+            tls,
         }
+    }
+
+    /// All clusters, those of mirrors too.
+    pub(super) fn all_clusters(&self) -> impl Iterator<Item = &Arc<LiveCluster>> {
+        self.clusters.iter().chain(self.mirrors.values())
     }
 
     /// Clusters that `self` has and `next` has not.
     pub(super) fn gone<'a>(&'a self, next: &'a Self) -> impl Iterator<Item = &'a Arc<LiveCluster>> {
-        let kept: BTreeSet<&ClusterKey> = next.clusters.iter().map(|c| &c.key).collect();
-        self.clusters.iter().filter(move |c| !kept.contains(&c.key))
+        let kept: HashSet<_> = next.all_clusters().map(Arc::as_ptr).collect();
+        self.all_clusters()
+            .filter(move |c| !kept.contains(&Arc::as_ptr(c)))
     }
 }
 
@@ -124,7 +203,7 @@ fn live_rule(
     rule: &Arc<Rule>,
     cursor: Option<&Arc<Split>>,
     clusters: &[Arc<LiveCluster>],
-    seed: u64,
+    mirrors: &mut Mirrors<'_>,
 ) -> LiveRule {
     let weights: Vec<u32> = rule.backends.iter().map(|b| b.weight).collect();
     let split = match cursor {
@@ -132,7 +211,7 @@ fn live_rule(
             split.set_weights(&weights);
             Arc::clone(split)
         }
-        None => Arc::new(Split::new(&weights, seed)),
+        None => Arc::new(Split::new(&weights, mirrors.basis.seed)),
     };
     let target = |target: &BackendTarget| match target {
         BackendTarget::Cluster(at) => clusters.get(*at as usize).cloned(),
@@ -142,6 +221,70 @@ fn live_rule(
         name: rule.key.to_string().into(),
         split,
         targets: rule.backends.iter().map(|b| target(&b.target)).collect(),
+        mirrors: mirrors.of(rule.filters.as_deref(), rule),
+        backend_mirrors: if rule.backends.iter().any(|b| b.filters.is_some()) {
+            let own = rule.backends.iter().map(|b| b.filters.as_deref());
+            own.map(|filters| mirrors.of(filters, rule)).collect()
+        } else {
+            Box::default()
+        },
         rule: Arc::clone(rule),
+    }
+}
+
+/// The clusters of mirrors, as they are met.
+struct Mirrors<'a> {
+    snapshot: &'a Snapshot,
+    previous: &'a BTreeMap<ClusterKey, Arc<LiveCluster>>,
+    basis: &'a Basis,
+    now: Instant,
+    clusters: BTreeMap<ClusterKey, Arc<LiveCluster>>,
+}
+
+impl Mirrors<'_> {
+    /// The mirrors of a list of filters; an invalid target gets no copies.
+    fn of(&mut self, filters: Option<&Filters>, rule: &Rule) -> Box<[LiveMirror]> {
+        let given = filters.map_or(&[][..], |filters| &filters.mirrors);
+        let valid = given.iter().filter_map(|mirror| {
+            let BackendTarget::Cluster(at) = mirror.target else {
+                return None;
+            };
+            Some(LiveMirror {
+                cluster: self.cluster(at)?,
+                numerator: mirror.numerator,
+                denominator: mirror.denominator,
+                http2: rule.key.kind == "GRPCRoute",
+            })
+        });
+        valid.collect()
+    }
+
+    fn cluster(&mut self, at: u32) -> Option<Arc<LiveCluster>> {
+        let cluster = self.snapshot.clusters.get(at as usize)?;
+        if let Some(known) = self.clusters.get(&cluster.key) {
+            return Some(Arc::clone(known));
+        }
+        let own = Arc::new(Cluster {
+            policy: TrafficPolicy {
+                tls: cluster.policy.tls.clone(),
+                proxy_protocol: cluster.policy.proxy_protocol,
+                ..TrafficPolicy::default()
+            },
+            ..Cluster::clone(cluster)
+        });
+        let live = match self.previous.get(&cluster.key) {
+            Some(live) => {
+                live.update(&own, self.now);
+                Arc::clone(live)
+            }
+            None => Arc::new(LiveCluster::new(
+                &own,
+                self.basis.workers,
+                self.basis.seed,
+                self.now,
+            )),
+        };
+        self.clusters.insert(cluster.key.clone(), Arc::clone(&live));
+        Some(live)
     }
 }

@@ -36,7 +36,10 @@ mod corpus;
 #[cfg(test)]
 mod tests;
 
+pub use bytes::{is_protected, is_protected_or_hop as is_twin};
 pub use guarded::{Admission, Guarded, Phase};
-pub use host::{Authority, routing_authority};
+pub use head::is_method;
+pub use host::{Authority, check_authority, routing_authority};
 pub use reason::{Reason, Refusal};
 pub use scanner::{Limits, Progress, Scanner, Sifted, Verdict};
+pub use target::check as check_target;

@@ -49,6 +49,28 @@ closed_names! {
         IdleTimeouts = "idle_timeouts",
         /// Client connections closed since an exchange made no progress.
         StreamTimeouts = "stream_timeouts",
+        /// Handshakes done with clients.
+        TlsHandshakes = "tls_handshakes",
+        /// Handshakes that a client broke off or that came to no agreement.
+        TlsFailures = "tls_failures",
+        /// Handshakes refused since no listener takes the server name.
+        TlsUnknownNames = "tls_unknown_names",
+        /// Handshakes refused since the listener has no usable certificate.
+        TlsWithoutCertificate = "tls_without_certificate",
+        /// Client connections closed since their handshake took too long.
+        TlsTimeouts = "tls_timeouts",
+        /// Client connections closed since too many handshakes were under way.
+        TlsCrowded = "tls_crowded",
+        /// Client connections closed since they began with no PROXY header where one is required.
+        ProxyHeaderErrors = "proxy_header_errors",
+        /// HTTP/2 connections closed since the client sent too many frames that bring nothing.
+        Http2Floods = "http2_floods",
+        /// Connections and streams that became tunnels.
+        Upgrades = "upgrades",
+        /// Copies of requests sent to mirrors.
+        Mirrored = "mirrored",
+        /// Copies of requests that mirrors did not get whole.
+        MirrorsDropped = "mirrors_dropped",
         /// Client connections closed at their maximal age.
         MaxAge = "max_age",
         /// Client connections closed by draining.
@@ -59,7 +81,7 @@ closed_names! {
         UpstreamConnectFailures = "upstream_connect_failures",
         /// Requests that moved to a fresh connection since the pooled one was closed.
         UpstreamStale = "upstream_stale",
-        /// Requests tried again on another endpoint after a connect failure.
+        /// Requests tried again.
         UpstreamRetries = "upstream_retries",
         /// Connections and datagrams from sources that the VIP's TrafficPolicy does not admit.
         SourcesDenied = "sources_denied",

@@ -245,7 +245,8 @@ fn open(
     let rule = configured.listeners.first().and_then(|l| l.rule);
     let rule = rule.and_then(|at| live.rules.get(at as usize));
     let rule = rule.ok_or(unroutable(Flag::NoRoute))?;
-    let cluster = rule.next().ok_or(unroutable(Flag::NoCluster))?;
+    let cluster = rule.next().and_then(|backend| rule.target(backend));
+    let cluster = Arc::clone(cluster.ok_or(unroutable(Flag::NoCluster))?);
     let endpoint = cluster
         .pick(worker.random(), except)
         .ok_or(unroutable(Flag::NoHealthyUpstream))?;

@@ -23,6 +23,7 @@ use super::held::{Held, Holding};
 use super::reply::Reply;
 use super::runtime::Live;
 use super::stats::{Event, Stats};
+use super::tls::Handshakes;
 use super::udp::{self, SessionLimits, Sessions};
 use crate::datapath::{SessionTags, Tag};
 use crate::snapshot::{BindKey, UdpHash};
@@ -81,6 +82,7 @@ pub(super) struct Worker {
     random: Cell<u64>,
     next_connection: Cell<u64>,
     connections: RefCell<HashMap<u64, Rc<Downstream>>>,
+    handshakes: Handshakes,
     sessions: Sessions,
 }
 
@@ -107,6 +109,19 @@ impl Worker {
     /// Counts an event.
     pub(super) fn count(&self, event: Event) {
         self.shared.stats.count(self.index, event);
+    }
+
+    /// Counts several events.
+    pub(super) fn add(&self, event: Event, n: u64) {
+        if n > 0 {
+            self.shared.stats.add(self.index, event, n);
+        }
+    }
+
+    /// Handshakes with clients.
+    #[must_use]
+    pub(super) fn handshakes(&self) -> &Handshakes {
+        &self.handshakes
     }
 
     /// UDP sessions.
@@ -212,11 +227,7 @@ impl Worker {
     }
 
     fn lines_dropped(&self, lines: u64) {
-        if lines > 0 {
-            self.shared
-                .stats
-                .add(self.index, Event::LogLinesDropped, lines);
-        }
+        self.add(Event::LogLinesDropped, lines);
     }
 
     fn drain(&self) {
@@ -239,7 +250,7 @@ impl Worker {
             let live = self.shared.live.load_full();
             let now = Instant::now();
             self.sessions.expire(&self, now);
-            for cluster in &live.clusters {
+            for cluster in live.all_clusters() {
                 if self.index == 0 {
                     cluster.sweep(now);
                 }
@@ -269,6 +280,7 @@ pub(super) fn run(
         random: Cell::new((seed ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1),
         next_connection: Cell::new(0),
         connections: RefCell::default(),
+        handshakes: Handshakes::default(),
         sessions: Sessions::new(limits),
     });
     let local = LocalSet::new();

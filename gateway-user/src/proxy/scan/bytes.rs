@@ -168,7 +168,7 @@ const HOP: [&[u8]; 6] = [
 ];
 
 /// Whether `Connection` may not name this field. `_` reads as `-`.
-pub(super) fn is_protected(name: &[u8]) -> bool {
+pub fn is_protected(name: &[u8]) -> bool {
     PROTECTED.iter().any(|known| same(name, known))
         || PROTECTED_PREFIX
             .iter()
@@ -176,7 +176,7 @@ pub(super) fn is_protected(name: &[u8]) -> bool {
 }
 
 /// Whether the field may come neither as a trailer nor, read with `-` for `_`, under another name.
-pub(super) fn is_protected_or_hop(name: &[u8]) -> bool {
+pub fn is_protected_or_hop(name: &[u8]) -> bool {
     is_protected(name) || HOP.iter().any(|known| same(name, known))
 }
 

@@ -278,7 +278,7 @@ fn request_line(limits: &Limits, line: &[u8]) -> Result<bool, Reason> {
 }
 
 /// Upper case only: a method is matched with its case, and servers that do not are confused by the rest.
-fn is_method(method: &[u8]) -> bool {
+pub fn is_method(method: &[u8]) -> bool {
     method.len() <= METHOD_MAX
         && method.first().is_some_and(u8::is_ascii_uppercase)
         && method

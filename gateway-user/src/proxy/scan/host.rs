@@ -5,6 +5,8 @@
 
 use std::net::Ipv6Addr;
 
+use super::reason::Reason;
+
 /// Checks `host [":" port]`; user information, lists, paths, empty ports and port 0 are refused.
 pub(super) fn is_authority(text: &[u8]) -> bool {
     let (host, port) = match text {
@@ -28,6 +30,14 @@ pub(super) fn is_authority(text: &[u8]) -> bool {
         _ => false,
     };
     port_fine && host.is_none_or(is_name)
+}
+
+/// Checks the authority of a request that came without bytes to scan.
+///
+/// # Errors
+/// [`Reason::HostInvalid`].
+pub fn check_authority(text: &[u8]) -> Result<(), Reason> {
+    is_authority(text).then_some(()).ok_or(Reason::HostInvalid)
 }
 
 fn is_v6(text: &[u8]) -> bool {

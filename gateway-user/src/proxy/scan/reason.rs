@@ -43,6 +43,8 @@ reasons! {
     Method => "method", 400;
     /// CONNECT: this gateway is no tunnel.
     Connect => "connect", 501;
+    /// An HTTP/2 request with a scheme other than `http` and `https`, or without one.
+    Scheme => "scheme", 400;
     /// Not HTTP/1.0 or HTTP/1.1.
     Version => "version", 505;
     /// Not in a form that the method may have, or with a byte that no target may have.

@@ -7,7 +7,7 @@ use super::reason::Reason;
 ///
 /// # Errors
 /// [`Reason::Target`] or [`Reason::TargetEncoding`].
-pub(super) fn check(target: &[u8]) -> Result<(), Reason> {
+pub fn check(target: &[u8]) -> Result<(), Reason> {
     let end = target
         .iter()
         .position(|b| *b == b'?')

@@ -99,7 +99,8 @@ fn the_corpus_is_large_and_touches_every_reason() {
         .count();
     assert!(valid >= 60, "{valid}");
     assert!(cases.len() - valid >= 300, "{}", cases.len() - valid);
-    for reason in Reason::ALL {
+    // HTTP/2 alone names a scheme.
+    for reason in Reason::ALL.iter().filter(|r| **r != Reason::Scheme) {
         let hit =
             |case: &Case| matches!(case.want, Want::Refuse(r) | Want::Break(r) if r == *reason);
         assert!(cases.iter().any(hit), "{reason} has no case");
