@@ -46,7 +46,7 @@ pub struct ObjectStatus {
 pub enum Status {
     /// Gateway.
     Gateway(GatewayStatus),
-    /// HTTPRoute, UDPRoute.
+    /// HTTPRoute, GRPCRoute, UDPRoute.
     Route(RouteStatus),
     /// TrafficPolicy.
     Policy(PolicyStatus),
@@ -124,6 +124,9 @@ pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus>
     }
     for (key, status) in &conditions.http_routes {
         push(Kind::HttpRoute, key, Status::Route(status.clone()));
+    }
+    for (key, status) in &conditions.grpc_routes {
+        push(Kind::GrpcRoute, key, Status::Route(status.clone()));
     }
     for (key, status) in &conditions.udp_routes {
         push(Kind::UdpRoute, key, Status::Route(status.clone()));

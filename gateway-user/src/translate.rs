@@ -10,8 +10,12 @@ mod cluster;
 pub mod condition;
 mod destination_rule;
 pub(crate) mod duration;
+mod filter;
 mod gateway;
 pub mod gateway_class;
+mod gathered;
+pub(crate) mod grpc_route;
+mod hosts;
 mod http_route;
 pub mod inputs;
 mod l4_policy;
@@ -20,6 +24,8 @@ pub mod namespace;
 pub mod objects;
 mod precedence;
 mod replica;
+mod retry;
+mod route;
 mod route_match;
 mod traffic_policy;
 mod udp_route;
@@ -31,8 +37,11 @@ pub use gateway::READY_PORT;
 pub use gateway_class::CONTROLLER;
 pub use inputs::{Inputs, Kind, Object, ObjectError, ObjectId};
 
+use self::gathered::Gathered;
+use self::route::Route;
+
 use crate::allocate::{Allocations, Unannounced};
-use crate::snapshot::{BackendTarget, Rule, Snapshot};
+use crate::snapshot::Snapshot;
 
 /// Label by which an EndpointSlice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -64,15 +73,18 @@ pub fn translate(inputs: &Inputs, context: &Context<'_>) -> Translation {
         ..Conditions::default()
     };
     let mut gateways = gateway::read(inputs, context);
-    let mut gathered = http_route::Gathered {
+    let mut gathered = Gathered {
         clusters: cluster::Clusters::new(inputs),
         rules: Vec::new(),
     };
-    for (key, object) in &inputs.http_routes {
-        let route = (key, object.as_ref());
-        let status = http_route::attach(inputs, context, route, &mut gateways, &mut gathered);
-        if let Some(status) = status {
-            conditions.http_routes.insert(key.clone(), status);
+    for route in by_age(inputs) {
+        if let Some(status) = route.attach(inputs, context, &mut gateways, &mut gathered) {
+            let (kind, key) = route.id();
+            let statuses = match kind {
+                listener::GRPC_ROUTE => &mut conditions.grpc_routes,
+                _ => &mut conditions.http_routes,
+            };
+            statuses.insert(key.clone(), status);
         }
     }
     for (key, object) in &inputs.udp_routes {
@@ -103,13 +115,13 @@ pub fn translate(inputs: &Inputs, context: &Context<'_>) -> Translation {
             .binds
             .extend(binds.map(|bind| (bind.key, Arc::new(bind))));
     }
-    let http_route::Gathered { clusters, rules } = gathered;
+    let Gathered { clusters, rules } = gathered;
     let moved;
     (snapshot.clusters, moved) = clusters.finish(context, &snapshot.binds, &mut conditions);
     conditions.destination_rules = clusters.rules.statuses(inputs, &snapshot.clusters);
     snapshot.rules = rules
         .into_iter()
-        .map(|rule| Arc::new(settle(rule, &moved)))
+        .map(|rule| Arc::new(gathered::settle(rule, &moved)))
         .collect();
     snapshot.replicas = replica::read(inputs, &mut conditions);
     Translation {
@@ -118,12 +130,14 @@ pub fn translate(inputs: &Inputs, context: &Context<'_>) -> Translation {
     }
 }
 
-/// Points the backends of a rule at the final positions of their clusters.
-fn settle(mut rule: Rule, moved: &[u32]) -> Rule {
-    for backend in &mut rule.backends {
-        if let BackendTarget::Cluster(position) = &mut backend.target {
-            *position = moved[*position as usize];
-        }
-    }
-    rule
+/// All routes with hostnames, the older first: where an HTTPRoute and a GRPCRoute exclude each other that one is served.
+fn by_age(inputs: &Inputs) -> Vec<Route<'_>> {
+    let http = inputs.http_routes.iter();
+    let grpc = inputs.grpc_routes.iter();
+    let mut routes: Vec<Route<'_>> = http
+        .map(|(key, object)| http_route::compile(key, object))
+        .chain(grpc.map(|(key, object)| grpc_route::compile(key, object)))
+        .collect();
+    routes.sort_by(|a, b| a.age().cmp(&b.age()));
+    routes
 }

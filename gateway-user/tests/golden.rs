@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use gateway_user::allocate::{Allocations, allocate};
 use gateway_user::snapshot::{
-    Backend, BackendTarget, BindKey, Cluster, L4Policy, Prefix, Snapshot, Sources, Transport,
-    route::RouteMatch,
+    Backend, BackendTarget, BindKey, Cluster, Filters, HeaderEdits, L4Policy, Prefix, Snapshot,
+    Sources, Transport, route::RouteMatch,
 };
 use gateway_user::snapshot::{PathMatch, ValueMatch};
 use gateway_user::status::{ObjectStatus, Report, Status, merge, well};
@@ -268,7 +268,22 @@ fn show_snapshot(snapshot: &Snapshot) -> Value {
             .iter()
             .map(|b| show_backend(snapshot, b))
             .collect::<Vec<_>>();
-        let mut shown = json!({"rule": rule.key.to_string(), "backends": backends});
+        let key = match rule.key.kind {
+            "GRPCRoute" => format!("GRPCRoute {}", rule.key),
+            _ => rule.key.to_string(),
+        };
+        let mut shown = json!({"rule": key, "backends": backends});
+        if let Some(name) = &rule.name {
+            shown["name"] = name.to_string().into();
+        }
+        if let Some(filters) = &rule.filters {
+            shown["filters"] = show_filters(snapshot, filters);
+        }
+        if let Some(retry) = &rule.retry {
+            let backoff = retry.backoff.map(|backoff| format!(" after {backoff:?}"));
+            let backoff = backoff.unwrap_or_default();
+            shown["retry"] = format!("{} times{backoff} {:?}", retry.attempts, retry.codes).into();
+        }
         for (name, timeout) in [
             ("request", rule.request_timeout),
             ("backendRequest", rule.backend_timeout),
@@ -385,18 +400,83 @@ fn show_match(matching: &RouteMatch) -> String {
     text
 }
 
-fn show_backend(snapshot: &Snapshot, backend: &Backend) -> String {
-    match &backend.target {
+fn show_backend(snapshot: &Snapshot, backend: &Backend) -> Value {
+    let http2 = if backend.http2 { " by HTTP/2" } else { "" };
+    let target = show_target(snapshot, &backend.target);
+    let text = format!("{} {target}{http2}", backend.weight);
+    match &backend.filters {
+        None => text.into(),
+        Some(filters) => json!({"backend": text, "filters": show_filters(snapshot, filters)}),
+    }
+}
+
+fn show_target(snapshot: &Snapshot, target: &BackendTarget) -> String {
+    match target {
         BackendTarget::Cluster(at) => {
             let key = &snapshot.clusters[*at as usize].key;
             let rule = key
                 .destination_rule
                 .as_ref()
                 .map(|rule| format!(" with {rule}"));
-            format!("{} {key}{}", backend.weight, rule.unwrap_or_default())
+            format!("{key}{}", rule.unwrap_or_default())
         }
-        BackendTarget::Invalid(why) => format!("{} 500: {why}", backend.weight),
+        BackendTarget::Invalid(why) => format!("500: {why}"),
     }
+}
+
+fn show_filters(snapshot: &Snapshot, filters: &Filters) -> Value {
+    let mut shown = serde_json::Map::new();
+    for (name, edits) in [
+        ("request", &filters.request_headers),
+        ("response", &filters.response_headers),
+    ] {
+        if !edits.is_empty() {
+            shown.insert(name.to_owned(), show_edits(edits));
+        }
+    }
+    let parts = [
+        (
+            "redirect",
+            filters.redirect.as_ref().map(|r| format!("{r:?}")),
+        ),
+        (
+            "rewrite",
+            filters.rewrite.as_ref().map(|r| format!("{r:?}")),
+        ),
+        ("cors", filters.cors.as_ref().map(|c| format!("{c:?}"))),
+    ];
+    for (name, text) in parts {
+        if let Some(text) = text {
+            shown.insert(name.to_owned(), text.into());
+        }
+    }
+    if !filters.mirrors.is_empty() {
+        let mirrors = filters.mirrors.iter().map(|mirror| {
+            let http2 = if mirror.http2 { " by HTTP/2" } else { "" };
+            let target = show_target(snapshot, &mirror.target).replace("500:", "nothing:");
+            format!(
+                "{}/{} {target}{http2}",
+                mirror.numerator, mirror.denominator
+            )
+        });
+        shown.insert("mirrors".to_owned(), mirrors.collect());
+    }
+    shown.into()
+}
+
+fn show_edits(edits: &HeaderEdits) -> Value {
+    let of = |what: &str, fields: &[(http::HeaderName, http::HeaderValue)]| -> Vec<String> {
+        let fields = fields.iter();
+        fields
+            .map(|(name, value)| format!("{what} {name}: {}", value.to_str().expect("text")))
+            .collect()
+    };
+    let remove = edits.remove.iter().map(|name| format!("remove {name}"));
+    of("set", &edits.set)
+        .into_iter()
+        .chain(of("add", &edits.add))
+        .chain(remove)
+        .collect()
 }
 
 fn show_status(status: &ObjectStatus) -> Value {

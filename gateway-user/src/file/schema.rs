@@ -11,6 +11,7 @@ mod core;
 mod forebay;
 mod format;
 mod gateway;
+mod grpc_route;
 mod http_filter;
 mod http_route;
 mod istio;
@@ -128,6 +129,7 @@ pub fn check(object: &Value) -> Vec<Finding> {
         ("gateway.networking.k8s.io", "GatewayClass") => &gateway::GATEWAY_CLASS,
         ("gateway.networking.k8s.io", "Gateway") => &gateway::GATEWAY,
         ("gateway.networking.k8s.io", "HTTPRoute") => &http_route::HTTP_ROUTE,
+        ("gateway.networking.k8s.io", "GRPCRoute") => &grpc_route::GRPC_ROUTE,
         ("gateway.networking.k8s.io", "UDPRoute") => &route::UDP_ROUTE,
         ("gateway.networking.k8s.io", "ReferenceGrant") => &route::REFERENCE_GRANT,
         ("networking.istio.io", "DestinationRule") => &istio::DESTINATION_RULE,

@@ -147,6 +147,8 @@ pub enum PathEdit {
 pub struct Mirror {
     /// Where copies go. An invalid target gets none.
     pub target: BackendTarget,
+    /// Where the Service's port says nothing else, its endpoints speak HTTP/2 (a GRPCRoute's do).
+    pub http2: bool,
     /// Numerator of the share of requests that are copied.
     pub numerator: u32,
     /// Its denominator; at least 1.

@@ -17,7 +17,7 @@ pub struct Rule {
     pub name: Option<Arc<str>>,
     /// What is done to its requests and responses; `None` = nothing, which is the common case.
     pub filters: Option<Arc<Filters>>,
-    /// Where requests go, by weight. Empty: every request answers 500.
+    /// Where requests go, by weight. Empty: every request answers 500, unless the filters answer it (a redirect).
     pub backends: Vec<Backend>,
     /// `timeouts.request`: the whole exchange, retries included. `None` = no limit.
     pub request_timeout: Option<Duration>,

@@ -1,11 +1,13 @@
 //! backendRefs: kind, permission, Service and port, and the cluster that they lead to.
 
+use std::sync::Arc;
+
 use super::Inputs;
 use super::cluster::{Clusters, carried_by};
 use super::listener::{Fault, GROUP};
 use super::objects::{BackendRef, Service, ServicePort};
 use super::replica;
-use crate::snapshot::{Backend, BackendTarget, ObjectKey, Transport};
+use crate::snapshot::{Backend, BackendTarget, Filters, ObjectKey, Transport};
 
 /// A kind of routes, and what their backends must speak.
 #[derive(Clone, Copy, Debug)]
@@ -14,50 +16,73 @@ pub(super) struct Referrer {
     pub(super) kind: &'static str,
     /// Transport of the Service's port.
     pub(super) transport: Transport,
+    /// Whether endpoints speak HTTP/2 where the Service's port says nothing else.
+    http2: bool,
 }
 
 /// HTTPRoutes.
 pub(super) const HTTP: Referrer = Referrer {
     kind: "HTTPRoute",
     transport: Transport::Tcp,
+    http2: false,
+};
+
+/// GRPCRoutes.
+pub(super) const GRPC: Referrer = Referrer {
+    kind: "GRPCRoute",
+    transport: Transport::Tcp,
+    http2: true,
 };
 
 /// UDPRoutes.
 pub(super) const UDP: Referrer = Referrer {
     kind: "UDPRoute",
     transport: Transport::Udp,
+    http2: false,
 };
 
-/// Resolves the backendRefs of one rule; bad ones keep their share and are told in `faults`.
-pub(super) fn resolve_all<'a>(
-    inputs: &'a Inputs,
-    clusters: &mut Clusters<'a>,
-    referrer: Referrer,
-    namespaces: (&str, &str),
-    given: &[BackendRef],
-    faults: &mut Vec<Fault>,
-) -> Vec<Backend> {
-    let mut backends = Vec::with_capacity(given.len());
-    for backend in given {
-        let target = match resolve(inputs, clusters, referrer, namespaces, backend) {
+/// Resolves the backendRefs of one kind of routes in one namespace, as Gateways in another see them.
+pub(super) struct Resolver<'a, 'r, 'c> {
+    pub(super) inputs: &'a Inputs,
+    pub(super) clusters: &'c mut Clusters<'a>,
+    pub(super) referrer: Referrer,
+    pub(super) route_namespace: &'r str,
+    pub(super) gateway_namespace: &'r str,
+    /// What is wrong with those that are bad.
+    pub(super) faults: Vec<Fault>,
+}
+
+impl<'a> Resolver<'a, '_, '_> {
+    /// Where a backendRef leads to; what is wrong with it is told in [`Self::faults`] too.
+    pub(super) fn target(&mut self, backend: &BackendRef) -> BackendTarget {
+        let namespaces = (self.route_namespace, self.gateway_namespace);
+        let Self {
+            inputs, referrer, ..
+        } = *self;
+        match resolve(inputs, self.clusters, referrer, namespaces, backend) {
             Ok(cluster) => BackendTarget::Cluster(cluster),
             Err(fault) => {
                 let target = BackendTarget::Invalid(fault.1.as_str().into());
-                faults.push(fault);
+                self.faults.push(fault);
                 target
             }
-        };
-        backends.push(Backend {
-            weight: backend.weight.unwrap_or(1),
-            target,
-            filters: None,
-            http2: false,
-        });
+        }
     }
-    if backends.iter().all(|backend| backend.weight == 0) {
-        backends.clear();
+
+    /// Whether the kind of routes implies that endpoints speak HTTP/2.
+    pub(super) fn http2(&self) -> bool {
+        self.referrer.http2
     }
-    backends
+
+    /// A backend of a rule; a bad one keeps its share.
+    pub(super) fn backend(&mut self, spec: &BackendRef, filters: Option<Arc<Filters>>) -> Backend {
+        Backend {
+            weight: spec.weight.unwrap_or(1),
+            target: self.target(spec),
+            filters,
+            http2: self.http2(),
+        }
+    }
 }
 
 /// Finds the cluster of a backendRef, as a Gateway in the second namespace sees it; gives its position among `clusters`.

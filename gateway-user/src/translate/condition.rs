@@ -107,17 +107,20 @@ fn join(items: &[String], between: &str, most: usize) -> String {
     }
 }
 
-/// Conditions of a route at one parent: `rejected` is why it is not attached, `faults` are its bad backendRefs,
-/// `dropped` its rules that are not carried out.
+/// What is said of a route that is attached.
+pub(super) const ATTACHED: &str = "the route is attached";
+
+/// Conditions of a route at one parent: `attached` is what is said of that, or why it is not; `faults` are its bad
+/// backendRefs, `dropped` its rules that are not carried out.
 pub(super) fn route_conditions(
-    rejected: Option<Fault>,
+    attached: Result<String, Fault>,
     faults: &[Fault],
-    dropped: &[String],
+    dropped: &[Fault],
 ) -> impl Iterator<Item = Condition> {
-    let accepted = rejected.is_none();
-    let first = match rejected {
-        None => Condition::yes("Accepted", "Accepted", "the route is attached"),
-        Some((reason, message)) => Condition::no("Accepted", reason, message),
+    let accepted = attached.is_ok();
+    let first = match attached {
+        Ok(message) => Condition::yes("Accepted", "Accepted", message),
+        Err((reason, message)) => Condition::no("Accepted", reason, message),
     };
     let resolved = match faults.first() {
         None => Condition::yes("ResolvedRefs", "ResolvedRefs", "all references are valid"),
@@ -128,9 +131,10 @@ pub(super) fn route_conditions(
             Condition::no("ResolvedRefs", reason, sentences(&messages))
         }
     };
-    let partial = (accepted && !dropped.is_empty()).then(|| {
-        let message = format!("Dropped Rule {}", list(dropped));
-        Condition::yes("PartiallyInvalid", "UnsupportedValue", message)
+    let partial = dropped.first().filter(|_| accepted).map(|(reason, _)| {
+        let rules: Vec<String> = dropped.iter().map(|fault| fault.1.clone()).collect();
+        let message = format!("Dropped Rule {}", list(&rules));
+        Condition::yes("PartiallyInvalid", reason, message)
     });
     [first, resolved].into_iter().chain(partial)
 }
@@ -144,6 +148,8 @@ pub struct Conditions {
     pub gateways: BTreeMap<ObjectKey, GatewayStatus>,
     /// HTTPRoutes that name one of our Gateways.
     pub http_routes: BTreeMap<ObjectKey, RouteStatus>,
+    /// GRPCRoutes that name one of our Gateways.
+    pub grpc_routes: BTreeMap<ObjectKey, RouteStatus>,
     /// UDPRoutes that name one of our Gateways.
     pub udp_routes: BTreeMap<ObjectKey, RouteStatus>,
     /// DestinationRules.

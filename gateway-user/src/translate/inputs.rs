@@ -12,8 +12,8 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::objects::{
-    AddressPool, DestinationRule, EndpointSlice, Gateway, GatewayClass, HttpRoute, Metadata,
-    Namespace, Node, ReferenceGrant, Secret, Service, TrafficPolicy, UdpRoute,
+    AddressPool, DestinationRule, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute,
+    Metadata, Namespace, Node, ReferenceGrant, Secret, Service, TrafficPolicy, UdpRoute,
 };
 use crate::snapshot::ObjectKey;
 
@@ -79,6 +79,7 @@ kinds! {
     GatewayClass, GatewayClass, gateway_classes, "GatewayClass", "GatewayClass.";
     Gateway, Gateway, gateways, "Gateway", "Gateway.";
     HttpRoute, HttpRoute, http_routes, "HTTPRoute", "HTTPRoute.";
+    GrpcRoute, GrpcRoute, grpc_routes, "GRPCRoute", "GRPCRoute.";
     UdpRoute, UdpRoute, udp_routes, "UDPRoute", "UDPRoute.";
     Service, Service, services, "Service", "Service.";
     EndpointSlice, EndpointSlice, endpoint_slices, "EndpointSlice", "EndpointSlice.";
@@ -114,6 +115,7 @@ impl Kind {
             Self::GatewayClass
             | Self::Gateway
             | Self::HttpRoute
+            | Self::GrpcRoute
             | Self::UdpRoute
             | Self::ReferenceGrant => "gateway.networking.k8s.io/v1",
             Self::DestinationRule => "networking.istio.io/v1",
@@ -221,6 +223,7 @@ fn known(group: &str, kind: &str) -> Option<(Kind, &'static [&'static str])> {
         ("gateway.networking.k8s.io", "GatewayClass") => (Kind::GatewayClass, &["v1", "v1beta1"]),
         ("gateway.networking.k8s.io", "Gateway") => (Kind::Gateway, &["v1", "v1beta1"]),
         ("gateway.networking.k8s.io", "HTTPRoute") => (Kind::HttpRoute, &["v1", "v1beta1"]),
+        ("gateway.networking.k8s.io", "GRPCRoute") => (Kind::GrpcRoute, &["v1", "v1alpha2"]),
         ("gateway.networking.k8s.io", "UDPRoute") => (Kind::UdpRoute, &["v1", "v1alpha2"]),
         ("gateway.networking.k8s.io", "ReferenceGrant") => {
             (Kind::ReferenceGrant, &["v1", "v1beta1"])

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use super::condition::{
     AncestorRef, AncestorStatus, Condition, Conditions, PolicyStatus, sentences,
 };
-use super::http_route::Gateways;
 use super::inputs::Kind;
 use super::listener::{Fault, GROUP};
 use super::objects::{L4PolicySpec, PolicyTargetRef, TrafficPolicy};
+use super::route::Gateways;
 use super::{Inputs, gateway_class};
 use crate::snapshot::{
     ClientAddress, L4Policy, ObjectKey, Prefix, ReturnPath, Sources, Transport, UdpHash,

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Inputs;
 use super::condition::{Condition, ListenerStatus, SupportedKind};
+use super::hosts::Hosts;
 use super::namespace;
-use super::objects::{Gateway, LabelSelector, ListenerSpec};
+use super::objects::{Gateway, LabelSelector, ListenerSpec, RouteGroupKind};
 use super::precedence::Candidate;
 use crate::snapshot::{Hostname, ObjectKey, Transport};
 
@@ -16,6 +17,12 @@ pub(super) const GROUP: &str = "gateway.networking.k8s.io";
 pub(super) const HTTP_ROUTE: SupportedKind = SupportedKind {
     group: GROUP,
     kind: "HTTPRoute",
+};
+
+/// GRPCRoute.
+pub(super) const GRPC_ROUTE: SupportedKind = SupportedKind {
+    group: GROUP,
+    kind: "GRPCRoute",
 };
 
 /// UDPRoute.
@@ -36,8 +43,10 @@ pub(super) struct Listener<'a> {
     kinds: Vec<SupportedKind>,
     bad_kinds: Vec<String>,
     allowed: Allowed<'a>,
-    /// Routes that are accepted for it.
-    pub(super) attached: BTreeSet<ObjectKey>,
+    /// Routes that are accepted for it, by kind.
+    attached: BTreeSet<(&'static str, ObjectKey)>,
+    /// Hostnames of the attached routes that have matches, by kind.
+    pub(super) hosts: BTreeMap<&'static str, Hosts>,
     /// Their matches, if they have any.
     pub(super) candidates: Vec<Candidate>,
     /// The rule of the oldest route without matches.
@@ -84,8 +93,8 @@ impl<'a> Listener<'a> {
         let mut note = |reason, message: String| {
             fault.get_or_insert((reason, message));
         };
-        let route_kind = route_kind(&spec.protocol);
-        if let Some((reason, message)) = protocol_fault(spec, route_kind) {
+        let route_kinds = route_kinds(&spec.protocol);
+        if let Some((reason, message)) = protocol_fault(spec, route_kinds) {
             note(reason, message);
         }
         if spec.name.is_empty() || !first_of_its_name {
@@ -115,9 +124,9 @@ impl<'a> Listener<'a> {
                 Allowed::Nobody
             }
         };
-        let (kinds, bad_kinds) = match route_kind {
-            Some(kind) => read_kinds(spec, kind),
-            None => (Vec::new(), Vec::new()),
+        let (kinds, bad_kinds) = match route_kinds {
+            [] => (Vec::new(), Vec::new()),
+            own => read_kinds(spec, own),
         };
         Self {
             spec,
@@ -128,6 +137,7 @@ impl<'a> Listener<'a> {
             bad_kinds,
             allowed,
             attached: BTreeSet::new(),
+            hosts: BTreeMap::new(),
             candidates: Vec::new(),
             first: None,
         }
@@ -172,6 +182,11 @@ impl<'a> Listener<'a> {
             }
     }
 
+    /// Counts a route as attached; false if it was before.
+    pub(super) fn attach(&mut self, kind: &'static str, route: &ObjectKey) -> bool {
+        self.attached.insert((kind, route.clone()))
+    }
+
     /// Its status; `served` is false if the Gateway as a whole cannot be programmed.
     pub(super) fn status(&self, generation: i64, served: Result<(), &str>) -> ListenerStatus {
         let accepted = match self.fault.as_ref().or(self.conflict.as_ref()) {
@@ -214,19 +229,19 @@ impl<'a> Listener<'a> {
     }
 }
 
-/// The kind of routes that a listener of this protocol takes; none: the protocol is not served.
-fn route_kind(protocol: &str) -> Option<SupportedKind> {
+/// The kinds of routes that a listener of this protocol takes; none: the protocol is not served.
+fn route_kinds(protocol: &str) -> &'static [SupportedKind] {
     match protocol {
-        "HTTP" => Some(HTTP_ROUTE),
-        "UDP" => Some(UDP_ROUTE),
-        _ => None,
+        "HTTP" => &[HTTP_ROUTE, GRPC_ROUTE],
+        "UDP" => &[UDP_ROUTE],
+        _ => &[],
     }
 }
 
 /// What of a listener its protocol forbids.
-fn protocol_fault(spec: &ListenerSpec, route_kind: Option<SupportedKind>) -> Option<Fault> {
+fn protocol_fault(spec: &ListenerSpec, route_kinds: &[SupportedKind]) -> Option<Fault> {
     let protocol = spec.protocol.as_str();
-    if route_kind.is_none() {
+    if route_kinds.is_empty() {
         let message = format!("protocol {protocol:?} is not supported, use HTTP or UDP");
         return Some(("UnsupportedProtocol", message));
     }
@@ -268,21 +283,22 @@ fn read_allowed(spec: &ListenerSpec) -> Result<Allowed<'_>, String> {
 }
 
 /// Kinds that may attach, and those that are asked for but cannot.
-fn read_kinds(spec: &ListenerSpec, own: SupportedKind) -> (Vec<SupportedKind>, Vec<String>) {
-    if spec.allowed_routes.kinds.is_empty() {
-        return (vec![own], Vec::new());
+fn read_kinds(spec: &ListenerSpec, own: &[SupportedKind]) -> (Vec<SupportedKind>, Vec<String>) {
+    let asked = &spec.allowed_routes.kinds;
+    if asked.is_empty() {
+        return (own.to_vec(), Vec::new());
     }
-    let mut good = BTreeSet::new();
-    let mut bad = Vec::new();
-    for asked in &spec.allowed_routes.kinds {
-        match (asked.group.as_deref().unwrap_or(GROUP), asked.kind.as_str()) {
-            (GROUP, kind) if kind == own.kind => {
-                good.insert(own);
-            }
-            (group, kind) => bad.push(format!("{group}/{kind}")),
-        }
-    }
-    (good.into_iter().collect(), bad)
+    let means = |asked: &RouteGroupKind, kind: &SupportedKind| {
+        asked.group.as_deref().unwrap_or(GROUP) == kind.group && asked.kind == kind.kind
+    };
+    let good = own
+        .iter()
+        .filter(|kind| asked.iter().any(|a| means(a, kind)));
+    let bad = asked
+        .iter()
+        .filter(|a| !own.iter().any(|kind| means(a, kind)));
+    let bad = bad.map(|a| format!("{}/{}", a.group.as_deref().unwrap_or(GROUP), a.kind));
+    (good.copied().collect(), bad.collect())
 }
 
 /// How a protocol shares a port: equal families can be told apart by hostname, different ones cannot share.

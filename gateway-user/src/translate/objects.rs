@@ -6,7 +6,9 @@
 
 mod core;
 mod destination_rule;
+mod filter;
 mod gateway;
+mod grpc_route;
 mod http_route;
 mod l4_policy;
 mod l4_route;
@@ -24,12 +26,17 @@ pub use destination_rule::{
     ConnectionPoolSpec, DestinationRuleSpec, HttpPoolSpec, LoadBalancerSpec, OutlierSpec,
     PortLevel, PortSelector, TcpPoolSpec, TlsSpec, TrafficPolicySpec,
 };
+pub use filter::{
+    CorsSpec, Filter, FractionSpec, HeaderModifierSpec, HeaderSpec, MirrorSpec, PathEditSpec,
+    RedirectSpec, RewriteSpec,
+};
 pub use gateway::{
     AllowedRoutes, GatewayAddress, GatewayClassSpec, GatewaySpec, Infrastructure, ListenerSpec,
     ParametersRef, RouteGroupKind, RouteNamespaces,
 };
+pub use grpc_route::{GrpcMatchSpec, GrpcRouteSpec, GrpcRuleSpec, MethodSpec};
 pub use http_route::{
-    BackendRef, Filter, HttpRouteSpec, MatchSpec, ParentRef, PathSpec, RuleSpec, TimeoutsSpec,
+    BackendRef, HttpRouteSpec, MatchSpec, ParentRef, PathSpec, RetrySpec, RuleSpec, TimeoutsSpec,
     ValueSpec,
 };
 pub use l4_policy::{L4PolicySpec, PolicyTargetRef, SourcesSpec, UdpSpec};
@@ -100,6 +107,8 @@ pub type GatewayClass = Resource<GatewayClassSpec>;
 pub type Gateway = Resource<GatewaySpec>;
 /// HTTPRoute.
 pub type HttpRoute = Resource<HttpRouteSpec>;
+/// GRPCRoute.
+pub type GrpcRoute = Resource<GrpcRouteSpec>;
 /// UDPRoute.
 pub type UdpRoute = Resource<L4RouteSpec>;
 /// Service.

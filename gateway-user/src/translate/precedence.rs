@@ -1,13 +1,38 @@
 //! Gateway API's order of precedence between matches of all routes of a listener, in one place.
 //!
-//! Source: HTTPRouteRule.matches and HTTPRoute.spec.hostnames in Gateway API. Regular expressions are left to the
-//! implementation there: they rank behind exact paths and before prefixes, longer source text first.
+//! Source: HTTPRouteRule.matches, GRPCRouteRule.matches and their routes' spec.hostnames in Gateway API. Regular expressions
+//! are left to the implementation there: they rank behind exact values and before prefixes, longer source text first.
+//!
+//! HTTPRoutes and GRPCRoutes that have a hostname in common never share a listener, so that matches of the two kinds need
+//! an order, but none that means anything.
 
 use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 
 use crate::l7::router::Entry;
 use crate::snapshot::{Hostname, ObjectKey, PathMatch, RouteMatch};
+
+/// How specific a match is in its two foremost parts, least first: of HTTPRoutes path and method, of GRPCRoutes service and
+/// method. Each is its class and, inside the class, the longer text first.
+pub(super) type Rank = [(u8, Reverse<usize>); 2];
+
+/// The rank of a match of an HTTPRoute.
+pub(super) fn http(matching: &RouteMatch) -> Rank {
+    let path = match &matching.path {
+        PathMatch::Exact(_) => (0, Reverse(0)),
+        PathMatch::Regex(pattern) => (1, Reverse(pattern.0.as_str().len())),
+        PathMatch::Prefix(prefix) => (2, Reverse(prefix.len())),
+    };
+    [path, (u8::from(matching.method.is_none()), Reverse(0))]
+}
+
+/// The rank of a match of a GRPCRoute by the texts of its service and method and whether they are regular expressions.
+pub(super) fn grpc(service: Option<&str>, method: Option<&str>, regex: bool) -> Rank {
+    [service, method].map(|part| match part {
+        Some(text) => (u8::from(regex), Reverse(text.len())),
+        None => (2, Reverse(0)),
+    })
+}
 
 /// One match of one rule on one listener, with all that ranks it.
 pub(super) struct Candidate {
@@ -17,8 +42,12 @@ pub(super) struct Candidate {
     pub(super) own_hostname: Option<Hostname>,
     /// What must hold.
     pub(super) matching: Arc<RouteMatch>,
+    /// How specific that is.
+    pub(super) rank: Rank,
     /// `creationTimestamp` of the route; older first.
     pub(super) created: Arc<str>,
+    /// Kind of the route.
+    pub(super) kind: &'static str,
     /// The route.
     pub(super) route: ObjectKey,
     /// Position of the rule in the route.
@@ -45,17 +74,12 @@ pub(super) fn entries(mut candidates: Vec<Candidate>) -> Vec<Entry> {
 fn compare(a: &Candidate, b: &Candidate) -> Ordering {
     hostname(a.hostname.as_ref(), b.hostname.as_ref())
         .then_with(|| hostname(a.own_hostname.as_ref(), b.own_hostname.as_ref()))
-        .then_with(|| path(&a.matching.path).cmp(&path(&b.matching.path)))
-        .then_with(|| {
-            a.matching
-                .method
-                .is_none()
-                .cmp(&b.matching.method.is_none())
-        })
+        .then_with(|| a.rank.cmp(&b.rank))
         .then_with(|| b.matching.headers.len().cmp(&a.matching.headers.len()))
         .then_with(|| b.matching.query.len().cmp(&a.matching.query.len()))
         .then_with(|| a.created.cmp(&b.created))
         .then_with(|| a.route.cmp(&b.route))
+        .then_with(|| a.kind.cmp(b.kind))
         .then_with(|| a.rule_index.cmp(&b.rule_index))
         .then_with(|| a.match_index.cmp(&b.match_index))
 }
@@ -65,10 +89,24 @@ fn hostname(a: Option<&Hostname>, b: Option<&Hostname>) -> Ordering {
     a.is_none().cmp(&b.is_none()).then_with(|| a.cmp(&b))
 }
 
-fn path(path: &PathMatch) -> (u8, Reverse<usize>) {
-    match path {
-        PathMatch::Exact(_) => (0, Reverse(0)),
-        PathMatch::Regex(pattern) => (1, Reverse(pattern.0.as_str().len())),
-        PathMatch::Prefix(prefix) => (2, Reverse(prefix.len())),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_rank_before_methods_and_longer_ones_first() {
+        let ordered = [
+            grpc(Some("a.Long"), Some("M"), false),
+            grpc(Some("a.Long"), None, false),
+            grpc(Some("a.S"), Some("Method"), false),
+            grpc(Some("a.S"), Some("M"), false),
+            grpc(Some("a.S"), None, false),
+            grpc(Some("a.Longer+"), None, true),
+            grpc(None, Some("Method"), false),
+            grpc(None, Some("M"), false),
+            grpc(None, Some("Meth.*"), true),
+            grpc(None, None, false),
+        ];
+        assert!(ordered.is_sorted(), "{ordered:?}");
     }
 }

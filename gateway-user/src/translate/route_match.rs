@@ -28,15 +28,6 @@ pub(super) fn compile(spec: &MatchSpec) -> Result<RouteMatch, String> {
         }
         method => method.map(Into::into),
     };
-    let mut headers: Vec<(Arc<str>, ValueMatch)> = Vec::new();
-    for header in &spec.headers {
-        let name = http::HeaderName::from_bytes(header.name.as_bytes())
-            .map_err(|_| format!("{:?} is not a header name", header.name))?;
-        // Gateway API: only the first entry with an equivalent name counts.
-        if !headers.iter().any(|(seen, _)| **seen == *name.as_str()) {
-            headers.push((name.as_str().into(), value("header", header)?));
-        }
-    }
     let mut query: Vec<(Arc<str>, ValueMatch)> = Vec::new();
     for parameter in &spec.query_params {
         if parameter.name.is_empty() {
@@ -50,9 +41,23 @@ pub(super) fn compile(spec: &MatchSpec) -> Result<RouteMatch, String> {
     Ok(RouteMatch {
         path: path(spec.path.as_ref())?,
         method,
-        headers,
+        headers: headers(&spec.headers)?,
         query,
     })
+}
+
+/// Compiles `headers` of a match.
+pub(super) fn headers(given: &[ValueSpec]) -> Result<Vec<(Arc<str>, ValueMatch)>, String> {
+    let mut headers: Vec<(Arc<str>, ValueMatch)> = Vec::new();
+    for header in given {
+        let name = http::HeaderName::from_bytes(header.name.as_bytes())
+            .map_err(|_| format!("{:?} is not a header name", header.name))?;
+        // Gateway API: only the first entry with an equivalent name counts.
+        if !headers.iter().any(|(seen, _)| **seen == *name.as_str()) {
+            headers.push((name.as_str().into(), value("header", header)?));
+        }
+    }
+    Ok(headers)
 }
 
 fn path(spec: Option<&PathSpec>) -> Result<PathMatch, String> {
@@ -72,7 +77,7 @@ fn path(spec: Option<&PathSpec>) -> Result<PathMatch, String> {
 }
 
 /// Paths as Gateway API admits them: absolute, without what a normaliser would change.
-fn plain_path(value: &str) -> Result<&str, String> {
+pub(super) fn plain_path(value: &str) -> Result<&str, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@%".contains(&byte);
     let escapes_fine = value.match_indices('%').all(|(at, _)| {
         let digits = value.as_bytes().get(at + 1..at + 3);
@@ -107,26 +112,36 @@ fn value(what: &str, spec: &ValueSpec) -> Result<ValueMatch, String> {
 }
 
 fn regex(text: &str) -> Result<Pattern, String> {
+    regex_text(text)?;
+    anchored(text, &format!("(?:{text})"))
+}
+
+/// Whether a text is a regular expression by itself: `a)|(b` would escape from what is put around it.
+pub(super) fn regex_text(text: &str) -> Result<(), String> {
     if text.len() > REGEX_TEXT {
         return Err(format!(
             "a regular expression is longer than {REGEX_TEXT} characters"
         ));
     }
-    let compile = |text: &str| {
-        regex::RegexBuilder::new(text)
-            .size_limit(REGEX_SIZE)
-            .build()
-            .map_err(|error| {
-                let why = match error {
-                    regex::Error::CompiledTooBig(_) => "is too large once compiled",
-                    _ => "is not valid (syntax of the regex crate)",
-                };
-                format!("the regular expression {text:?} {why}")
-            })
-    };
-    // The text must be valid by itself: `a)|(b` would escape from the anchors.
-    compile(text)?;
-    compile(&format!("^(?:{text})$")).map(Pattern)
+    build(text, text).map(drop)
+}
+
+/// Compiles an expression that must match from beginning to end; `shown` stands for it in messages.
+pub(super) fn anchored(shown: &str, expression: &str) -> Result<Pattern, String> {
+    build(shown, &format!("^{expression}$")).map(Pattern)
+}
+
+fn build(shown: &str, expression: &str) -> Result<regex::Regex, String> {
+    regex::RegexBuilder::new(expression)
+        .size_limit(REGEX_SIZE)
+        .build()
+        .map_err(|error| {
+            let why = match error {
+                regex::Error::CompiledTooBig(_) => "is too large once compiled",
+                _ => "is not valid (syntax of the regex crate)",
+            };
+            format!("the regular expression {shown:?} {why}")
+        })
 }
 
 #[cfg(test)]

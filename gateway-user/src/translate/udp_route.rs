@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use super::condition::{ParentStatus, RouteStatus, route_conditions};
+use super::condition::{ATTACHED, ParentStatus, RouteStatus, route_conditions};
 use super::gateway::Gateway;
-use super::http_route::{Gateways, Gathered, MAX_WEIGHT, missing};
+use super::gathered::Gathered;
 use super::listener::{Fault, FirstRule, GROUP, Listener, UDP_ROUTE};
 use super::objects::{L4RuleSpec, ParentRef, UdpRoute};
+use super::route::{Gateways, MAX_WEIGHT, missing};
 use super::{Context, Inputs, backend_ref, gateway_class};
-use crate::snapshot::{Backend, BackendTarget, ObjectKey, Rule, RuleKey};
+use crate::snapshot::{Backend, ObjectKey, Rule, RuleKey};
 
 /// A route as it was checked, before it meets a Gateway.
 struct Route<'a> {
@@ -20,7 +21,7 @@ struct Route<'a> {
     /// The rule that is used, with its backendRefs.
     rule: Option<&'a L4RuleSpec>,
     /// Why rules were dropped, by position.
-    dropped: Vec<String>,
+    dropped: Vec<Fault>,
     fault: Option<Fault>,
 }
 
@@ -68,10 +69,11 @@ pub(super) fn attach<'a>(
                 route.enter(&mut gateway.listeners[at], rule);
             }
         }
+        let accepted = attached.map(|_| ATTACHED.to_owned());
         parents.push(ParentStatus {
             parent_ref: parent.clone(),
             controller_name: gateway_class::CONTROLLER,
-            conditions: route_conditions(attached.err(), &resolved.faults, &route.dropped)
+            conditions: route_conditions(accepted, &resolved.faults, &route.dropped)
                 .map(|condition| condition.at(generation))
                 .collect(),
         });
@@ -105,7 +107,7 @@ impl<'a> Route<'a> {
                     "rules of a UDPRoute have no matches, so only the first can be used".to_owned()
                 }
             };
-            dropped.push(format!("{at} ({why})"));
+            dropped.push(unsupported(format!("{at} ({why})")));
         }
         Self {
             key,
@@ -136,16 +138,27 @@ impl<'a> Route<'a> {
         gathered: &mut Gathered<'a>,
         gateway_namespace: &str,
     ) -> Resolved {
-        let mut resolved = Resolved::default();
-        resolved.backends = backend_ref::resolve_all(
+        let mut resolver = backend_ref::Resolver {
             inputs,
-            &mut gathered.clusters,
-            backend_ref::UDP,
-            (&self.key.namespace, gateway_namespace),
-            self.rule.map_or(&[][..], |rule| &rule.backend_refs),
-            &mut resolved.faults,
-        );
-        resolved
+            clusters: &mut gathered.clusters,
+            referrer: backend_ref::UDP,
+            route_namespace: &self.key.namespace,
+            gateway_namespace,
+            faults: Vec::new(),
+        };
+        let given = self.rule.map_or(&[][..], |rule| &rule.backend_refs);
+        let mut backends: Vec<Backend> = given
+            .iter()
+            .map(|spec| resolver.backend(spec, None))
+            .collect();
+        if backends.iter().all(|backend| backend.weight == 0) {
+            backends.clear();
+        }
+        Resolved {
+            backends,
+            faults: resolver.faults,
+            position: None,
+        }
     }
 
     /// Position of its rule among the snapshot's.
@@ -153,14 +166,7 @@ impl<'a> Route<'a> {
         if let Some(position) = resolved.position {
             return position;
         }
-        for backend in &resolved.backends {
-            if let BackendTarget::Cluster(cluster) = backend.target {
-                gathered.clusters.mark_used(cluster);
-            }
-        }
-        let position =
-            u32::try_from(gathered.rules.len()).expect("fewer than 2^32 rules fit in memory");
-        gathered.rules.push(Rule {
+        let position = gathered.add(Rule {
             key: RuleKey {
                 kind: UDP_ROUTE.kind,
                 route: self.key.clone(),
@@ -179,7 +185,7 @@ impl<'a> Route<'a> {
 
     /// Counts it on a listener; the oldest route there gets the traffic.
     fn enter(&self, listener: &mut Listener<'_>, rule: u32) {
-        if !listener.attached.insert(self.key.clone()) {
+        if !listener.attach(UDP_ROUTE.kind, self.key) {
             return;
         }
         let metadata = &self.object.metadata;

@@ -55,7 +55,7 @@ impl Objects {
         );
         match kind.as_str() {
             "Gateway" => self.add_gateway(&name, status),
-            "HTTPRoute" | "UDPRoute" => {
+            "HTTPRoute" | "GRPCRoute" | "UDPRoute" => {
                 for parent in items(&status["parents"]) {
                     let of = text(&parent["parentRef"]["name"]);
                     remark(

@@ -1,4 +1,4 @@
-//! Filters of HTTPRoutes: the CRD of Gateway API 1.7, experimental types included.
+//! Filters of HTTPRoutes and GRPCRoutes: the CRDs of Gateway API 1.7, experimental types included.
 
 use serde_json::Value;
 
@@ -52,6 +52,32 @@ pub(super) const FILTERS: Schema = Schema::List(List {
     ),
     by: &[],
     rules: &[types_stand_once, redirect_or_rewrite],
+});
+
+/// Filters of GRPCRoutes.
+pub(super) const GRPC_FILTERS: Schema = Schema::List(List {
+    least: 0,
+    most: 16,
+    of: &Schema::Object(
+        &[
+            need(
+                "type",
+                &Schema::Choice(&[
+                    "ResponseHeaderModifier",
+                    "RequestHeaderModifier",
+                    "RequestMirror",
+                    "ExtensionRef",
+                ]),
+            ),
+            may("requestHeaderModifier", &HEADERS),
+            may("responseHeaderModifier", &HEADERS),
+            may("requestMirror", &MIRROR),
+            may("extensionRef", &EXTENSION),
+        ],
+        &[settings_fit_the_type],
+    ),
+    by: &[],
+    rules: &[types_stand_once],
 });
 
 fn settings_fit_the_type(filter: &Value) -> Option<(String, String)> {

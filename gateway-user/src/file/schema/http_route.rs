@@ -7,12 +7,9 @@ use super::format::{
     DNS_NAME, DURATION, FREE, GROUP_NAME, HOST, KIND_NAME, NAME, NAMESPACE, PORT, TOKEN,
 };
 use super::http_filter::{FILTERS, needs_one_prefix};
-use super::route::{PARENT_REFS, RULE_NAMES, WEIGHT, matches_of, service_has_a_port};
+use super::route::{PARENT_REFS, RULE_NAMES, WEIGHT, matches_are_few, service_has_a_port};
 use super::{List, Schema, entries, given, list, may, need, set, string};
 use crate::translate::duration;
-
-/// Most matches of all rules together.
-const MAX_MATCHES: usize = 128;
 
 pub(super) static HTTP_ROUTE: Schema = Schema::Object(
     &[
@@ -48,15 +45,8 @@ const RULES: Schema = Schema::List(List {
         &[redirect_or_backends, needs_one_prefix],
     ),
     by: &[],
-    rules: &[matches_are_few, RULE_NAMES],
+    rules: &[|rules| matches_are_few(rules, 1), RULE_NAMES],
 });
-
-fn matches_are_few(rules: &Value) -> Option<(String, String)> {
-    let got = matches_of(rules);
-    let message =
-        format!("expected at most {MAX_MATCHES} matches in all rules together, got {got}");
-    (got > MAX_MATCHES).then_some((String::new(), message))
-}
 
 fn redirect_or_backends(rule: &Value) -> Option<(String, String)> {
     let redirect = |filter: &Value| given(filter, "requestRedirect").is_some();
@@ -96,14 +86,14 @@ const TIME: Schema = Schema::Text(0, usize::MAX, DURATION);
 
 const RETRY: Schema = Schema::Object(
     &[
-        may("attempts", &Schema::Number(1, i32::MAX as i64)),
+        may("attempts", &Schema::Number(0, i32::MAX as i64)),
         may("backoff", &TIME),
         may("codes", &set(0, 200, &Schema::Number(400, 599), &[""])),
     ],
     &[],
 );
 
-const SESSION_PERSISTENCE: Schema = Schema::Object(
+pub(super) const SESSION_PERSISTENCE: Schema = Schema::Object(
     &[
         may("type", &Schema::Choice(&["Cookie", "Header"])),
         may("absoluteTimeout", &TIME),
@@ -141,8 +131,8 @@ const MATCH: Schema = Schema::Object(
     &[],
 );
 
-const VALUE_TYPE: Schema = Schema::Choice(&["Exact", "RegularExpression"]);
-const HEADER: Schema = Schema::Object(
+pub(super) const VALUE_TYPE: Schema = Schema::Choice(&["Exact", "RegularExpression"]);
+pub(super) const HEADER: Schema = Schema::Object(
     &[
         may("type", &VALUE_TYPE),
         need("name", &Schema::Text(1, 256, TOKEN)),

@@ -8,6 +8,9 @@ use super::core::METADATA;
 use super::format::{DNS_NAME, GROUP_NAME, KIND_NAME, NAME, NAMESPACE, PORT};
 use super::{List, Rule, Schema, entries, given, list, may, need, repeated, string};
 
+/// Most matches of all rules together.
+const MAX_MATCHES: usize = 128;
+
 pub(super) const WEIGHT: Schema = Schema::Number(0, 1_000_000);
 
 pub(super) const PARENT_REFS: Schema = Schema::List(List {
@@ -161,12 +164,13 @@ pub(super) static REFERENCE_GRANT: Schema = Schema::Object(
     &[],
 );
 
-/// How many `matches` the rules have together.
-pub(super) fn matches_of(rules: &Value) -> usize {
-    let rules = rules.as_array().map_or(&[][..], Vec::as_slice);
-    // A rule without any gets one by default.
-    rules
-        .iter()
-        .map(|rule| entries(rule, "matches").len().max(1))
-        .sum()
+/// `least` is how many a rule gets by default.
+pub(super) fn matches_are_few(rules: &Value, least: usize) -> Option<(String, String)> {
+    let rules = rules.as_array()?.iter();
+    let got: usize = rules
+        .map(|rule| entries(rule, "matches").len().max(least))
+        .sum();
+    let message =
+        format!("expected at most {MAX_MATCHES} matches in all rules together, got {got}");
+    (got > MAX_MATCHES).then_some((String::new(), message))
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Unread;
+use super::{Filter, Unread};
 
 /// `spec` of an HTTPRoute.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -56,7 +56,9 @@ pub struct RuleSpec {
     pub backend_refs: Vec<BackendRef>,
     /// Timeouts.
     pub timeouts: Option<TimeoutsSpec>,
-    /// Fields that Forebay does not know, `retry` and `sessionPersistence` among them.
+    /// Further tries.
+    pub retry: Option<RetrySpec>,
+    /// Fields that Forebay does not know, `sessionPersistence` among them.
     #[serde(flatten)]
     pub unread: Unread,
 }
@@ -102,15 +104,6 @@ pub struct ValueSpec {
     pub value: String,
 }
 
-/// One filter; none is carried out yet, so only the type is read.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Filter {
-    /// Type.
-    #[serde(rename = "type")]
-    pub kind: String,
-}
-
 /// One of `backendRefs`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -142,6 +135,21 @@ pub struct TimeoutsSpec {
     pub request: Option<String>,
     /// One try.
     pub backend_request: Option<String>,
+    /// Fields that Forebay does not know.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// `retry` (GEP-1731).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RetrySpec {
+    /// Response codes that are tried again, 400 to 599.
+    pub codes: Vec<u16>,
+    /// Tries beyond the first.
+    pub attempts: Option<u32>,
+    /// Least wait before a further try, a GEP-2257 duration.
+    pub backoff: Option<String>,
     /// Fields that Forebay does not know.
     #[serde(flatten)]
     pub unread: Unread,
