@@ -272,6 +272,7 @@ mod tests {
         let context = Context {
             on_cluster: false,
             allocations: &allocations,
+            zone: None,
         };
         translate(&inputs, &context).snapshot
     }
