@@ -32,7 +32,7 @@ use crate::readiness::{Progress, Readiness};
 use crate::settings::{Datapath, Settings};
 use crate::snapshot::{BindKey, Generation, Replica, ReplicaState, Snapshot};
 use crate::status::{self, Report};
-use crate::translate::{Context, Inputs, translate};
+use crate::translate::{Context, Inputs, translate, zone};
 
 use self::kernel::{Kernel, Refused};
 use self::view::{Shared, View};
@@ -254,6 +254,7 @@ impl App {
         let context = Context {
             on_cluster: false,
             allocations: &allocations,
+            zone: zone(&merged.inputs, &self.settings.node_name),
         };
         let mut translation = translate(&merged.inputs, &context);
         self.generation += 1;
@@ -459,6 +460,7 @@ fn open_kernel(
         &Context {
             on_cluster: false,
             allocations: &Allocations::default(),
+            zone: None,
         },
     )
     .snapshot

@@ -48,6 +48,8 @@ pub enum Command {
     Routes(ClientArgs),
     /// List endpoints with their health and load.
     Endpoints(ClientArgs),
+    /// List certificates with the days until they expire; exit code 1 if one is bad or expires within seven days.
+    Certs(ClientArgs),
     /// Check what this machine offers: interface, kernel, capabilities.
     Check(CheckArgs),
     /// Print everything the daemon knows, as JSON.

@@ -47,6 +47,9 @@ pub fn dispatch(command: Command) -> ExitCode {
         Command::Explain(args) => explain(&args),
         Command::Routes(args) => ask(&args, "/config", show::routes, |_| true),
         Command::Endpoints(args) => ask(&args, "/endpoints", show::endpoints, |_| true),
+        Command::Certs(args) => ask(&args, "/certs", show::certs, |v| {
+            v["well"] == Value::Bool(true)
+        }),
         Command::Check(args) => {
             let findings = check::all(&args);
             let well = findings.iter().all(|f| f.ok);
@@ -57,7 +60,7 @@ pub fn dispatch(command: Command) -> ExitCode {
         }
         Command::Dump(args) => {
             let mut all = serde_json::Map::new();
-            for page in ["config", "status", "stats", "endpoints"] {
+            for page in ["config", "status", "stats", "endpoints", "certs"] {
                 match client::ask(&args.admin, Method::GET, &format!("/{page}")) {
                     Ok(value) => drop(all.insert(page.to_owned(), value)),
                     Err(error) => return no_answer(&error),

@@ -82,7 +82,8 @@ impl ObjectStatus {
                 condition.reason,
                 "Invalid" | "UnsupportedValue" | "HostNotFound"
             ),
-            "forebay.dev/EjectionPossible" => true,
+            // A remark: everything is served.
+            "forebay.dev/EjectionPossible" | "OverlappingTLSConfig" => true,
             "Accepted" if condition.reason == "ListenersNotValid" => false,
             _ => condition.status == Truth::True,
         })
@@ -237,6 +238,10 @@ mod tests {
             ),
             (Condition::no("Conflicted", "NoConflicts", ""), true),
             (Condition::yes("Conflicted", "HostnameConflict", ""), false),
+            (
+                Condition::yes("OverlappingTLSConfig", "OverlappingHostnames", ""),
+                true,
+            ),
             (
                 Condition::yes(UNSUPPORTED_FIELDS, "UnsupportedValue", ""),
                 false,

@@ -6,6 +6,7 @@
 
 mod address_pool;
 mod backend_ref;
+mod certificate;
 mod cluster;
 pub mod condition;
 mod destination_rule;
@@ -23,12 +24,15 @@ mod listener;
 pub mod namespace;
 pub mod objects;
 mod precedence;
+mod reference_grant;
 mod replica;
 mod retry;
 mod route;
 mod route_match;
+mod tls;
 mod traffic_policy;
 mod udp_route;
+mod upstream_tls;
 
 use std::sync::Arc;
 
@@ -41,10 +45,13 @@ use self::gathered::Gathered;
 use self::route::Route;
 
 use crate::allocate::{Allocations, Unannounced};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ObjectKey, Snapshot};
 
 /// Label by which an EndpointSlice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Label by which a Node names its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What besides the objects decides the result.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +60,16 @@ pub struct Context<'a> {
     pub on_cluster: bool,
     /// Which Gateway has which addresses.
     pub allocations: &'a Allocations,
+    /// Zone of this node; none: endpoints of all zones are alike.
+    pub zone: Option<&'a str>,
+}
+
+/// The zone of a node, by the label of its object.
+#[must_use]
+pub fn zone<'a>(inputs: &'a Inputs, node: &str) -> Option<&'a str> {
+    let node = inputs.nodes.get(&ObjectKey::new("", node))?;
+    let zone = node.metadata.labels.get(ZONE)?;
+    (!zone.is_empty()).then_some(zone)
 }
 
 /// The result.

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use gateway_user::allocate::{Allocations, allocate};
 use gateway_user::snapshot::{
-    Backend, BackendTarget, BindKey, Cluster, Filters, HeaderEdits, L4Policy, Prefix, Snapshot,
-    Sources, Transport, route::RouteMatch,
+    AppProtocol, Backend, BackendTarget, BindKey, ClientAddress, Cluster, Filters, HeaderEdits,
+    L4Policy, ListenerTls, Prefix, Protocol, Snapshot, Sources, TrafficPolicy, Transport,
+    UpstreamTls, route::RouteMatch,
 };
 use gateway_user::snapshot::{PathMatch, ValueMatch};
 use gateway_user::status::{ObjectStatus, Report, Status, merge, well};
@@ -27,6 +28,8 @@ struct Case {
     include: Vec<String>,
     existing: Allocations,
     reports: Vec<CaseReport>,
+    /// Zone of the node.
+    zone: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -103,6 +106,7 @@ fn no_value_of_any_field_can_break_translate() {
                     let context = Context {
                         on_cluster,
                         allocations: &allocations,
+                        zone: None,
                     };
                     std::hint::black_box(merge(&translate(&inputs, &context), &[]));
                 }
@@ -209,6 +213,7 @@ fn run(text: &str) -> String {
     let context = Context {
         on_cluster: case.on_cluster,
         allocations: &allocations,
+        zone: case.zone.as_deref(),
     };
     let translation = translate(&inputs, &context);
     let statuses = merge(&translation, &reports(&case.reports));
@@ -327,12 +332,35 @@ fn show_cluster(cluster: &Cluster) -> Value {
         .destination_rule
         .as_ref()
         .map(ToString::to_string);
-    json!({
+    let policy = TrafficPolicy {
+        tls: None,
+        ..cluster.policy.clone()
+    };
+    let mut shown = json!({
         "cluster": cluster.key.to_string(),
         "destinationRule": rule,
-        "policy": rule.map(|_| format!("{:?}", cluster.policy)),
+        "policy": rule.map(|_| format!("{policy:?}")),
         "endpoints": endpoints.collect::<Vec<_>>(),
-    })
+    });
+    if cluster.protocol != AppProtocol::Unset {
+        shown["protocol"] = format!("{:?}", cluster.protocol).into();
+    }
+    if let Some(tls) = &cluster.policy.tls {
+        let UpstreamTls {
+            server_name, names, ..
+        } = &**tls;
+        let trust = serde_json::to_value(&tls.trust).expect("JSON");
+        shown["tls"] = format!("{server_name}, names {names:?}, trust {trust}").into();
+    }
+    shown
+}
+
+fn show_tls(tls: &ListenerTls) -> Value {
+    let certificates = tls.certificates.iter();
+    let certificates =
+        certificates.map(|c| Value::from(format!("{} {}", c.secret, c.names.join(" "))));
+    let broken = tls.broken.iter().map(|key| format!("{key} broken").into());
+    certificates.chain(broken).collect()
 }
 
 fn show_bind(snapshot: &Snapshot, bind: &gateway_user::snapshot::Bind) -> Value {
@@ -354,9 +382,16 @@ fn show_bind(snapshot: &Snapshot, bind: &gateway_user::snapshot::Bind) -> Value 
             let rule = &snapshot.rules[entry.rule as usize].key;
             format!("{hostname} {} -> {rule}", show_match(&entry.matching))
         });
-        json!({"listener": format!("{} {hostname}", listener.name), "routes": entries.collect::<Vec<_>>()})
+        let mut shown = json!({"listener": format!("{} {hostname}", listener.name), "routes": entries.collect::<Vec<_>>()});
+        if let Some(tls) = &listener.tls {
+            shown["tls"] = show_tls(tls);
+        }
+        shown
     });
     let mut shown = json!({"bind": format!("{socket} {}", bind.gateway), "listeners": listeners.collect::<Vec<_>>()});
+    if bind.protocol == Protocol::Https {
+        shown["protocol"] = "HTTPS".into();
+    }
     if let Some(policy) = policy {
         shown["policy"] = policy.into();
     }
@@ -370,12 +405,20 @@ fn show_policy(policy: &L4Policy) -> String {
     };
     let Sources { allow, deny } = &policy.sources;
     let allow = allow.as_deref().map_or_else(|| "all".to_owned(), list);
-    format!(
+    let mut shown = format!(
         "{:?}, {:?}, allow {allow} deny {}",
         policy.return_path,
         policy.udp_hash,
         list(deny)
-    )
+    );
+    if policy.client != ClientAddress::default() {
+        let ClientAddress {
+            proxy_protocol,
+            trusted_hops,
+        } = policy.client;
+        shown += &format!(", PROXY {proxy_protocol}, trusted hops {trusted_hops}");
+    }
+    shown
 }
 
 fn show_match(matching: &RouteMatch) -> String {

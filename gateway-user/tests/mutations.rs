@@ -158,6 +158,7 @@ fn compute(files: &mut Files, text: String) -> Snapshot {
         let context = Context {
             on_cluster,
             allocations: &allocations,
+            zone: None,
         };
         let translation = translate(&merged.inputs, &context);
         std::hint::black_box(merge(&translation, &[]));

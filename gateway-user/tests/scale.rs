@@ -70,6 +70,7 @@ fn five_thousand_routes() {
     let context = Context {
         on_cluster: true,
         allocations: &allocations,
+        zone: None,
     };
     for _ in 0..5 {
         let start = Instant::now();

@@ -11,12 +11,13 @@ use axum::{Json, Router};
 use serde_json::json;
 use tokio::sync::Notify;
 
+use super::certs::{self, State as CertificateState};
 use crate::app::view::Shared;
 use crate::l7::question::{Question, answer};
 use crate::readiness::Readiness;
 use crate::status;
 
-/// `/config`, `/status`, `/stats`, `/endpoints`, `/explain`, `/datapath`, `POST /drain`.
+/// `/config`, `/status`, `/stats`, `/endpoints`, `/certs`, `/explain`, `/datapath`, `POST /drain`.
 pub fn router(shared: Arc<Shared>, drain: Arc<Notify>) -> Router {
     let ask_drain = async move |State(shared): State<Arc<Shared>>| {
         // Kept until the control task looks, so a request is never lost.
@@ -29,10 +30,11 @@ pub fn router(shared: Arc<Shared>, drain: Arc<Notify>) -> Router {
         .route("/status", get(all_statuses))
         .route("/stats", get(stats))
         .route("/endpoints", get(endpoints))
+        .route("/certs", get(certificates))
         .route("/explain", get(explanation))
         .route("/datapath", get(datapath))
         .route("/drain", post(ask_drain))
-        .fallback(async || failure(StatusCode::NOT_FOUND, "no such page; there are /config /status /stats /endpoints /explain /datapath and POST /drain"))
+        .fallback(async || failure(StatusCode::NOT_FOUND, "no such page; there are /config /status /stats /endpoints /certs /explain /datapath and POST /drain"))
         .with_state(shared)
 }
 
@@ -55,6 +57,8 @@ async fn config(State(shared): State<Arc<Shared>>) -> Response {
 async fn all_statuses(State(shared): State<Arc<Shared>>) -> Response {
     let view = shared.view();
     let well = status::well(&view.statuses) && view.problems.is_empty();
+    let mut warned = certs::list(&view.snapshot, certs::now());
+    warned.retain(|one| one.state != CertificateState::Valid);
     let datapath = match shared.kernel() {
         Some(kernel) => kernel.status().await,
         None => None,
@@ -69,6 +73,7 @@ async fn all_statuses(State(shared): State<Arc<Shared>>) -> Response {
         "datapath": datapath,
         "objects": view.statuses,
         "problems": view.problems,
+        "certificates": warned,
     }))
     .into_response()
 }
@@ -79,6 +84,14 @@ async fn stats(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn endpoints(State(shared): State<Arc<Shared>>) -> Response {
     Json(shared.proxy.endpoints()).into_response()
+}
+
+async fn certificates(State(shared): State<Arc<Shared>>) -> Response {
+    let listed = certs::list(&shared.view().snapshot, certs::now());
+    let well = listed
+        .iter()
+        .all(|one| one.state == CertificateState::Valid);
+    Json(json!({"well": well, "certificates": listed})).into_response()
 }
 
 async fn datapath(State(shared): State<Arc<Shared>>) -> Response {

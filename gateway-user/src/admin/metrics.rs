@@ -2,6 +2,8 @@
 //!
 //! Series are bounded by the configuration: per cluster, never per route, client or path.
 
+mod certificates;
+
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use self::certificates::certificates;
+use super::certs;
 use crate::app::view::Shared;
 use crate::datapath::status::{Forward, NodeStatus, ProbeStatus};
 use crate::datapath::{AttachState, Attachment, DatapathStatus};
@@ -112,6 +116,7 @@ impl Collector for Reader {
             &[(&[], reading.open_sessions as u64)],
         )?;
         totals(e, &reading)?;
+        certificates(e, &certs::list(&view.snapshot, certs::now()))?;
         if let Some(status) = &self.1 {
             datapath(e, status)?;
         }

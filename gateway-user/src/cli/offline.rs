@@ -29,6 +29,7 @@ fn load(dir: &Path) -> Result<(Files, Translation), String> {
         &Context {
             on_cluster: false,
             allocations: &allocations,
+            zone: None,
         },
     );
     Ok((files, translation))

@@ -1,6 +1,7 @@
 //! Answers of the daemon as text for people. Everything here is also in the JSON form.
 
 pub mod bpf;
+mod certs;
 mod datapath;
 mod explanation;
 
@@ -8,6 +9,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+pub use self::certs::certs;
 use self::datapath::datapath;
 pub use self::explanation::explanation;
 use super::table::Table;
@@ -71,6 +73,7 @@ pub fn status(answer: &Value) -> String {
     }
     out += &nodes.to_string();
     out += &objects(&answer["objects"]);
+    out += &certs::warnings(&answer["certificates"]);
     out += &problems(&answer["problems"]);
     out
 }

@@ -284,7 +284,8 @@ impl Claim {
         match &self.read {
             Read::Good(object) => {
                 if let Some(id) = &self.identity {
-                    good.insert(id.clone(), object.clone());
+                    let last = last.map(|(_, object)| object);
+                    good.insert(id.clone(), newest(object, last).clone());
                 }
             }
             Read::Refused(object, findings) => {
@@ -320,6 +321,15 @@ impl Claim {
                 merged.ignored.insert(note);
             }
         }
+    }
+}
+
+/// The object, or the last one if that is a Secret that says the same: its key need not be checked again only because
+/// something else in the file has changed.
+fn newest<'a>(object: &'a Object, last: Option<&'a Object>) -> &'a Object {
+    match (object, last) {
+        (Object::Secret(new), Some(last @ Object::Secret(old))) if new.says_the_same(old) => last,
+        _ => object,
     }
 }
 

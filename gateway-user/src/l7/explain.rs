@@ -305,6 +305,7 @@ mod tests {
         let context = Context {
             on_cluster: false,
             allocations: &allocations,
+            zone: None,
         };
         translate(&inputs, &context).snapshot
     }

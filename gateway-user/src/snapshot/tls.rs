@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::name::ObjectKey;
 
@@ -35,6 +36,23 @@ pub struct Certificate {
     pub certified: Arc<CertifiedKey>,
 }
 
+impl Certificate {
+    /// SHA-256 of the certificate itself, without chain and key, as tools show it.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let own = self.certified.cert.first();
+        Sha256::digest(own.map_or(&[][..], |der| der)).into()
+    }
+}
+
+/// Lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+    digits.map(digit).collect()
+}
+
 impl PartialEq for Certificate {
     fn eq(&self, other: &Self) -> bool {
         self.secret == other.secret && self.digest == other.digest
@@ -54,7 +72,7 @@ impl fmt::Debug for Certificate {
 }
 
 impl Serialize for Certificate {
-    /// What anybody may know of it.
+    /// What anybody may know of it; `sha256` is the [`Self::fingerprint`].
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Shape<'a> {
@@ -64,11 +82,9 @@ impl Serialize for Certificate {
             not_before: i64,
             not_after: i64,
         }
-        let digits = self.digest.iter().flat_map(|b| [b >> 4, b & 15]);
-        let digit = |d: u8| char::from_digit(u32::from(d), 16).unwrap_or('0');
         Shape {
             secret: &self.secret,
-            sha256: digits.map(digit).collect(),
+            sha256: hex(&self.fingerprint()),
             names: &self.names,
             not_before: self.not_before,
             not_after: self.not_after,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::Inputs;
 use super::cluster::{Clusters, carried_by};
-use super::listener::{Fault, GROUP};
+use super::listener::Fault;
 use super::objects::{BackendRef, Service, ServicePort};
-use super::replica;
-use crate::snapshot::{Backend, BackendTarget, Filters, ObjectKey, Transport};
+use super::{reference_grant, replica};
+use crate::snapshot::{AppProtocol, Backend, BackendTarget, Filters, ObjectKey, Transport};
 
 /// A kind of routes, and what their backends must speak.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +105,8 @@ fn resolve<'a>(
     let namespace = backend.namespace.as_deref().unwrap_or(route_namespace);
     let key = ObjectKey::new(namespace, backend.name.as_str());
     // Permission first: without it not even the existence of the Service may show.
-    if namespace != route_namespace && !granted(inputs, referrer, route_namespace, &key) {
+    let from = (referrer.kind, route_namespace);
+    if !reference_grant::permits(inputs, from, ("Service", &key)) {
         let message = format!(
             "Service {key} is in another namespace and no ReferenceGrant there admits {}s of namespace {route_namespace}",
             referrer.kind
@@ -127,7 +128,7 @@ fn resolve<'a>(
     clusters.intern(gateway_namespace, &key, port, referrer.transport)
 }
 
-/// What is spoken on the port must be HTTP/1.1 in clear text, or anything over UDP.
+/// What is spoken on the port must be a form of HTTP over TCP, or anything over UDP.
 fn service_port<'a>(
     service: &'a Service,
     key: &ObjectKey,
@@ -156,41 +157,26 @@ fn service_port<'a>(
         let message = format!("port {number} of Service {key} is {own}, {need}");
         return Err(("UnsupportedProtocol", message));
     };
-    if referrer.transport == Transport::Udp {
+    if referrer.transport == Transport::Udp || app_protocol(port).is_some() {
         return Ok(port);
     }
-    match port.app_protocol.as_deref().unwrap_or("") {
-        "" | "http" | "tcp" => Ok(port),
-        other => {
-            let message = format!(
-                "appProtocol {other} of port {number} of Service {key} is not supported, only http is"
-            );
-            Err(("UnsupportedProtocol", message))
-        }
-    }
+    let message = format!(
+        "appProtocol {} of port {number} of Service {key} is not supported, use http, https, grpc, kubernetes.io/h2c, kubernetes.io/ws or kubernetes.io/wss",
+        port.app_protocol.as_deref().unwrap_or("")
+    );
+    Err(("UnsupportedProtocol", message))
 }
 
-fn granted(
-    inputs: &Inputs,
-    referrer: Referrer,
-    route_namespace: &str,
-    service: &ObjectKey,
-) -> bool {
-    let first = ObjectKey::new(service.namespace.clone(), "");
-    inputs
-        .reference_grants
-        .range(first..)
-        .take_while(|(key, _)| key.namespace == service.namespace)
-        .any(|(_, grant)| {
-            grant.spec.from.iter().any(|from| {
-                from.group == GROUP
-                    && from.kind == referrer.kind
-                    && from.namespace == route_namespace
-            }) && grant.spec.to.iter().any(|to| {
-                let name = to.name.as_deref().filter(|name| !name.is_empty());
-                to.group.is_empty()
-                    && to.kind == "Service"
-                    && name.is_none_or(|name| *name == *service.name)
-            })
-        })
+/// What a port's `appProtocol` says; nothing if it says something that the proxy does not speak.
+///
+/// Kubernetes' names are those of KEP-3726; `tcp` and `grpc` are widely written.
+pub(super) fn app_protocol(port: &ServicePort) -> Option<AppProtocol> {
+    Some(match port.app_protocol.as_deref().unwrap_or("") {
+        "" | "tcp" => AppProtocol::Unset,
+        "http" | "kubernetes.io/ws" => AppProtocol::Http1,
+        "kubernetes.io/h2c" | "grpc" => AppProtocol::Http2,
+        "https" => AppProtocol::Https,
+        "kubernetes.io/wss" => AppProtocol::Wss,
+        _ => return None,
+    })
 }

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::backend_ref::app_protocol;
 use super::condition::Conditions;
 use super::destination_rule::Rules;
 use super::inputs::Kind;
 use super::listener::Fault;
 use super::objects::{self, EndpointSlice, ServicePort};
+use super::upstream_tls::{PortPolicy, ServicePortKey};
 use super::{Context, Inputs, SERVICE_NAME, replica};
 use crate::snapshot::{
     AppProtocol, BindKey, Cluster, ClusterKey, Endpoint, EndpointKey, ObjectKey, TrafficPolicy,
@@ -30,6 +32,7 @@ struct Wanted<'a> {
     key: ClusterKey,
     port_name: &'a str,
     policy: TrafficPolicy,
+    protocol: AppProtocol,
     /// Whether a rule that is attached somewhere leads to it.
     used: bool,
 }
@@ -71,9 +74,15 @@ impl<'a> Clusters<'a> {
         if let Some(&position) = self.positions.get(&key) {
             return Ok(position);
         }
-        let policy = match rule {
-            None => TrafficPolicy::default(),
-            Some(rule) => rule.policy(port.port)?.clone(),
+        let to = ServicePortKey {
+            service,
+            port: port.port,
+            transport,
+            said: app_protocol(port).unwrap_or_default(),
+        };
+        let (policy, protocol) = match rule {
+            None => PortPolicy::default().settle(to)?,
+            Some(rule) => rule.policy(to)?,
         };
         let position =
             u32::try_from(self.wanted.len()).expect("fewer than 2^32 clusters fit in memory");
@@ -82,6 +91,7 @@ impl<'a> Clusters<'a> {
             key,
             port_name: &port.name,
             policy,
+            protocol,
             used: false,
         });
         Ok(position)
@@ -112,23 +122,25 @@ impl<'a> Clusters<'a> {
             clusters.push(Arc::new(Cluster {
                 key: wanted.key.clone(),
                 policy: wanted.policy.clone(),
-                protocol: AppProtocol::default(),
-                endpoints: self.endpoints(wanted, &refusal, conditions),
+                protocol: wanted.protocol,
+                endpoints: self.endpoints(wanted, context.zone, &refusal, conditions),
             }));
         }
         (clusters, moved)
     }
 
-    /// Ready endpoints, or, if there is none, those that still serve while they terminate.
+    /// Ready endpoints, those for this zone if they are divided up, or, if there is none that is ready, those that still
+    /// serve while they terminate.
     fn endpoints(
         &self,
         wanted: &Wanted<'_>,
+        zone: Option<&str>,
         refusal: &Refusal,
         conditions: &mut Conditions,
     ) -> Arc<[Endpoint]> {
         let service = &wanted.key.service;
         let slices = self.slices.get(&(&*service.namespace, &*service.name));
-        let mut ready: BTreeMap<SocketAddr, Option<&str>> = BTreeMap::new();
+        let mut ready: BTreeMap<SocketAddr, Seen<'_>> = BTreeMap::new();
         let mut terminating = ready.clone();
         for (key, slice) in slices.into_iter().flatten() {
             let port = slice.ports.iter().find(|port| {
@@ -150,8 +162,12 @@ impl<'a> Clusters<'a> {
                     Ok(address) => {
                         let uid = endpoint.target_ref.as_ref().and_then(|t| t.uid.as_deref());
                         // Two slices may list one pod while Kubernetes moves it between them.
-                        let entry = group.entry(address).or_default();
-                        *entry = (*entry).max(uid);
+                        let seen = group.entry(address).or_default();
+                        seen.uid = seen.uid.max(uid);
+                        let hints = endpoint.hints.as_ref();
+                        let zones = hints.map_or(&[][..], |hints| &hints.for_zones);
+                        seen.zones
+                            .extend(zones.iter().map(|zone| zone.name.as_str()));
                     }
                     Err(message) => conditions.warn(Kind::EndpointSlice, key, message),
                 }
@@ -160,19 +176,41 @@ impl<'a> Clusters<'a> {
         let (group, terminating) = if ready.is_empty() {
             (terminating, true)
         } else {
-            (ready, false)
+            (in_zone(ready, zone), false)
         };
         group
             .into_iter()
-            .map(|(address, uid)| Endpoint {
+            .map(|(address, seen)| Endpoint {
                 key: EndpointKey {
                     address,
-                    pod_uid: uid.map(Into::into),
+                    pod_uid: seen.uid.map(Into::into),
                 },
                 terminating,
             })
             .collect()
     }
+}
+
+/// What the slices say about one address.
+#[derive(Clone, Default)]
+struct Seen<'a> {
+    uid: Option<&'a str>,
+    /// Zones that shall use it.
+    zones: BTreeSet<&'a str>,
+}
+
+/// Those for a zone, if every endpoint says for which zones it is and one is for this one; else all. As kube-proxy does it:
+/// a division that does not cover everything would leave endpoints without requests.
+fn in_zone<'a>(
+    mut ready: BTreeMap<SocketAddr, Seen<'a>>,
+    zone: Option<&str>,
+) -> BTreeMap<SocketAddr, Seen<'a>> {
+    let Some(zone) = zone else { return ready };
+    let divided = ready.values().all(|seen| !seen.zones.is_empty());
+    if divided && ready.values().any(|seen| seen.zones.contains(zone)) {
+        ready.retain(|_, seen| seen.zones.contains(zone));
+    }
+    ready
 }
 
 /// Whether a port with this `protocol` is one of the transport; none named is TCP.

@@ -11,10 +11,10 @@ use super::condition::{ClassStatus, Condition, list};
 use super::listener::Fault;
 use super::objects::DestinationRule;
 use super::traffic_policy::Policies;
-use crate::snapshot::{Cluster, ObjectKey, TrafficPolicy};
+use super::upstream_tls::{SERVICE_DOMAIN, ServicePortKey};
+use crate::snapshot::{AppProtocol, Cluster, ObjectKey, TrafficPolicy};
 
 const ROOT_NAMESPACE: &str = "istio-system";
-const SERVICE_DOMAIN: &str = ".svc.cluster.local";
 
 /// One rule, compiled.
 pub(super) struct Rule<'a> {
@@ -40,12 +40,15 @@ struct Hosts {
 }
 
 impl Rule<'_> {
-    /// The policy for a Service port.
-    pub(super) fn policy(&self, port: u16) -> Result<&TrafficPolicy, Fault> {
+    /// The policy and protocol for a port of a Service.
+    pub(super) fn policy(
+        &self,
+        to: ServicePortKey<'_>,
+    ) -> Result<(TrafficPolicy, AppProtocol), Fault> {
         let policies = self.policies.as_ref();
         policies
             .map_err(|message| ("UnsupportedProtocol", message.clone()))
-            .and_then(|policies| policies.for_port(port))
+            .and_then(|policies| policies.for_port(to))
             .map_err(|(reason, why)| (reason, format!("DestinationRule {}: {why}", self.key)))
     }
 
@@ -90,7 +93,11 @@ impl<'a> Rules<'a> {
                 key: key.clone(),
                 object,
                 host: full_host(&object.spec.host, &key.namespace),
-                policies: Policies::compile(object.spec.traffic_policy.as_ref()),
+                policies: Policies::compile(
+                    inputs,
+                    &key.namespace,
+                    object.spec.traffic_policy.as_ref(),
+                ),
             })
             .collect();
         rules.sort_by(|a, b| {
@@ -237,8 +244,8 @@ impl Rule<'_> {
                 format!("applies to {}{subsets}", list(&names)),
             );
         }
-        if let Some(message) = self.policies.as_ref().ok().and_then(Policies::refused) {
-            return Condition::no(TYPE, "UnsupportedValue", message);
+        if let Some(refused) = self.policies.as_ref().ok().and_then(Policies::refused) {
+            return Condition::no(TYPE, refused.reason, refused.message.clone());
         }
         let others: BTreeSet<String> = match self.host.strip_prefix('*') {
             None => by_host

@@ -39,7 +39,7 @@ pub(super) fn read<'a>(
         .filter(|(_, object)| classes.contains(object.spec.gateway_class_name.as_str()))
         .map(|(key, object)| {
             let allocation = context.allocations.gateways.get(key).cloned();
-            (key.clone(), Gateway::read(key, object, allocation))
+            (key.clone(), Gateway::read(inputs, key, object, allocation))
         })
         .collect()
 }
@@ -84,14 +84,19 @@ impl<'a> Gateway<'a> {
         Ok(found)
     }
 
-    fn read(key: &ObjectKey, object: &'a objects::Gateway, allocation: Option<Allocation>) -> Self {
+    fn read(
+        inputs: &Inputs,
+        key: &ObjectKey,
+        object: &'a objects::Gateway,
+        allocation: Option<Allocation>,
+    ) -> Self {
         let allocation = allocation.unwrap_or_else(|| Allocation {
             addresses: Vec::new(),
             problem: Some(Problem::AddressNotAssigned(
                 "waiting for an address".to_owned(),
             )),
         });
-        let listeners = listener::read(object);
+        let listeners = listener::read(inputs, object);
         let mut gateway = Self {
             key: key.clone(),
             listeners,
@@ -131,22 +136,25 @@ impl<'a> Gateway<'a> {
 
     /// Makes its binds; takes the listeners' candidates.
     pub(super) fn binds(&mut self, policies: &Policies) -> Vec<Bind> {
-        let mut ports: BTreeMap<(u16, Transport), Vec<Arc<SnapshotListener>>> = BTreeMap::new();
-        for listener in self.listeners.iter_mut().filter(|l| l.serves()) {
+        let mut ports: BTreeMap<(u16, Transport), (Protocol, Vec<Arc<SnapshotListener>>)> =
+            BTreeMap::new();
+        for listener in self.listeners.iter_mut().filter(|l| l.may_serve()) {
             let candidates = std::mem::take(&mut listener.candidates);
             ports
                 .entry((listener.spec.port, listener.transport()))
-                .or_default()
+                // All of a port have one protocol, else they clash and none of them is here.
+                .or_insert_with(|| (listener.protocol(), Vec::new()))
+                .1
                 .push(Arc::new(SnapshotListener {
                     gateway: self.key.clone(),
                     name: listener.spec.name.as_str().into(),
                     hostname: listener.hostname.clone(),
-                    tls: None,
+                    tls: listener.tls_for_snapshot(),
                     router: Router::compile(precedence::entries(candidates)),
                     rule: listener.first.as_ref().map(|first| first.rule),
                 }));
         }
-        for listeners in ports.values_mut() {
+        for (_, listeners) in ports.values_mut() {
             listeners.sort_by(|a, b| {
                 let none_last = a.hostname.is_none().cmp(&b.hostname.is_none());
                 none_last.then_with(|| a.hostname.cmp(&b.hostname))
@@ -155,11 +163,11 @@ impl<'a> Gateway<'a> {
         let ready = (READY_PORT, Transport::Tcp);
         let builtin_ready = !ports.contains_key(&ready);
         if builtin_ready {
-            ports.insert(ready, Vec::new());
+            ports.insert(ready, (Protocol::Http, Vec::new()));
         }
         let mut binds = Vec::new();
         for &address in self.addresses() {
-            for (&(port, transport), listeners) in &ports {
+            for (&(port, transport), (protocol, listeners)) in &ports {
                 binds.push(Bind {
                     key: BindKey {
                         address,
@@ -167,10 +175,7 @@ impl<'a> Gateway<'a> {
                         transport,
                     },
                     gateway: self.key.clone(),
-                    protocol: match transport {
-                        Transport::Tcp => Protocol::Http,
-                        Transport::Udp => Protocol::Udp,
-                    },
+                    protocol: *protocol,
                     builtin_ready: builtin_ready && (port, transport) == ready,
                     policy: policies.of(&self.key, (port, transport)),
                     listeners: listeners.clone(),
@@ -188,13 +193,7 @@ impl<'a> Gateway<'a> {
             (None, true) => Err("the Gateway has no address"),
             (None, false) => Ok(()),
         };
-        let unsupported: Vec<String> = self
-            .object
-            .spec
-            .unread
-            .keys()
-            .map(|field| format!("spec.{field}"))
-            .collect();
+        let unsupported = self.unsupported();
         let conditions = [self.accepted(), self.programmed()]
             .into_iter()
             .chain(Condition::unsupported_fields(&unsupported))
@@ -214,6 +213,21 @@ impl<'a> Gateway<'a> {
                 .map(|listener| listener.status(generation, served))
                 .collect(),
         }
+    }
+
+    /// Paths of the fields that are not carried out and leave the rest as it is.
+    fn unsupported(&self) -> Vec<String> {
+        let spec = &self.object.spec;
+        let mut fields: Vec<String> = spec.unread.keys().map(|f| format!("spec.{f}")).collect();
+        if let Some(tls) = &spec.tls {
+            fields.extend(tls.frontend.iter().map(|_| "spec.tls.frontend".to_owned()));
+            fields.extend(tls.unread.keys().map(|field| format!("spec.tls.{field}")));
+        }
+        for (at, listener) in spec.listeners.iter().enumerate() {
+            let options = listener.tls.iter().flat_map(|tls| tls.options.keys());
+            fields.extend(options.map(|key| format!("spec.listeners[{at}].tls.options[{key}]")));
+        }
+        fields
     }
 
     fn accepted(&self) -> Condition {

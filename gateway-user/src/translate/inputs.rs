@@ -388,7 +388,7 @@ mod tests {
             panic!("{object:?}")
         };
         assert_eq!(gateway.spec.listeners[0].port, 80);
-        assert!(gateway.spec.listeners[0].unread.contains_key("tls"));
+        assert!(gateway.spec.listeners[0].tls.is_some());
         let mut inputs = Inputs::default();
         inputs.insert(object.clone());
         assert!(inputs.remove(&object.id()) && !inputs.remove(&object.id()));

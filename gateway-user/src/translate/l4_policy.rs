@@ -23,6 +23,9 @@ use crate::snapshot::{
 /// Most ancestors that a status may name.
 const MAX_ANCESTORS: usize = 16;
 
+/// Most proxies before this one that can be believed.
+const MAX_HOPS: u8 = 16;
+
 /// A port of a Gateway.
 type Port = (u16, Transport);
 
@@ -38,10 +41,16 @@ impl Policies {
     /// The policy of a port of a Gateway.
     pub(super) fn of(&self, gateway: &ObjectKey, port: Port) -> Arc<L4Policy> {
         let own = self.ports.get(&(gateway.clone(), port));
-        Arc::clone(
-            own.or_else(|| self.whole.get(gateway))
-                .unwrap_or(&self.default),
-        )
+        let policy = own.or_else(|| self.whole.get(gateway));
+        let policy = policy.unwrap_or(&self.default);
+        // Datagrams carry neither a PROXY header nor hops.
+        if port.1 == Transport::Udp && policy.client != ClientAddress::default() {
+            return Arc::new(L4Policy {
+                client: ClientAddress::default(),
+                ..(**policy).clone()
+            });
+        }
+        Arc::clone(policy)
     }
 }
 
@@ -90,7 +99,7 @@ pub(super) fn read(
             ancestors.push(AncestorStatus {
                 ancestor_ref: ancestor,
                 controller_name: gateway_class::CONTROLLER,
-                conditions: policy.conditions(judged.err()),
+                conditions: policy.conditions(judged.err(), policy.meets_udp(target, gateways)),
             });
         }
         ancestors.truncate(MAX_ANCESTORS);
@@ -188,7 +197,19 @@ impl<'a> Read<'a> {
         }
     }
 
-    fn conditions(&self, fault: Option<Fault>) -> Vec<Condition> {
+    /// Whether the target is or has a listener whose datagrams nothing can go before.
+    fn meets_udp(&self, reference: &PolicyTargetRef, gateways: &Gateways<'_>) -> bool {
+        match self.find(reference, gateways) {
+            Ok(Target::Port(_, (_, transport))) => transport == Transport::Udp,
+            Ok(Target::Whole(key)) => gateways.get(&key).is_some_and(|gateway| {
+                let mut listeners = gateway.listeners.iter();
+                listeners.any(|listener| listener.transport() == Transport::Udp)
+            }),
+            Err(_) => false,
+        }
+    }
+
+    fn conditions(&self, fault: Option<Fault>, udp: bool) -> Vec<Condition> {
         let accepted = match fault {
             None => Condition::yes("Accepted", "Accepted", "the policy is applied"),
             Some((reason, message)) => Condition::no("Accepted", reason, message),
@@ -201,6 +222,11 @@ impl<'a> Read<'a> {
         let mut unsupported = fields("spec", &spec.unread);
         unsupported.extend(fields("spec.sources", &spec.sources.unread));
         unsupported.extend(fields("spec.udp", &spec.udp.unread));
+        let client = &spec.client_address;
+        unsupported.extend(fields("spec.clientAddress", &client.unread));
+        if udp && client.proxy_protocol {
+            unsupported.push("spec.clientAddress.proxyProtocol (UDP)".to_owned());
+        }
         let generation = self.object.metadata.generation();
         std::iter::once(accepted)
             .chain(Condition::unsupported_fields(&unsupported))
@@ -248,6 +274,18 @@ fn compile(spec: &L4PolicySpec) -> (L4Policy, Vec<String>) {
                 .to_owned(),
         );
     }
+    let hops = spec.client_address.trusted_hops;
+    let trusted_hops = u8::try_from(hops).ok().filter(|hops| *hops <= MAX_HOPS);
+    if trusted_hops.is_none() {
+        faults.push(format!(
+            "spec.clientAddress.trustedHops {hops} is not 0 to {MAX_HOPS}"
+        ));
+    }
+    let client = ClientAddress {
+        proxy_protocol: spec.client_address.proxy_protocol,
+        // Whoever is to be believed cannot be read: nobody is.
+        trusted_hops: trusted_hops.unwrap_or(0),
+    };
     let policy = L4Policy {
         return_path: if local_only {
             ReturnPath::LocalOnly
@@ -260,7 +298,7 @@ fn compile(spec: &L4PolicySpec) -> (L4Policy, Vec<String>) {
         } else {
             UdpHash::FiveTuple
         },
-        client: ClientAddress::default(),
+        client,
     };
     (policy, faults)
 }

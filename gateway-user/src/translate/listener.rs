@@ -1,6 +1,7 @@
 //! Listeners of one Gateway: what is supported, what clashes, which routes may attach.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Inputs;
 use super::condition::{Condition, ListenerStatus, SupportedKind};
@@ -8,7 +9,8 @@ use super::hosts::Hosts;
 use super::namespace;
 use super::objects::{Gateway, LabelSelector, ListenerSpec, RouteGroupKind};
 use super::precedence::Candidate;
-use crate::snapshot::{Hostname, ObjectKey, Transport};
+use super::tls::{self, Tls};
+use crate::snapshot::{Hostname, ListenerTls, ObjectKey, Protocol, Transport};
 
 /// Gateway API's group.
 pub(super) const GROUP: &str = "gateway.networking.k8s.io";
@@ -43,6 +45,10 @@ pub(super) struct Listener<'a> {
     kinds: Vec<SupportedKind>,
     bad_kinds: Vec<String>,
     allowed: Allowed<'a>,
+    /// TLS, if its protocol has it and nothing of it is at fault.
+    pub(super) tls: Option<Tls>,
+    /// The condition OverlappingTLSConfig, if it has it.
+    overlap: Option<Condition>,
     /// Routes that are accepted for it, by kind.
     attached: BTreeSet<(&'static str, ObjectKey)>,
     /// Hostnames of the attached routes that have matches, by kind.
@@ -72,7 +78,7 @@ enum Allowed<'a> {
 }
 
 /// Reads the listeners of a Gateway.
-pub(super) fn read(gateway: &Gateway) -> Vec<Listener<'_>> {
+pub(super) fn read<'a>(inputs: &Inputs, gateway: &'a Gateway) -> Vec<Listener<'a>> {
     let mut names = BTreeSet::new();
     let mut listeners: Vec<Listener<'_>> = gateway
         .spec
@@ -84,6 +90,14 @@ pub(super) fn read(gateway: &Gateway) -> Vec<Listener<'_>> {
         })
         .collect();
     mark_conflicts(&mut listeners);
+    let frontend = gateway.spec.tls.as_ref();
+    let asks_clients = frontend.is_some_and(|tls| tls.frontend.is_some());
+    for listener in listeners.iter_mut().filter(|l| l.spec.protocol == "HTTPS") {
+        listener.read_tls(inputs, &gateway.metadata.namespace, asks_clients);
+    }
+    for (at, condition) in tls::overlaps(&listeners) {
+        listeners[at].overlap = Some(condition);
+    }
     listeners
 }
 
@@ -136,11 +150,25 @@ impl<'a> Listener<'a> {
             kinds,
             bad_kinds,
             allowed,
+            tls: None,
+            overlap: None,
             attached: BTreeSet::new(),
             hosts: BTreeMap::new(),
             candidates: Vec::new(),
             first: None,
         }
+    }
+
+    /// Reads its certificates; `asks_clients` says that clients shall be asked for theirs.
+    fn read_tls(&mut self, inputs: &Inputs, namespace: &str, asks_clients: bool) {
+        if asks_clients {
+            let message = "spec.tls.frontend of the Gateway is not supported, and clients are not admitted without the certificate that it asks for";
+            let fault = ("UnsupportedValue", message.to_owned());
+            self.fault.get_or_insert(fault);
+        }
+        let none = super::objects::ListenerTlsSpec::default();
+        let spec = self.spec.tls.as_ref().unwrap_or(&none);
+        self.tls = Some(Tls::read(inputs, namespace, spec));
     }
 
     /// Whether it is configured well enough to be counted as accepted.
@@ -150,12 +178,32 @@ impl<'a> Listener<'a> {
 
     /// Whether its references hold.
     pub(super) fn resolved(&self) -> bool {
-        self.bad_kinds.is_empty()
+        self.bad_kinds.is_empty() && self.tls.as_ref().is_none_or(|tls| tls.faults.is_empty())
     }
 
     /// Whether it can be served.
     pub(super) fn serves(&self) -> bool {
-        self.accepted() && !self.kinds.is_empty()
+        self.may_serve() && self.tls.as_ref().is_none_or(Tls::serves)
+    }
+
+    /// Whether a node may have what it takes to serve it, and shall then: see [`Tls::may_serve`].
+    pub(super) fn may_serve(&self) -> bool {
+        let has_routes = self.accepted() && !self.kinds.is_empty();
+        has_routes && self.tls.as_ref().is_none_or(Tls::may_serve)
+    }
+
+    /// What is spoken on it.
+    pub(super) fn protocol(&self) -> Protocol {
+        match self.spec.protocol.as_str() {
+            "HTTPS" => Protocol::Https,
+            "UDP" => Protocol::Udp,
+            _ => Protocol::Http,
+        }
+    }
+
+    /// Its TLS, as the snapshot has it.
+    pub(super) fn tls_for_snapshot(&self) -> Option<Arc<ListenerTls>> {
+        self.tls.as_ref().map(Tls::for_snapshot)
     }
 
     /// What carries its protocol.
@@ -193,23 +241,17 @@ impl<'a> Listener<'a> {
             None => Condition::yes("Accepted", "Accepted", "the listener is valid"),
             Some((reason, message)) => Condition::no("Accepted", reason, message.clone()),
         };
-        let resolved = if self.bad_kinds.is_empty() {
-            Condition::yes("ResolvedRefs", "ResolvedRefs", "all references are valid")
-        } else {
-            let message = format!(
-                "allowedRoutes names kinds that cannot attach here: {}",
-                super::condition::list(&self.bad_kinds)
-            );
-            Condition::no("ResolvedRefs", "InvalidRouteKinds", message)
-        };
         let programmed = match (self.serves(), served) {
             (true, Ok(())) => Condition::yes("Programmed", "Programmed", "the listener is served"),
             (true, Err(why)) => Condition::no("Programmed", "Pending", why),
-            (false, _) => Condition::no(
-                "Programmed",
-                "Invalid",
-                "the listener is not valid and therefore not served",
-            ),
+            (false, _) => {
+                let message = if self.may_serve() {
+                    "no certificate of the listener can be used; a node goes on with what it has of the same Secrets"
+                } else {
+                    "the listener is not valid and therefore not served"
+                };
+                Condition::no("Programmed", "Invalid", message)
+            }
         };
         let conflicted = match &self.conflict {
             None => Condition::no("Conflicted", "NoConflicts", "no other listener clashes"),
@@ -219,20 +261,39 @@ impl<'a> Listener<'a> {
             name: self.spec.name.clone(),
             supported_kinds: self.kinds.clone(),
             attached_routes: self.attached.len(),
-            conditions: [accepted, programmed, resolved, conflicted]
+            conditions: [accepted, programmed, self.resolved_refs(), conflicted]
                 .into_iter()
+                .chain(self.overlap.clone())
                 .map(|condition| condition.at(generation))
                 .collect(),
             port: self.spec.port,
             transport: self.transport(),
         }
     }
+
+    fn resolved_refs(&self) -> Condition {
+        let mut faults = Vec::new();
+        if !self.bad_kinds.is_empty() {
+            let message = format!(
+                "allowedRoutes names kinds that cannot attach here: {}",
+                super::condition::list(&self.bad_kinds)
+            );
+            faults.push(("InvalidRouteKinds", message));
+        }
+        faults.extend(self.tls.iter().flat_map(|tls| tls.faults.iter().cloned()));
+        let Some((reason, _)) = faults.first() else {
+            return Condition::yes("ResolvedRefs", "ResolvedRefs", "all references are valid");
+        };
+        let messages: Vec<String> = faults.iter().map(|fault| fault.1.clone()).collect();
+        let message = super::condition::sentences(&messages);
+        Condition::no("ResolvedRefs", reason, message)
+    }
 }
 
 /// The kinds of routes that a listener of this protocol takes; none: the protocol is not served.
 fn route_kinds(protocol: &str) -> &'static [SupportedKind] {
     match protocol {
-        "HTTP" => &[HTTP_ROUTE, GRPC_ROUTE],
+        "HTTP" | "HTTPS" => &[HTTP_ROUTE, GRPC_ROUTE],
         "UDP" => &[UDP_ROUTE],
         _ => &[],
     }
@@ -242,12 +303,14 @@ fn route_kinds(protocol: &str) -> &'static [SupportedKind] {
 fn protocol_fault(spec: &ListenerSpec, route_kinds: &[SupportedKind]) -> Option<Fault> {
     let protocol = spec.protocol.as_str();
     if route_kinds.is_empty() {
-        let message = format!("protocol {protocol:?} is not supported, use HTTP or UDP");
+        let message = format!("protocol {protocol:?} is not supported, use HTTP, HTTPS or UDP");
         return Some(("UnsupportedProtocol", message));
     }
     let hostname = protocol == "UDP" && !spec.hostname.is_empty();
     let field = spec.unread.keys().next().map(String::as_str);
-    let field = field.or(hostname.then_some("hostname"))?;
+    let Some(field) = field.or(hostname.then_some("hostname")) else {
+        return tls::fault(spec);
+    };
     let article = if protocol == "UDP" { "a" } else { "an" };
     let message = format!("field {field} is not supported on {article} {protocol} listener");
     Some(("UnsupportedValue", message))

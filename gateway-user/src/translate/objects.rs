@@ -18,28 +18,30 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+pub(super) use self::core::Authorities;
 pub use self::core::{
-    AddressPoolSpec, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, GrantFrom, GrantTo,
-    Namespace, Node, ReferenceGrantSpec, Secret, ServicePort, ServiceSpec, TargetRef,
+    AddressPoolSpec, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice,
+    ForZone, GrantFrom, GrantTo, Namespace, Node, ReferenceGrantSpec, Secret, ServicePort,
+    ServiceSpec, TargetRef,
 };
 pub use destination_rule::{
     ConnectionPoolSpec, DestinationRuleSpec, HttpPoolSpec, LoadBalancerSpec, OutlierSpec,
-    PortLevel, PortSelector, TcpPoolSpec, TlsSpec, TrafficPolicySpec,
+    PortLevel, PortSelector, ProxyProtocolSpec, TcpPoolSpec, TlsSpec, TrafficPolicySpec,
 };
 pub use filter::{
     CorsSpec, Filter, FractionSpec, HeaderModifierSpec, HeaderSpec, MirrorSpec, PathEditSpec,
     RedirectSpec, RewriteSpec,
 };
 pub use gateway::{
-    AllowedRoutes, GatewayAddress, GatewayClassSpec, GatewaySpec, Infrastructure, ListenerSpec,
-    ParametersRef, RouteGroupKind, RouteNamespaces,
+    AllowedRoutes, GatewayAddress, GatewayClassSpec, GatewaySpec, GatewayTlsSpec, Infrastructure,
+    ListenerSpec, ListenerTlsSpec, ParametersRef, RouteGroupKind, RouteNamespaces, SecretRef,
 };
 pub use grpc_route::{GrpcMatchSpec, GrpcRouteSpec, GrpcRuleSpec, MethodSpec};
 pub use http_route::{
     BackendRef, HttpRouteSpec, MatchSpec, ParentRef, PathSpec, RetrySpec, RuleSpec, TimeoutsSpec,
     ValueSpec,
 };
-pub use l4_policy::{L4PolicySpec, PolicyTargetRef, SourcesSpec, UdpSpec};
+pub use l4_policy::{ClientAddressSpec, L4PolicySpec, PolicyTargetRef, SourcesSpec, UdpSpec};
 pub use l4_route::{L4RouteSpec, L4RuleSpec};
 
 use crate::snapshot::ObjectKey;
@@ -48,7 +50,7 @@ use crate::snapshot::ObjectKey;
 pub type Unread = BTreeMap<String, IgnoredAny>;
 
 /// `metadata`, as far as Forebay uses it.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
     /// Name; never empty after [`super::Object::parse`].

@@ -6,31 +6,45 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::duration;
 use super::listener::Fault;
 use super::objects::{
-    ConnectionPoolSpec, LoadBalancerSpec, OutlierSpec, TlsSpec, TrafficPolicySpec, Unread,
+    ConnectionPoolSpec, LoadBalancerSpec, OutlierSpec, ProxyProtocolSpec, TlsSpec,
+    TrafficPolicySpec, Unread,
 };
-use crate::snapshot::{Balancer, ConnectionPool, OutlierDetection, TrafficPolicy};
+use super::upstream_tls::{self, PortPolicy, Refused, ServicePortKey};
+use super::{Inputs, duration};
+use crate::snapshot::{
+    AppProtocol, Balancer, ConnectionPool, OutlierDetection, ProxyVersion, TrafficPolicy,
+};
 
 /// The policies of one rule, by port.
 #[derive(Debug)]
 pub(super) struct Policies {
-    general: Result<TrafficPolicy, Tls>,
-    ports: BTreeMap<u16, Result<TrafficPolicy, Tls>>,
+    general: Result<PortPolicy, Refused>,
+    ports: BTreeMap<u16, Result<PortPolicy, Refused>>,
     /// Paths of the fields that are not carried out.
     pub(super) unsupported: Vec<String>,
 }
 
-/// The rule asks for TLS, which the proxy cannot originate: sending in clear what shall be encrypted is no answer.
-#[derive(Debug)]
-struct Tls(String);
+/// The blocks that a policy and a port-level entry have in common.
+struct Blocks<'a> {
+    balancer: Option<&'a LoadBalancerSpec>,
+    pool: Option<&'a ConnectionPoolSpec>,
+    outlier: Option<&'a OutlierSpec>,
+    tls: Option<&'a TlsSpec>,
+    /// Only a policy has it.
+    proxy_protocol: Option<&'a ProxyProtocolSpec>,
+}
 
 impl Policies {
-    /// Compiles a policy, or says in one sentence which field is wrong.
-    pub(super) fn compile(spec: Option<&TrafficPolicySpec>) -> Result<Self, String> {
+    /// Compiles the policy of a rule in a namespace, or says in one sentence which field is wrong.
+    pub(super) fn compile(
+        inputs: &Inputs,
+        namespace: &str,
+        spec: Option<&TrafficPolicySpec>,
+    ) -> Result<Self, String> {
         let mut policies = Self {
-            general: Ok(TrafficPolicy::default()),
+            general: Ok(PortPolicy::default()),
             ports: BTreeMap::new(),
             unsupported: Vec::new(),
         };
@@ -38,29 +52,33 @@ impl Policies {
             return Ok(policies);
         };
         let mut reader = Reader {
+            inputs,
+            namespace,
             unsupported: Vec::new(),
         };
         reader.unread("trafficPolicy", &spec.unread);
-        policies.general = reader.blocks(
-            "trafficPolicy",
-            spec.load_balancer.as_ref(),
-            spec.connection_pool.as_ref(),
-            spec.outlier_detection.as_ref(),
-            spec.tls.as_ref(),
-        )?;
+        let blocks = Blocks {
+            balancer: spec.load_balancer.as_ref(),
+            pool: spec.connection_pool.as_ref(),
+            outlier: spec.outlier_detection.as_ref(),
+            tls: spec.tls.as_ref(),
+            proxy_protocol: spec.proxy_protocol.as_ref(),
+        };
+        policies.general = reader.blocks("trafficPolicy", &blocks)?;
         for (at, level) in spec.port_level_settings.iter().enumerate() {
             let path = format!("trafficPolicy.portLevelSettings[{at}]");
             reader.unread(&path, &level.unread);
             if level.port.number == 0 {
                 return Err(format!("{path}.port.number must be 1 to 65535"));
             }
-            let blocks = reader.blocks(
-                &path,
-                level.load_balancer.as_ref(),
-                level.connection_pool.as_ref(),
-                level.outlier_detection.as_ref(),
-                level.tls.as_ref(),
-            )?;
+            let blocks = Blocks {
+                balancer: level.load_balancer.as_ref(),
+                pool: level.connection_pool.as_ref(),
+                outlier: level.outlier_detection.as_ref(),
+                tls: level.tls.as_ref(),
+                proxy_protocol: None,
+            };
+            let blocks = reader.blocks(&path, &blocks)?;
             policies.ports.entry(level.port.number).or_insert(blocks);
         }
         policies.unsupported = reader.unsupported;
@@ -68,25 +86,30 @@ impl Policies {
     }
 
     /// Why no port without an entry of its own can be served, if so.
-    pub(super) fn refused(&self) -> Option<&str> {
-        self.general.as_ref().err().map(|tls| tls.0.as_str())
+    pub(super) fn refused(&self) -> Option<&Refused> {
+        self.general.as_ref().err()
     }
 
-    /// The policy for a Service port.
-    pub(super) fn for_port(&self, port: u16) -> Result<&TrafficPolicy, Fault> {
-        self.ports
-            .get(&port)
-            .unwrap_or(&self.general)
-            .as_ref()
-            .map_err(|tls| ("UnsupportedProtocol", tls.0.clone()))
+    /// The policy and protocol for a port of a Service.
+    pub(super) fn for_port(
+        &self,
+        to: ServicePortKey<'_>,
+    ) -> Result<(TrafficPolicy, AppProtocol), Fault> {
+        match self.ports.get(&to.port).unwrap_or(&self.general) {
+            Ok(policy) => policy.settle(to),
+            Err(refused) => Err(("UnsupportedProtocol", refused.message.clone())),
+        }
     }
 }
 
-struct Reader {
+struct Reader<'a> {
+    inputs: &'a Inputs,
+    /// Namespace of the rule.
+    namespace: &'a str,
     unsupported: Vec<String>,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn unread(&mut self, path: &str, unread: &Unread) {
         self.unsupported
             .extend(unread.keys().map(|field| format!("{path}.{field}")));
@@ -95,31 +118,49 @@ impl Reader {
     fn blocks(
         &mut self,
         path: &str,
-        balancer: Option<&LoadBalancerSpec>,
-        pool: Option<&ConnectionPoolSpec>,
-        outlier: Option<&OutlierSpec>,
-        tls: Option<&TlsSpec>,
-    ) -> Result<Result<TrafficPolicy, Tls>, String> {
+        blocks: &Blocks<'_>,
+    ) -> Result<Result<PortPolicy, Refused>, String> {
         let policy = TrafficPolicy {
-            balancer: self.balancer(&format!("{path}.loadBalancer"), balancer)?,
-            pool: self.pool(&format!("{path}.connectionPool"), pool)?,
-            outlier: outlier
+            balancer: self.balancer(&format!("{path}.loadBalancer"), blocks.balancer)?,
+            pool: self.pool(&format!("{path}.connectionPool"), blocks.pool)?,
+            outlier: blocks
+                .outlier
                 .map(|spec| self.outlier(&format!("{path}.outlierDetection"), spec))
                 .transpose()?,
             tls: None,
-            proxy_protocol: None,
+            proxy_protocol: blocks
+                .proxy_protocol
+                .map(|spec| self.proxy_protocol(&format!("{path}.proxyProtocol"), spec))
+                .transpose()?,
         };
-        Ok(
-            match tls.and_then(|tls| tls.mode.as_deref()).unwrap_or("DISABLE") {
-                "DISABLE" => Ok(policy),
-                mode => {
-                    self.unsupported.push(format!("{path}.tls (mode {mode})"));
-                    Err(Tls(format!(
-                        "{path}.tls.mode {mode} is not supported and requests are not sent in clear instead"
-                    )))
-                }
-            },
-        )
+        let http = blocks.pool.and_then(|pool| pool.http.as_ref());
+        let upgrade = http.is_some_and(|http| http.h2_upgrade_policy.as_deref() == Some("UPGRADE"));
+        let path = format!("{path}.tls");
+        if let Some(tls) = blocks.tls {
+            self.unread(&path, &tls.unread);
+        }
+        let read = upstream_tls::read(self.inputs, self.namespace, &path, blocks.tls);
+        if let Err(refused) = &read {
+            self.unsupported.extend(refused.unsupported.clone());
+        }
+        Ok(read.map(|tls| PortPolicy {
+            policy,
+            tls,
+            upgrade,
+        }))
+    }
+
+    fn proxy_protocol(
+        &mut self,
+        path: &str,
+        spec: &ProxyProtocolSpec,
+    ) -> Result<ProxyVersion, String> {
+        self.unread(path, &spec.unread);
+        match spec.version.as_deref().unwrap_or("V1") {
+            "V1" => Ok(ProxyVersion::V1),
+            "V2" => Ok(ProxyVersion::V2),
+            other => Err(format!("{path}.version {other:?} does not exist")),
+        }
     }
 
     fn balancer(
@@ -173,14 +214,12 @@ impl Reader {
             pool.max_requests = set(http.max_requests);
             pool.max_requests_per_connection = set(http.max_requests_per_connection);
             pool.max_retries = set(http.max_retries);
+            pool.max_concurrent_streams = set(http.max_concurrent_streams);
             if let Some(text) = &http.idle_timeout {
                 pool.idle_timeout = read_duration(&path, "idleTimeout", text)?;
             }
             match http.h2_upgrade_policy.as_deref() {
-                None | Some("DEFAULT" | "DO_NOT_UPGRADE") => {}
-                Some("UPGRADE") => self
-                    .unsupported
-                    .push(format!("{path}.h2UpgradePolicy (UPGRADE)")),
+                None | Some("DEFAULT" | "DO_NOT_UPGRADE" | "UPGRADE") => {}
                 Some(other) => {
                     return Err(format!("{path}.h2UpgradePolicy {other:?} does not exist"));
                 }

@@ -451,10 +451,11 @@ data: {{{data}}}
 
 #[tokio::test]
 async fn where_no_daemon_answers() {
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 8] = [
         &["status"],
         &["routes"],
         &["endpoints"],
+        &["certs"],
         &["bpf"],
         &["dump"],
         &["drain"],
@@ -658,6 +659,7 @@ async fn help_names_every_command() {
         "explain",
         "routes",
         "endpoints",
+        "certs",
         "check",
         "dump",
         "bpf",

@@ -207,7 +207,7 @@ Other objects
     let dump: serde_json::Value =
         serde_json::from_str(&daemon.ask(&["dump"]).await.stdout).unwrap();
     let pages: Vec<&String> = dump.as_object().unwrap().keys().collect();
-    assert_eq!(pages, ["config", "endpoints", "stats", "status"]);
+    assert_eq!(pages, ["certs", "config", "endpoints", "stats", "status"]);
     let said = daemon.ask(&["dump", "--output", "json"]).await.stdout;
     assert!(serde_json::from_str::<serde_json::Value>(&said).is_ok());
     let tables = daemon.ask(&["dump", "--output", "table"]).await.stdout;

@@ -126,8 +126,9 @@ fn truth(conditions: &Value, kind: &str) -> String {
 
 /// Adds the conditions that say something is wrong.
 fn remark(remarks: &mut Table, object: &str, conditions: &Value) {
-    const BAD_IF_TRUE: [&str; 3] = [
+    const BAD_IF_TRUE: [&str; 4] = [
         "Conflicted",
+        "OverlappingTLSConfig",
         "PartiallyInvalid",
         "forebay.dev/UnsupportedFields",
     ];

@@ -100,6 +100,7 @@ const SERVICE_PORT: Schema = Schema::Object(
         may("name", &Schema::Text(0, 63, PORT_NAME)),
         need("port", &PORT),
         may("protocol", &PROTOCOL),
+        may("appProtocol", &Schema::Text(1, 317, LABEL_KEY)),
     ],
     &[],
 );
@@ -166,9 +167,14 @@ const ENDPOINT: Schema = Schema::Object(
             ),
         ),
         may("nodeName", &super::format::DNS_NAME),
+        may(
+            "hints",
+            &Schema::Object(&[may("forZones", &set(0, 8, &FOR_ZONE, &["name"]))], &[]),
+        ),
     ],
     &[],
 );
+const FOR_ZONE: Schema = Schema::Object(&[need("name", &Schema::Text(1, 63, LABEL_VALUE))], &[]);
 const ENDPOINT_PORT: Schema = Schema::Object(
     &[
         may("name", &Schema::Text(0, 63, PORT_NAME)),

@@ -54,6 +54,16 @@ pub(super) static TRAFFIC_POLICY: Schema = Schema::Object(
                             &[],
                         ),
                     ),
+                    may(
+                        "clientAddress",
+                        &Schema::Object(
+                            &[
+                                may("proxyProtocol", &Schema::Bool),
+                                may("trustedHops", &Schema::Number(0, 16)),
+                            ],
+                            &[],
+                        ),
+                    ),
                 ],
                 &[],
             ),

@@ -296,6 +296,8 @@ const TLS: Schema = Schema::Object(
         ),
         may("sni", &Schema::Text(0, 253, FREE)),
         may("insecureSkipVerify", &Schema::Bool),
+        may("credentialName", &Schema::Text(0, 253, FREE)),
+        may("caCertificates", &Schema::Text(0, 4096, FREE)),
         may(
             "subjectAltNames",
             &list(0, usize::MAX, &Schema::Text(0, 2048, FREE)),

@@ -2,10 +2,13 @@
 //! AddressPool.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
+use rustls::RootCertStore;
 use serde::Deserialize;
 
 use super::{LabelSelector, Metadata, Unread};
+use crate::snapshot::Certificate;
 
 /// `spec` of a Service.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -70,6 +73,24 @@ pub struct Endpoint {
     pub node_name: Option<String>,
     /// The pod.
     pub target_ref: Option<TargetRef>,
+    /// Which zones shall use it.
+    pub hints: Option<EndpointHints>,
+}
+
+/// `hints` of an endpoint.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    /// Zones by name.
+    pub for_zones: Vec<ForZone>,
+}
+
+/// One of `forZones`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ForZone {
+    /// The zone.
+    pub name: String,
 }
 
 /// `conditions` of an endpoint; a missing `ready` counts as true.
@@ -105,6 +126,56 @@ pub struct Secret {
     pub data: BTreeMap<String, String>,
     /// Values in clear.
     pub string_data: BTreeMap<String, String>,
+    /// What was read from the values.
+    #[serde(skip)]
+    memo: Memo,
+}
+
+/// What was read from a Secret. Checking a key takes milliseconds, so it is done once in the life of the object; equal
+/// contents give an equal memo, so that it decides nothing.
+#[derive(Clone, Default)]
+struct Memo {
+    certificate: OnceLock<Result<Arc<Certificate>, String>>,
+    authorities: OnceLock<Result<Authorities, String>>,
+}
+
+/// Certificate authorities of a Secret.
+#[derive(Clone)]
+pub(in crate::translate) struct Authorities {
+    /// SHA-256 of them.
+    pub(in crate::translate) digest: [u8; 32],
+    /// They themselves.
+    pub(in crate::translate) roots: Arc<RootCertStore>,
+}
+
+impl Secret {
+    /// Whether the other one holds exactly the same.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        (&self.metadata, &self.kind, &self.data, &self.string_data)
+            == (
+                &other.metadata,
+                &other.kind,
+                &other.data,
+                &other.string_data,
+            )
+    }
+
+    /// Its certificate, read by `read` the first time.
+    pub(in crate::translate) fn certificate_by(
+        &self,
+        read: impl FnOnce(&Self) -> Result<Arc<Certificate>, String>,
+    ) -> &Result<Arc<Certificate>, String> {
+        self.memo.certificate.get_or_init(|| read(self))
+    }
+
+    /// Its certificate authorities, read by `read` the first time.
+    pub(in crate::translate) fn authorities_by(
+        &self,
+        read: impl FnOnce(&Self) -> Result<Authorities, String>,
+    ) -> &Result<Authorities, String> {
+        self.memo.authorities.get_or_init(|| read(self))
+    }
 }
 
 impl std::fmt::Debug for Secret {
@@ -126,7 +197,7 @@ pub struct Namespace {
     pub metadata: Metadata,
 }
 
-/// Node: only its annotations matter.
+/// Node: only its labels and annotations matter.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Node {

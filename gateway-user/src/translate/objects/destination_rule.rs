@@ -36,6 +36,8 @@ pub struct TrafficPolicySpec {
     pub outlier_detection: Option<OutlierSpec>,
     /// TLS to the backend.
     pub tls: Option<TlsSpec>,
+    /// PROXY header to the backend.
+    pub proxy_protocol: Option<ProxyProtocolSpec>,
     /// Policies of single ports.
     pub port_level_settings: Vec<PortLevel>,
     /// Fields that Forebay does not know.
@@ -131,6 +133,9 @@ pub struct HttpPoolSpec {
     /// `DEFAULT`, `DO_NOT_UPGRADE` or `UPGRADE`.
     #[serde(rename = "h2UpgradePolicy")]
     pub h2_upgrade_policy: Option<String>,
+    /// Concurrent requests on one HTTP/2 connection.
+    #[serde(rename = "maxConcurrentStreams")]
+    pub max_concurrent_streams: Option<u32>,
     /// Upstream protocol follows downstream.
     #[serde(rename = "useClientProtocol")]
     pub use_client_protocol: bool,
@@ -167,8 +172,32 @@ pub struct OutlierSpec {
 
 /// `tls`.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct TlsSpec {
-    /// `DISABLE` is the only one that is carried out.
+    /// `DISABLE` (default), `SIMPLE`, `MUTUAL` or `ISTIO_MUTUAL`.
     pub mode: Option<String>,
+    /// Name that is sent; the Service's if none.
+    pub sni: Option<String>,
+    /// Names of which the certificate must be for one.
+    pub subject_alt_names: Vec<String>,
+    /// Whether nothing of the certificate is checked.
+    pub insecure_skip_verify: bool,
+    /// Secret with certificate authorities.
+    pub credential_name: Option<String>,
+    /// File with certificate authorities.
+    pub ca_certificates: Option<String>,
+    /// Fields that Forebay does not carry out.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// `proxyProtocol`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ProxyProtocolSpec {
+    /// `V1` (default) or `V2`.
+    pub version: Option<String>,
+    /// Fields that Forebay does not carry out.
+    #[serde(flatten)]
+    pub unread: Unread,
 }

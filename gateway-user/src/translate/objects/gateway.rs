@@ -1,6 +1,7 @@
 //! GatewayClass and Gateway.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{LabelSelector, Unread};
 
@@ -38,6 +39,8 @@ pub struct GatewaySpec {
     pub addresses: Vec<GatewayAddress>,
     /// What generated objects shall carry.
     pub infrastructure: Option<Infrastructure>,
+    /// TLS that concerns all listeners.
+    pub tls: Option<GatewayTlsSpec>,
     /// Fields that Forebay does not know.
     #[serde(flatten)]
     pub unread: Unread,
@@ -49,6 +52,17 @@ pub struct GatewaySpec {
 pub struct Infrastructure {
     /// Parameters; Forebay has none.
     pub parameters_ref: Option<ParametersRef>,
+}
+
+/// `tls` of a Gateway.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct GatewayTlsSpec {
+    /// How clients' certificates are checked; Forebay asks for none.
+    pub frontend: Option<IgnoredAny>,
+    /// Fields that Forebay does not know.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// One of `addresses`.
@@ -76,9 +90,40 @@ pub struct ListenerSpec {
     pub protocol: String,
     /// Which routes may attach.
     pub allowed_routes: AllowedRoutes,
-    /// Fields that Forebay does not know, `tls` among them.
+    /// TLS.
+    pub tls: Option<ListenerTlsSpec>,
+    /// Fields that Forebay does not know.
     #[serde(flatten)]
     pub unread: Unread,
+}
+
+/// `tls` of a listener.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListenerTlsSpec {
+    /// `Terminate` (default) or `Passthrough`.
+    pub mode: Option<String>,
+    /// Secrets with certificates.
+    pub certificate_refs: Vec<SecretRef>,
+    /// A vendor's options; Forebay has none.
+    pub options: Unread,
+    /// Fields that Forebay does not know.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// A reference to a Secret.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SecretRef {
+    /// The core group if none.
+    pub group: Option<String>,
+    /// `Secret` if none.
+    pub kind: Option<String>,
+    /// Name.
+    pub name: String,
+    /// The referrer's own if none.
+    pub namespace: Option<String>,
 }
 
 /// `allowedRoutes`.

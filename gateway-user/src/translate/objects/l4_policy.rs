@@ -16,6 +16,8 @@ pub struct L4PolicySpec {
     pub sources: SourcesSpec,
     /// UDP only.
     pub udp: UdpSpec,
+    /// Whom to believe about the client's address.
+    pub client_address: ClientAddressSpec,
     /// Fields that Forebay does not know.
     #[serde(flatten)]
     pub unread: Unread,
@@ -54,6 +56,19 @@ pub struct SourcesSpec {
 pub struct UdpSpec {
     /// `FiveTuple` (default) or `Addresses`.
     pub hash: Option<String>,
+    /// Fields that Forebay does not know.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// `clientAddress`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientAddressSpec {
+    /// Whether connections begin with a PROXY header.
+    pub proxy_protocol: bool,
+    /// Proxies before this one, 0 to 16.
+    pub trusted_hops: u32,
     /// Fields that Forebay does not know.
     #[serde(flatten)]
     pub unread: Unread,
