@@ -27,7 +27,7 @@ use crate::file::{read, state, watch::Watch};
 use crate::proxy::access_log::Destination;
 use crate::proxy::held::Held;
 use crate::proxy::stats::Stats;
-use crate::proxy::{Mode, OpenUdp, Proxy, ProxySettings, StartError, Timers};
+use crate::proxy::{Mode, OpenUdp, Proxy, ProxySettings, StartError, TicketKeys, Timers};
 use crate::readiness::{Progress, Readiness};
 use crate::settings::{Datapath, Settings};
 use crate::snapshot::{BindKey, Generation, Replica, ReplicaState, Snapshot};
@@ -230,13 +230,19 @@ impl App {
         Ok(())
     }
 
-    /// The keys of the probes may change while we run; that of the flow hash never does.
+    /// The keys of probes and session tickets may change while we run; that of the flow hash never does.
     fn follow_keys(&self, inputs: &Inputs) {
-        let Some(kernel) = self.shared.kernel() else {
-            return;
-        };
         match keys::from_secret(inputs) {
-            Ok(Some(keys)) => kernel.set_probe_keys(keys.probe_keys()),
+            Ok(Some(keys)) => {
+                if let Some(current) = keys.ticket {
+                    let previous = keys.ticket_previous.as_ref().map(<[u8; 16]>::as_slice);
+                    let tickets = TicketKeys::new(&current, previous);
+                    self.shared.proxy.set_ticket_keys(tickets);
+                }
+                if let Some(kernel) = self.shared.kernel() {
+                    kernel.set_probe_keys(keys.probe_keys());
+                }
+            }
             Ok(None) => {}
             Err(error) => tracing::error!("the keys stay as they were: {error}"),
         }
@@ -259,12 +265,12 @@ impl App {
         let mut translation = translate(&merged.inputs, &context);
         self.generation += 1;
         translation.snapshot.generation = self.generation;
+        self.follow_keys(&merged.inputs);
         let published = self.shared.proxy.publish(&translation.snapshot);
         for (bind, why) in &published.failed {
             tracing::error!(listener = %std::net::SocketAddr::from(*bind), "{why}");
         }
         let snapshot = Arc::new(translation.snapshot.clone());
-        self.follow_keys(&merged.inputs);
         let refused = self.program(&snapshot).await;
         self.listen_again = (!published.failed.is_empty()).then(|| Instant::now() + AGAIN);
         self.failed.clone_from(&published.failed);

@@ -35,6 +35,10 @@ pub struct Keys {
     pub probe: Option<[u8; 16]>,
     /// The key of the probes before that one, while it is being replaced.
     pub probe_previous: Option<[u8; 16]>,
+    /// From which the keys of session tickets follow; without it tickets are good on one node.
+    pub ticket: Option<[u8; 16]>,
+    /// The one before it, while it is being replaced.
+    pub ticket_previous: Option<[u8; 16]>,
 }
 
 impl Keys {
@@ -43,6 +47,8 @@ impl Keys {
             hash_seed,
             probe: None,
             probe_previous: None,
+            ticket: None,
+            ticket_previous: None,
         }
     }
 
@@ -133,6 +139,8 @@ pub fn from_secret(inputs: &Inputs) -> Result<Option<Keys>, KeyError> {
         hash_seed: key("hash-seed")?.ok_or(KeyError::Bad("hash-seed", "is missing"))?,
         probe: key("probe-key")?,
         probe_previous: key("probe-key-previous")?,
+        ticket: key("ticket-key")?,
+        ticket_previous: key("ticket-key-previous")?,
     }))
 }
 
