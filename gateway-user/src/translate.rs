@@ -158,3 +158,24 @@ fn by_age(inputs: &Inputs) -> Vec<Route<'_>> {
     routes.sort_by(|a, b| a.age().cmp(&b.age()));
     routes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_zone_is_its_label() {
+        let mut inputs = Inputs::default();
+        for (name, labels) in [
+            ("a", serde_json::json!({ZONE: "west"})),
+            ("b", serde_json::json!({ZONE: ""})),
+            ("c", serde_json::json!({})),
+        ] {
+            let node = serde_json::json!({"apiVersion": "v1", "kind": "Node",
+                "metadata": {"name": name, "labels": labels}});
+            inputs.insert(Object::parse(&node).expect("fine").expect("known"));
+        }
+        let zones = ["a", "b", "c", "none"].map(|node| zone(&inputs, node));
+        assert_eq!(zones, [Some("west"), None, None, None]);
+    }
+}

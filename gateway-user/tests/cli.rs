@@ -8,6 +8,8 @@
     reason = "tables of a test are read whole, and it shares its parts"
 )]
 
+#[path = "program/certs.rs"]
+mod certs;
 #[path = "program/mistakes.rs"]
 mod mistakes;
 #[path = "program/objects.rs"]

@@ -421,6 +421,26 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_that_says_the_same_stays_the_same_object() {
+        let secret = |value: &str| {
+            format!(
+                "apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{a: {value}}}\n---\n"
+            )
+        };
+        let key = crate::snapshot::ObjectKey::new("default", "s");
+        let mut files = Files::default();
+        let mut read = |text: &str| {
+            files.update(listing(&[("x.yaml", text)]));
+            std::sync::Arc::clone(&files.merged().inputs.secrets[&key])
+        };
+        let first = read(&secret("one"));
+        let beside = read(&format!("{}{}", secret("one"), gateway("a", "80")));
+        assert!(std::sync::Arc::ptr_eq(&first, &beside));
+        let other = read(&secret("two"));
+        assert_eq!(other.string_data["a"], "two");
+    }
+
+    #[test]
     fn a_file_that_cannot_be_parsed_keeps_what_was_read_from_it() {
         let (a, b) = (gateway("a", "80"), gateway("b", "81"));
         let broken = format!("{a}kind: [");

@@ -42,13 +42,14 @@ pub struct Cluster {
     pub key: ClusterKey,
     /// Limits, balancing, outlier detection.
     pub policy: TrafficPolicy,
-    /// What the Service's port says is spoken.
+    /// Which HTTP is spoken, as the Service's port says, or `h2UpgradePolicy` where it says nothing. Whether over TLS is
+    /// what [`TrafficPolicy::tls`] says: `Https` and `Wss` always have it.
     pub protocol: AppProtocol,
     /// Endpoints that may take requests, in the order of their keys.
     pub endpoints: Arc<[Endpoint]>,
 }
 
-/// `appProtocol` of a Service's port.
+/// `appProtocol` of a Service's port. A DestinationRule may put TLS below each of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum AppProtocol {
     /// Nothing is said: HTTP/1.1, or what the route implies.

@@ -16,7 +16,8 @@ pub struct TrafficPolicy {
     pub pool: ConnectionPool,
     /// Passive health checking; `None` = off.
     pub outlier: Option<OutlierDetection>,
-    /// `tls`: TLS towards the endpoints. `None` = what the Service's port says.
+    /// TLS towards the endpoints, as `tls` or the Service's port says. `None` = clear text, whatever
+    /// [`super::Cluster::protocol`] is.
     pub tls: Option<Arc<UpstreamTls>>,
     /// `proxyProtocol.version`: the header that begins each connection to an endpoint.
     pub proxy_protocol: Option<ProxyVersion>,

@@ -27,6 +27,9 @@ pub(super) struct Gateway<'a> {
     allocation: Allocation,
 }
 
+/// What is spoken on a port, and its listeners.
+type Port = (Protocol, Vec<Arc<SnapshotListener>>);
+
 /// Reads all Gateways of our classes.
 pub(super) fn read<'a>(
     inputs: &'a Inputs,
@@ -136,8 +139,7 @@ impl<'a> Gateway<'a> {
 
     /// Makes its binds; takes the listeners' candidates.
     pub(super) fn binds(&mut self, policies: &Policies) -> Vec<Bind> {
-        let mut ports: BTreeMap<(u16, Transport), (Protocol, Vec<Arc<SnapshotListener>>)> =
-            BTreeMap::new();
+        let mut ports: BTreeMap<(u16, Transport), Port> = BTreeMap::new();
         for listener in self.listeners.iter_mut().filter(|l| l.may_serve()) {
             let candidates = std::mem::take(&mut listener.candidates);
             ports

@@ -13,7 +13,7 @@ use super::condition::{
 };
 use super::inputs::Kind;
 use super::listener::{Fault, GROUP};
-use super::objects::{L4PolicySpec, PolicyTargetRef, TrafficPolicy};
+use super::objects::{ClientAddressSpec, L4PolicySpec, PolicyTargetRef, TrafficPolicy};
 use super::route::Gateways;
 use super::{Inputs, gateway_class};
 use crate::snapshot::{
@@ -274,18 +274,7 @@ fn compile(spec: &L4PolicySpec) -> (L4Policy, Vec<String>) {
                 .to_owned(),
         );
     }
-    let hops = spec.client_address.trusted_hops;
-    let trusted_hops = u8::try_from(hops).ok().filter(|hops| *hops <= MAX_HOPS);
-    if trusted_hops.is_none() {
-        faults.push(format!(
-            "spec.clientAddress.trustedHops {hops} is not 0 to {MAX_HOPS}"
-        ));
-    }
-    let client = ClientAddress {
-        proxy_protocol: spec.client_address.proxy_protocol,
-        // Whoever is to be believed cannot be read: nobody is.
-        trusted_hops: trusted_hops.unwrap_or(0),
-    };
+    let client = client_address(&spec.client_address, &mut faults);
     let policy = L4Policy {
         return_path: if local_only {
             ReturnPath::LocalOnly
@@ -301,4 +290,19 @@ fn compile(spec: &L4PolicySpec) -> (L4Policy, Vec<String>) {
         client,
     };
     (policy, faults)
+}
+
+fn client_address(spec: &ClientAddressSpec, faults: &mut Vec<String>) -> ClientAddress {
+    let hops = spec.trusted_hops;
+    let trusted_hops = u8::try_from(hops).ok().filter(|hops| *hops <= MAX_HOPS);
+    if trusted_hops.is_none() {
+        faults.push(format!(
+            "spec.clientAddress.trustedHops {hops} is not 0 to {MAX_HOPS}"
+        ));
+    }
+    ClientAddress {
+        proxy_protocol: spec.proxy_protocol,
+        // Whoever is to be believed cannot be read: nobody is.
+        trusted_hops: trusted_hops.unwrap_or(0),
+    }
 }

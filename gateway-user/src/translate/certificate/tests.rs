@@ -140,75 +140,87 @@ fn identity_follows_chain_and_key() {
     assert_eq!(of(&chained).unwrap().certified.cert.len(), 2);
 }
 
-#[test]
-fn what_is_bad_is_told_and_nothing_of_it_shown() {
-    let (certificate, key) = made(&["a.example.com"]);
-    let (other, other_key) = made(&["b.example.com"]);
-    let armour =
-        |label: &str| format!("-----BEGIN {label}-----\nSECRETS=\n-----END {label}-----\n");
-    let many = certificate.repeat(MAX_CHAIN + 1);
-    let huge = "SECRETS\n".repeat(MAX_PEM / 8 + 1);
-    let weak = fixture!("rsa1024.pkcs8.key");
-    let unusable = "tls.key is not a key that can be used, give RSA from 2048 to 8192 bits, ECDSA P-256, P-384 or P-521, or Ed25519";
-    let keyless =
-        "tls.key holds no private key in PEM, give PKCS#8, PKCS#1 or SEC1 without a password";
-    for (crt, key, want) in [
-        (
-            &*certificate,
-            &*other_key,
-            "tls.key does not belong to the first certificate of tls.crt",
-        ),
-        (
-            &*format!("{other}{certificate}"),
-            &*key,
-            "tls.key belongs to certificate 2 of tls.crt, which must stand first",
-        ),
-        ("", &*key, "tls.crt holds no certificate in PEM"),
-        ("SECRETS", &*key, "tls.crt holds no certificate in PEM"),
-        (
-            "-----BEGIN CERTIFICATE-----\nSECRETS",
-            &*key,
-            "tls.crt is not PEM",
-        ),
-        (
-            "-----BEGIN CERTIFICATE-----\nSE*\n-----END CERTIFICATE-----\n",
-            &*key,
-            "tls.crt is not PEM",
-        ),
-        (
-            &*armour("CERTIFICATE"),
-            &*key,
-            "the first certificate of tls.crt is not an X.509 certificate",
-        ),
-        (
-            &*many,
-            &*key,
-            "tls.crt holds 33 certificates, at most 32 can be sent",
-        ),
-        (&*huge, &*key, "tls.crt is longer than 1048576 bytes"),
-        (&*certificate, "", keyless),
-        (&*certificate, &*certificate, keyless),
-        (&*certificate, &*armour("ENCRYPTED PRIVATE KEY"), keyless),
-        (
-            &*certificate,
-            "-----BEGIN PRIVATE KEY-----\nSECRETS",
-            "tls.key is not PEM",
-        ),
-        (&*certificate, &*armour("PRIVATE KEY"), unusable),
-        (&*certificate, &*armour("EC PRIVATE KEY"), unusable),
-        (&*certificate, &*armour("RSA PRIVATE KEY"), unusable),
-        (&*certificate, weak, unusable),
-        (
-            &*certificate,
-            &*huge,
-            "tls.key is longer than 1048576 bytes",
-        ),
-    ] {
+fn armour(label: &str) -> String {
+    format!("-----BEGIN {label}-----\nSECRETS=\n-----END {label}-----\n")
+}
+
+fn refused(rows: &[(&str, &str, &str)]) {
+    for (crt, key, want) in rows {
         let secret = pair(crt, key);
         let got = of(&secret).expect_err(want);
         assert_eq!(got, format!("Secret default/a: {want}"));
         assert!(!format!("{got} {secret:?}").contains("SECRETS"));
     }
+}
+
+#[test]
+fn bad_chains_are_told_and_nothing_of_them_shown() {
+    let (certificate, key) = made(&["a.example.com"]);
+    let (other, other_key) = made(&["b.example.com"]);
+    let section = |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}");
+    let none = "tls.crt holds no certificate in PEM";
+    refused(&[
+        (
+            &certificate,
+            &other_key,
+            "tls.key does not belong to the first certificate of tls.crt",
+        ),
+        (
+            &format!("{other}{certificate}"),
+            &key,
+            "tls.key belongs to certificate 2 of tls.crt, which must stand first",
+        ),
+        ("", &key, none),
+        ("SECRETS", &key, none),
+        (&section("SECRETS"), &key, "tls.crt is not PEM"),
+        (
+            &section("SE*\n-----END CERTIFICATE-----\n"),
+            &key,
+            "tls.crt is not PEM",
+        ),
+        (
+            &armour("CERTIFICATE"),
+            &key,
+            "the first certificate of tls.crt is not an X.509 certificate",
+        ),
+        (
+            &certificate.repeat(33),
+            &key,
+            "tls.crt holds 33 certificates, at most 32 can be sent",
+        ),
+        (
+            &"SECRETS\n".repeat(MAX_PEM / 8 + 1),
+            &key,
+            "tls.crt is longer than 1048576 bytes",
+        ),
+    ]);
+}
+
+#[test]
+fn bad_keys_are_told_and_nothing_of_them_shown() {
+    let (crt, _) = made(&["a.example.com"]);
+    let unusable = "tls.key is not a key that can be used, give RSA from 2048 to 8192 bits, ECDSA P-256, P-384 or P-521, or Ed25519";
+    let none =
+        "tls.key holds no private key in PEM, give PKCS#8, PKCS#1 or SEC1 without a password";
+    refused(&[
+        (&crt, "", none),
+        (&crt, &crt, none),
+        (&crt, &armour("ENCRYPTED PRIVATE KEY"), none),
+        (
+            &crt,
+            "-----BEGIN PRIVATE KEY-----\nSECRETS",
+            "tls.key is not PEM",
+        ),
+        (&crt, &armour("PRIVATE KEY"), unusable),
+        (&crt, &armour("EC PRIVATE KEY"), unusable),
+        (&crt, &armour("RSA PRIVATE KEY"), unusable),
+        (&crt, fixture!("rsa1024.pkcs8.key"), unusable),
+        (
+            &crt,
+            &"SECRETS\n".repeat(MAX_PEM / 8 + 1),
+            "tls.key is longer than 1048576 bytes",
+        ),
+    ]);
 }
 
 #[test]
