@@ -52,7 +52,16 @@ fn scan(entries: &[Entry], request: &RequestView<'_>) -> Option<u32> {
 
 /// Compiled once: compiling is by far the slowest part of a case.
 static PATHS: LazyLock<Vec<Pattern>> = LazyLock::new(|| {
-    let texts = ["/a(/.*)?", "/a/[ab]+", "/.*b", "(/ab)*", "/"];
+    // The last two are as GRPCRoutes make them: any service and a method, and services that share a prefix.
+    let texts = [
+        "/a(/.*)?",
+        "/a/[ab]+",
+        "/.*b",
+        "(/ab)*",
+        "/",
+        "/[^/]+/b",
+        "/(?:a|ab)/[^/]+",
+    ];
     texts.into_iter().map(pattern).collect()
 });
 static VALUE: LazyLock<Pattern> = LazyLock::new(|| pattern("[12]"));
@@ -81,7 +90,7 @@ fn path() -> impl Strategy<Value = PathMatch> {
             .map(|part| format!("/{part}"))
             .collect::<String>()
     });
-    (text, 0..8usize).prop_map(|(text, kind)| match kind {
+    (text, 0..10usize).prop_map(|(text, kind)| match kind {
         0 if text.is_empty() => PathMatch::Exact("/".into()),
         0 => PathMatch::Exact(text.into()),
         1..3 => PathMatch::Prefix(text.into()),

@@ -177,9 +177,26 @@ fn rule_and_backends(config: &Value, position: &Value) -> (String, String) {
         };
         format!("{name}={}", text(&backend["weight"]))
     });
-    let key = &rule["key"];
-    let name = format!("{}/rule/{}", text(&key["route"]), text(&key["index"]));
-    (name, join(backends))
+    let redirect = &rule["filters"]["redirect"]["status"];
+    let to = match redirect.as_u64() {
+        Some(status) => format!("redirect {status}"),
+        None => join(backends),
+    };
+    (rule_name(&rule["key"], &rule["name"]), to)
+}
+
+/// A rule by its name, if it has one, else by its position; the kind is said if it is not HTTPRoute.
+fn rule_name(key: &Value, name: &Value) -> String {
+    let of = if name.is_string() {
+        name
+    } else {
+        &key["index"]
+    };
+    let rule = format!("{}/rule/{}", text(&key["route"]), text(of));
+    match key["kind"].as_str() {
+        Some("GRPCRoute") => format!("GRPCRoute {rule}"),
+        _ => rule,
+    }
 }
 
 fn cluster_name(key: &Value) -> String {

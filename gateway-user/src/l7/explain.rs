@@ -2,14 +2,16 @@
 //!
 //! It asks the same functions that serve requests, so that it cannot disagree with them; it is not used to serve any.
 
+mod words;
+
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::router::{Mismatch, RequestView};
 use crate::snapshot::{
-    BackendTarget, Bind, BindKey, ClusterKey, Endpoint, Hostname, ObjectKey, PathMatch, Protocol,
-    RouteMatch, Rule, RuleKey, Snapshot, TrafficPolicy,
+    BackendTarget, Bind, BindKey, ClusterKey, Endpoint, Filters, Hostname, ObjectKey, PathMatch,
+    Protocol, RouteMatch, Rule, RuleKey, Snapshot, TrafficPolicy,
 };
 
 /// How many entries that do not match are listed; the rest is counted.
@@ -54,6 +56,8 @@ pub struct Considered {
     pub matching: RouteMatch,
     /// Its rule.
     pub rule: RuleKey,
+    /// The rule's name, if it has one.
+    pub name: Option<Arc<str>>,
     /// The first part that does not hold; none: it takes the request.
     pub mismatch: Option<Mismatch>,
 }
@@ -63,6 +67,12 @@ pub struct Considered {
 pub struct Winner {
     /// The rule.
     pub rule: RuleKey,
+    /// Its name, if it has one.
+    pub name: Option<Arc<str>>,
+    /// What its filters do, one text each.
+    pub filters: Vec<String>,
+    /// When requests are tried again, if its `retry` says so.
+    pub retry: Option<String>,
     /// Its timeouts as text, for example `10s`.
     pub request_timeout: Option<String>,
     /// One try.
@@ -78,6 +88,8 @@ pub struct BackendShare {
     pub weight: u32,
     /// Share of the rule's requests in percent, rounded down.
     pub percent: u64,
+    /// What the filters of the backendRef do, one text each.
+    pub filters: Vec<String>,
     /// Why the share answers 500, if it does.
     pub invalid: Option<Arc<str>>,
     /// The cluster.
@@ -153,6 +165,7 @@ fn explain_bind(
                 hostname: entry.hostname.clone(),
                 matching: entry.matching.clone(),
                 rule: rule.key.clone(),
+                name: rule.name.clone(),
                 mismatch,
             });
         } else {
@@ -160,7 +173,7 @@ fn explain_bind(
         }
         if wins {
             let winner = win(snapshot, rule);
-            let outcome = outcome(&winner, &entry.matching);
+            let outcome = outcome(rule, &winner, &entry.matching);
             explanation.winner = Some(winner);
             return outcome;
         }
@@ -190,12 +203,16 @@ fn explain_datagram(snapshot: &Snapshot, bind: &Bind, explanation: &mut Explanat
         1 => "one backend".to_owned(),
         n => format!("{n} backends by weight, one for each session"),
     };
-    let outcome = format!("rule {} takes every datagram; {what}", winner.rule);
+    let outcome = format!("rule {} takes every datagram; {what}", words::rule(rule));
     explanation.winner = Some(winner);
     outcome
 }
 
 fn win(snapshot: &Snapshot, rule: &Rule) -> Winner {
+    let filters = |filters: &Option<Arc<Filters>>| {
+        let filters = filters.as_deref();
+        filters.map_or_else(Vec::new, |filters| words::filters(snapshot, filters))
+    };
     let total: u64 = rule.backends.iter().map(|b| u64::from(b.weight)).sum();
     let backends = rule.backends.iter().map(|backend| {
         let (cluster, invalid) = match &backend.target {
@@ -207,6 +224,7 @@ fn win(snapshot: &Snapshot, rule: &Rule) -> Winner {
             percent: (u64::from(backend.weight) * 100)
                 .checked_div(total)
                 .unwrap_or(0),
+            filters: filters(&backend.filters),
             invalid,
             cluster: cluster.map(|cluster| cluster.key.clone()),
             policy: cluster.map(|cluster| cluster.policy.clone()),
@@ -216,25 +234,30 @@ fn win(snapshot: &Snapshot, rule: &Rule) -> Winner {
     let text = |timeout: Option<std::time::Duration>| timeout.map(|timeout| format!("{timeout:?}"));
     Winner {
         rule: rule.key.clone(),
+        name: rule.name.clone(),
+        filters: filters(&rule.filters),
+        retry: rule.retry.as_ref().map(words::retry),
         request_timeout: text(rule.request_timeout),
         backend_timeout: text(rule.backend_timeout),
         backends: backends.collect(),
     }
 }
 
-fn outcome(winner: &Winner, matching: &RouteMatch) -> String {
+fn outcome(rule: &Rule, winner: &Winner, matching: &RouteMatch) -> String {
     let path = match &matching.path {
         PathMatch::Exact(path) => format!("the path {path}"),
         PathMatch::Prefix(prefix) if prefix.is_empty() => "the prefix /".to_owned(),
         PathMatch::Prefix(prefix) => format!("the prefix {prefix}"),
         PathMatch::Regex(pattern) => format!("the expression {}", pattern.0.as_str()),
     };
-    let what = match winner.backends.len() {
-        0 => "no backend: 500".to_owned(),
-        1 => "one backend".to_owned(),
-        n => format!("{n} backends by weight"),
+    let redirect = rule.filters.as_ref().and_then(|f| f.redirect.as_ref());
+    let what = match (redirect, winner.backends.len()) {
+        (Some(redirect), _) => words::redirect(redirect),
+        (None, 0) => "no backend: 500".to_owned(),
+        (None, 1) => "one backend".to_owned(),
+        (None, n) => format!("{n} backends by weight"),
     };
-    format!("rule {} takes it by {path}; {what}", winner.rule)
+    format!("rule {} takes it by {path}; {what}", words::rule(rule))
 }
 
 #[cfg(test)]
@@ -261,8 +284,18 @@ mod tests {
             serde_json::json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
                 "metadata": {"name": "r"}, "spec": {"parentRefs": [{"name": "g", "sectionName": "a"}], "rules": [
                     {"matches": [{"path": {"value": "/x"}, "headers": [{"name": "Who", "value": "me"}]}]},
+                    {"name": "moved", "matches": [{"path": {"value": "/old"}}], "filters": [
+                        {"type": "RequestRedirect", "requestRedirect": {"hostname": "b.com"}}]},
+                    {"name": "tried", "matches": [{"path": {"value": "/again"}}], "retry": {"codes": [503], "attempts": 2},
+                     "filters": [{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "s", "port": 80}, "percent": 7}}],
+                     "backendRefs": [{"name": "s", "port": 80, "filters": [
+                        {"type": "URLRewrite", "urlRewrite": {"hostname": "in.com"}}]}]},
                     {"matches": [{"path": {"value": "/x"}}],
                      "backendRefs": [{"name": "s", "port": 80, "weight": 3}, {"name": "none", "port": 80}]}]}}),
+            serde_json::json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute",
+                "metadata": {"name": "g"}, "spec": {"parentRefs": [{"name": "g", "sectionName": "any"}], "hostnames": ["grpc.com"],
+                    "rules": [{"name": "greet", "matches": [{"method": {"service": "a.B", "method": "C"}}],
+                               "backendRefs": [{"name": "s", "port": 80}]}]}}),
             serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
                 "spec": {"ports": [{"port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}}),
         ] {
@@ -301,19 +334,41 @@ mod tests {
         let explanation = ask(80, "a.com", "/x/y");
         assert_eq!(
             explanation.outcome,
-            "rule default/r/rule/1 takes it by the prefix /x; 2 backends by weight"
+            "rule default/r/rule/3 takes it by the prefix /x; 2 backends by weight"
         );
         let why: Vec<_> = explanation
             .considered
             .iter()
             .map(|c| c.mismatch.clone())
             .collect();
-        assert_eq!(why, [Some(Mismatch::Header("who".into())), None]);
+        let header = Mismatch::Header("who".into());
+        let path = Some(Mismatch::Path);
+        assert_eq!(why, [path.clone(), path, Some(header), None]);
         let winner = explanation.winner.expect("a winner");
         assert_eq!(winner.backends[0].percent, 75);
         assert_eq!(
             winner.backends[1].invalid.as_deref(),
             Some("Service default/none does not exist")
+        );
+    }
+
+    #[test]
+    fn named_rules_and_what_they_do_are_said() {
+        assert_eq!(
+            ask(80, "a.com", "/old").outcome,
+            "rule default/r/rule/moved takes it by the prefix /old; redirect 302 to host b.com"
+        );
+        assert_eq!(
+            ask(80, "grpc.com", "/a.B/C").outcome,
+            "rule GRPCRoute default/g/rule/greet takes it by the path /a.B/C; one backend"
+        );
+        let winner = ask(80, "a.com", "/again").winner.expect("a winner");
+        assert_eq!(winner.filters, ["mirror 7/100 to default/s:80"]);
+        assert_eq!(winner.backends[0].filters, ["rewrite: host in.com"]);
+        let retry = winner.retry.as_deref();
+        assert_eq!(
+            retry,
+            Some("at most 2 further tries on connection errors, 503")
         );
     }
 

@@ -29,7 +29,7 @@ pub struct Question {
 pub enum QuestionError {
     /// The URL cannot be read.
     #[error(
-        "{0:?} is not a URL that this can explain; give one such as http://shop.example.com/cart or udp://192.0.2.1:53"
+        "{0:?} is not a URL that this can explain; give one such as http://shop.example.com/cart, grpc://api.example.com/package.Service/Method or udp://192.0.2.1:53"
     )]
     Url(String),
     /// The method cannot be one.
@@ -41,7 +41,8 @@ pub enum QuestionError {
 }
 
 impl Question {
-    /// Reads a request from a URL, a method and headers as `NAME:VALUE`.
+    /// Reads a request from a URL, a method and headers as `NAME:VALUE`. `grpc://HOST/SERVICE/METHOD` is a call: a POST
+    /// with the content type of gRPC, whatever the method says.
     ///
     /// # Errors
     /// The part that cannot be read.
@@ -50,19 +51,31 @@ impl Question {
         let uri = Uri::from_str(url).map_err(|_| bad())?;
         let port = port_of(&uri).ok_or_else(bad)?;
         let (transport, port) = match (uri.scheme_str(), port) {
-            (Some("http"), port) => (Transport::Tcp, port.unwrap_or(80)),
+            (Some("http" | "grpc"), port) => (Transport::Tcp, port.unwrap_or(80)),
+            (Some("https"), port) => (Transport::Tcp, port.unwrap_or(443)),
             (Some("udp"), Some(port)) => (Transport::Udp, port),
             _ => return Err(bad()),
         };
         let host = uri.host().ok_or_else(bad)?.to_ascii_lowercase();
         let method = Method::from_str(method).map_err(|_| QuestionError::Method(method.into()))?;
+        let call = uri.scheme_str() == Some("grpc");
+        let method = if call { Method::POST } else { method };
         let mut map = HeaderMap::new();
+        if call {
+            let grpc = HeaderValue::from_static("application/grpc");
+            map.insert(http::header::CONTENT_TYPE, grpc);
+        }
         for header in headers {
             let bad = || QuestionError::Header(header.clone());
             let (name, value) = header.split_once(':').ok_or_else(bad)?;
             let name = HeaderName::from_str(name.trim()).map_err(|_| bad())?;
             let value = HeaderValue::from_str(value.trim()).map_err(|_| bad())?;
-            map.append(name, value);
+            if call && name == http::header::CONTENT_TYPE {
+                // Such as application/grpc+proto.
+                map.insert(name, value);
+            } else {
+                map.append(name, value);
+            }
         }
         Ok(Self {
             host: host.strip_suffix('.').unwrap_or(&host).to_owned(),
@@ -165,11 +178,30 @@ mod tests {
         assert_eq!((q.host.as_str(), q.path.as_str()), ("a.example", "/b"));
         let q = Question::new("udp://192.0.2.1:53", "GET", &[]).unwrap();
         assert_eq!((q.transport, q.port), (Transport::Udp, 53));
+        let q = Question::new("https://a.example/", "GET", &[]).unwrap();
+        assert_eq!((q.transport, q.port), (Transport::Tcp, 443));
+        let q = Question::new("grpc://a.example/a.B/C", "GET", &["x: y".into()]).unwrap();
+        assert_eq!(
+            (q.port, q.path.as_str(), q.method.as_str()),
+            (80, "/a.B/C", "POST")
+        );
+        assert_eq!(q.headers["content-type"], "application/grpc");
+        let own = "content-type: application/grpc+proto".to_owned();
+        let q = Question::new("grpc://a.example:443/a.B/C", "GET", &[own]).unwrap();
+        let types: Vec<_> = q.headers.get_all("content-type").iter().collect();
+        assert_eq!(
+            (q.port, types),
+            (
+                443,
+                vec![&HeaderValue::from_static("application/grpc+proto")]
+            )
+        );
         for bad in [
             "udp://192.0.2.1",
             "",
             "a.example",
-            "https://a/",
+            "ftp://a/",
+            "grpc:///a.B/C",
             "http:///x",
             "http://a b/",
             "http://a:99999/",

@@ -167,7 +167,7 @@ async fn the_command_line() {
         (&["validate", ""], "DIR is empty; give it a value"),
         (
             &["explain", "http://a:99999/"],
-            "\"http://a:99999/\" is not a URL that this can explain; give one such as http://shop.example.com/cart or udp://192.0.2.1:53",
+            "\"http://a:99999/\" is not a URL that this can explain; give one such as http://shop.example.com/cart, grpc://api.example.com/package.Service/Method or udp://192.0.2.1:53",
         ),
         (
             &["run", "--config", "x", "--drain-timeout", "60"],
@@ -221,15 +221,15 @@ async fn the_command_line() {
         ),
         (
             &["explain", "shop.example.com"],
-            "\"shop.example.com\" is not a URL that this can explain; give one such as http://shop.example.com/cart or udp://192.0.2.1:53",
+            "\"shop.example.com\" is not a URL that this can explain; give one such as http://shop.example.com/cart, grpc://api.example.com/package.Service/Method or udp://192.0.2.1:53",
         ),
         (
-            &["explain", "https://shop.example.com/"],
-            "\"https://shop.example.com/\" is not a URL that this can explain; give one such as http://shop.example.com/cart or udp://192.0.2.1:53",
+            &["explain", "ftp://shop.example.com/"],
+            "\"ftp://shop.example.com/\" is not a URL that this can explain; give one such as http://shop.example.com/cart, grpc://api.example.com/package.Service/Method or udp://192.0.2.1:53",
         ),
         (
             &["explain", "http://shop example/"],
-            "\"http://shop example/\" is not a URL that this can explain; give one such as http://shop.example.com/cart or udp://192.0.2.1:53",
+            "\"http://shop example/\" is not a URL that this can explain; give one such as http://shop.example.com/cart, grpc://api.example.com/package.Service/Method or udp://192.0.2.1:53",
         ),
         (
             &["explain", "http://a/", "--method", "G ET"],

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::{any, cluster_name, items, join, matching, text};
+use super::{any, cluster_name, items, join, matching, rule_name, text};
 
 /// `forebay explain`.
 #[must_use]
@@ -34,11 +34,7 @@ fn explained_bind(bind: &Value) -> String {
         );
     }
     for tried in items(&bind["considered"]) {
-        let rule = format!(
-            "{}/rule/{}",
-            text(&tried["rule"]["route"]),
-            text(&tried["rule"]["index"])
-        );
+        let rule = rule_name(&tried["rule"], &tried["name"]);
         let what = matching(&tried["matching"]);
         let _ = match &tried["mismatch"] {
             Value::Null => writeln!(out, "  rule      {rule} ({what})"),
@@ -48,6 +44,12 @@ fn explained_bind(bind: &Value) -> String {
                 text(why).to_lowercase()
             ),
         };
+    }
+    for filter in items(&bind["winner"]["filters"]) {
+        let _ = writeln!(out, "  filter    {}", text(filter));
+    }
+    if let Some(retry) = bind["winner"]["retry"].as_str() {
+        let _ = writeln!(out, "  retry     {retry}");
     }
     for backend in items(&bind["winner"]["backends"]) {
         let key = &backend["cluster"];
@@ -69,6 +71,9 @@ fn explained_bind(bind: &Value) -> String {
             "  {:>3} %     {target}{policy}: {to}",
             text(&backend["percent"])
         );
+        for filter in items(&backend["filters"]) {
+            let _ = writeln!(out, "  filter      {}", text(filter));
+        }
     }
     let _ = writeln!(out, "  {}", text(&bind["outcome"]));
     out
