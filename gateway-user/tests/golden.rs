@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use gateway_user::allocate::{Allocations, allocate};
 use gateway_user::snapshot::{
     AppProtocol, Backend, BackendTarget, BindKey, ClientAddress, Cluster, Filters, HeaderEdits,
-    L4Policy, ListenerTls, Prefix, Protocol, Snapshot, Sources, TrafficPolicy, Transport,
+    L4Policy, ListenerTls, Prefix, Protocol, Rule, Snapshot, Sources, TrafficPolicy, Transport,
     UpstreamTls, route::RouteMatch,
 };
 use gateway_user::snapshot::{PathMatch, ValueMatch};
@@ -267,38 +267,8 @@ fn show_snapshot(snapshot: &Snapshot) -> Value {
     );
     let routed = snapshot.routed.iter();
     part("routed", routed.map(|a| a.to_string().into()).collect());
-    let rules = snapshot.rules.iter().map(|rule| {
-        let backends = rule
-            .backends
-            .iter()
-            .map(|b| show_backend(snapshot, b))
-            .collect::<Vec<_>>();
-        let key = match rule.key.kind {
-            "GRPCRoute" => format!("GRPCRoute {}", rule.key),
-            _ => rule.key.to_string(),
-        };
-        let mut shown = json!({"rule": key, "backends": backends});
-        if let Some(name) = &rule.name {
-            shown["name"] = name.to_string().into();
-        }
-        if let Some(filters) = &rule.filters {
-            shown["filters"] = show_filters(snapshot, filters);
-        }
-        if let Some(retry) = &rule.retry {
-            let backoff = retry.backoff.map(|backoff| format!(" after {backoff:?}"));
-            let backoff = backoff.unwrap_or_default();
-            shown["retry"] = format!("{} times{backoff} {:?}", retry.attempts, retry.codes).into();
-        }
-        for (name, timeout) in [
-            ("request", rule.request_timeout),
-            ("backendRequest", rule.backend_timeout),
-        ] {
-            if let Some(timeout) = timeout {
-                shown[name] = format!("{timeout:?}").into();
-            }
-        }
-        shown
-    });
+    let rules = snapshot.rules.iter();
+    let rules = rules.map(|rule| show_rule(snapshot, rule));
     part("rules", rules.collect());
     let clusters = snapshot
         .clusters
@@ -314,6 +284,39 @@ fn show_snapshot(snapshot: &Snapshot) -> Value {
     });
     part("replicas", replicas.collect());
     shown.into()
+}
+
+fn show_rule(snapshot: &Snapshot, rule: &Rule) -> Value {
+    let backends = rule
+        .backends
+        .iter()
+        .map(|b| show_backend(snapshot, b))
+        .collect::<Vec<_>>();
+    let key = match rule.key.kind {
+        "GRPCRoute" => format!("GRPCRoute {}", rule.key),
+        _ => rule.key.to_string(),
+    };
+    let mut shown = json!({"rule": key, "backends": backends});
+    if let Some(name) = &rule.name {
+        shown["name"] = name.to_string().into();
+    }
+    if let Some(filters) = &rule.filters {
+        shown["filters"] = show_filters(snapshot, filters);
+    }
+    if let Some(retry) = &rule.retry {
+        let backoff = retry.backoff.map(|backoff| format!(" after {backoff:?}"));
+        let backoff = backoff.unwrap_or_default();
+        shown["retry"] = format!("{} times{backoff} {:?}", retry.attempts, retry.codes).into();
+    }
+    for (name, timeout) in [
+        ("request", rule.request_timeout),
+        ("backendRequest", rule.backend_timeout),
+    ] {
+        if let Some(timeout) = timeout {
+            shown[name] = format!("{timeout:?}").into();
+        }
+    }
+    shown
 }
 
 fn show_cluster(cluster: &Cluster) -> Value {

@@ -132,7 +132,12 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
 fn manifests() -> Vec<String> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut texts = Vec::new();
-    for folder in ["../examples/quickstart", "../examples/dns", "tests/golden"] {
+    for folder in [
+        "../examples/quickstart",
+        "../examples/dns",
+        "../examples/filters",
+        "tests/golden",
+    ] {
         for entry in std::fs::read_dir(here.join(folder)).expect("the folder exists") {
             let path = entry.expect("an entry").path();
             let name = path.to_string_lossy();

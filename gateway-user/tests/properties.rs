@@ -2,11 +2,15 @@
 
 use std::sync::{Arc, LazyLock};
 
+use gateway_user::allocate::{Allocations, allocate};
 use gateway_user::l7::router::{Entry, RequestView, Router};
 use gateway_user::snapshot::route::Pattern;
 use gateway_user::snapshot::{Hostname, PathMatch, RouteMatch, ValueMatch};
+use gateway_user::translate::condition::RouteStatus;
+use gateway_user::translate::{Context, Inputs, Object, Truth, translate};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 /// The model: from the best entry to the last, everything spelled out.
 fn scan(entries: &[Entry], request: &RequestView<'_>) -> Option<u32> {
@@ -152,5 +156,99 @@ proptest! {
         let request = RequestView { host, path: &path, query, method, headers: &map };
         let wanted = scan(&entries, &request);
         prop_assert_eq!(Router::compile(entries).pick(&request), wanted);
+    }
+}
+
+/// A route of either kind: whether it is a GRPCRoute, its age, its hostnames.
+type Claim = (bool, u8, Vec<&'static str>);
+
+fn claims() -> impl Strategy<Value = Vec<Claim>> {
+    const HOSTS: [&str; 7] = [
+        "a.com",
+        "b.a.com",
+        "c.b.a.com",
+        "*.com",
+        "*.a.com",
+        "*.b.a.com",
+        "b.org",
+    ];
+    let hosts = vec(prop::sample::select(&HOSTS[..]), 0..3);
+    vec((any::<bool>(), 0..3u8, hosts), 0..8)
+}
+
+fn kind_of(grpc: bool) -> &'static str {
+    if grpc { "GRPCRoute" } else { "HTTPRoute" }
+}
+
+/// Whether each of the routes is accepted on a listener without a hostname.
+fn accepted(claims: &[Claim]) -> Vec<bool> {
+    let of = |kind: &str, name: String, metadata: Value, spec: Value| {
+        let mut metadata = metadata;
+        metadata["name"] = name.into();
+        let object = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": metadata, "spec": spec});
+        Object::parse(&object).expect("valid").expect("known")
+    };
+    let mut inputs = Inputs::default();
+    inputs.insert(of(
+        "GatewayClass",
+        "c".into(),
+        json!({}),
+        json!({"controllerName": "forebay.dev/gateway-controller"}),
+    ));
+    inputs.insert(of(
+        "Gateway",
+        "g".into(),
+        json!({}),
+        json!({"gatewayClassName": "c", "addresses": [{"value": "192.0.2.1"}],
+            "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}),
+    ));
+    for (at, (grpc, age, hosts)) in claims.iter().enumerate() {
+        let metadata = json!({"creationTimestamp": format!("202{age}-01-01T00:00:00Z")});
+        let spec = json!({"parentRefs": [{"name": "g"}], "hostnames": hosts, "rules": [{}]});
+        inputs.insert(of(kind_of(*grpc), format!("r{at}"), metadata, spec));
+    }
+    let allocations = allocate(&inputs, false, &Allocations::default());
+    let context = Context {
+        on_cluster: false,
+        allocations: &allocations,
+    };
+    let conditions = translate(&inputs, &context).conditions;
+    let yes = |status: &RouteStatus| status.parents[0].conditions[0].status == Truth::True;
+    let routes = claims.iter().enumerate().map(|(at, (grpc, ..))| {
+        let statuses = if *grpc {
+            &conditions.grpc_routes
+        } else {
+            &conditions.http_routes
+        };
+        let status = statuses
+            .iter()
+            .find(|(key, _)| *key.name == *format!("r{at}"));
+        yes(status.expect("each has a status").1)
+    });
+    routes.collect()
+}
+
+fn share(a: &[&str], b: &[&str]) -> bool {
+    let parse = |name: &&str| Hostname::parse(name).expect("valid");
+    let common = |a: &&str, b: &&str| parse(a).intersect(&parse(b)).is_some();
+    a.is_empty() || b.is_empty() || a.iter().any(|a| b.iter().any(|b| common(a, b)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// A route is refused exactly if an accepted one of the other kind, older or first by name, shares a hostname.
+    #[test]
+    fn of_two_kinds_with_a_common_hostname_the_older_is_accepted(claims in claims()) {
+        let accepted = accepted(&claims);
+        for (at, (grpc, age, hosts)) in claims.iter().enumerate() {
+            let rival = claims.iter().enumerate().any(|(other, (kind, older, theirs))| {
+                accepted[other]
+                    && kind != grpc
+                    && (older, other) < (age, at)
+                    && share(hosts, theirs)
+            });
+            prop_assert_eq!(accepted[at], !rival, "route {} of {:?}", at, claims);
+        }
     }
 }

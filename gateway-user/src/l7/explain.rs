@@ -342,7 +342,9 @@ mod tests {
             .iter()
             .map(|c| c.mismatch.clone())
             .collect();
-        assert_eq!(why, [Some(Mismatch::Header("who".into())), None]);
+        let header = Mismatch::Header("who".into());
+        let path = Some(Mismatch::Path);
+        assert_eq!(why, [path.clone(), path, Some(header), None]);
         let winner = explanation.winner.expect("a winner");
         assert_eq!(winner.backends[0].percent, 75);
         assert_eq!(

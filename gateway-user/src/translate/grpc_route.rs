@@ -158,7 +158,10 @@ mod tests {
     use super::*;
 
     fn path(method: Value) -> Result<PathMatch, String> {
-        let spec = serde_json::from_value(json!({ "method": method })).unwrap();
+        let mut spec = GrpcMatchSpec::default();
+        if !method.is_null() {
+            spec.method = Some(serde_json::from_value(method).unwrap());
+        }
         compile_match(&spec).map(|m| m.matching.path.clone())
     }
 
