@@ -10,7 +10,9 @@ pub(crate) fn run() -> Result<()> {
     let root = paths::root();
     steps.run("format", |_| {
         cmd::output(cmd::cargo(&root).args(["fmt", "--all", "--check"]))?;
-        cmd::output(cmd::cargo(&root.join("gateway-ebpf")).args(["fmt", "--check"]))?;
+        for workspace in ["gateway-ebpf", "fuzz"] {
+            cmd::output(cmd::cargo(&root.join(workspace)).args(["fmt", "--check"]))?;
+        }
         Ok(String::new())
     })?;
     steps.run("clippy", |step| {

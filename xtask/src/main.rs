@@ -6,6 +6,7 @@ mod bench;
 mod build_ebpf;
 mod cmd;
 mod demo;
+mod fuzz;
 mod lint;
 mod paths;
 mod progress;
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Compare with nginx, Envoy and nftables on this machine.
     Bench(bench::Args),
+    /// Run the fuzz targets, each for a few seconds.
+    Fuzz(fuzz::Args),
     /// Formatting, clippy and documentation, without a single warning.
     Lint,
     /// Size limits, layer rules and module docs.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Setup { check } => setup::run(check),
         Command::BuildEbpf { verify } => build_ebpf::run(verify),
         Command::Bench(args) => bench::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Lint => lint::run(),
         Command::Tidy => tidy::run(),
         Command::Test(args) => return test::run(&args),

@@ -23,6 +23,9 @@ use crate::{
 /// Version of the linker for BPF objects.
 pub(crate) const BPF_LINKER: &str = "0.13.0";
 
+/// Version of the program that builds and runs fuzz targets.
+const CARGO_FUZZ: &str = "0.13.2";
+
 /// What the linker is built against, and what the tests and the demo call.
 const PACKAGES: [&str; 14] = [
     "llvm-22",
@@ -59,6 +62,42 @@ pub(crate) fn install(steps: &Steps) -> Result<()> {
     steps.run("system packages", |step| packages(step, &PACKAGES))?;
     steps.run("rust with its sources", rust)?;
     steps.run("bpf-linker", bpf_linker)
+}
+
+/// What only fuzzing needs: a C++ compiler for libFuzzer, and cargo-fuzz.
+pub(crate) fn install_cargo_fuzz(steps: &Steps) -> Result<()> {
+    let _lock = lock()?;
+    steps.run("a C++ compiler", |step| {
+        if cmd::is_there("c++") {
+            return Ok("installed".to_owned());
+        }
+        packages(step, &["g++"])
+    })?;
+    steps.run("cargo-fuzz", cargo_fuzz)
+}
+
+/// Where the pinned cargo-fuzz lives.
+pub(crate) fn cargo_fuzz_path() -> Result<PathBuf> {
+    Ok(cargo_fuzz_root()?.join("bin/cargo-fuzz"))
+}
+
+fn cargo_fuzz_root() -> Result<PathBuf> {
+    Ok(paths::cache()?.join(format!("cargo-fuzz-{CARGO_FUZZ}")))
+}
+
+fn cargo_fuzz(step: &Step) -> Result<String> {
+    if cargo_fuzz_path()?.is_file() {
+        return Ok(CARGO_FUZZ.to_owned());
+    }
+    let mut cargo = cmd::cargo(&paths::cache()?);
+    toolchain::clean(&mut cargo)
+        .env("RUSTUP_TOOLCHAIN", PINNED)
+        // It only starts other programs: an unoptimised one is built in half the time.
+        .args(["install", "cargo-fuzz", "--version", CARGO_FUZZ])
+        .args(["--locked", "--debug", "--root"])
+        .arg(cargo_fuzz_root()?);
+    cmd::watched(&mut cargo, |line| step.say(line))?;
+    Ok(format!("installed {CARGO_FUZZ}"))
 }
 
 /// Where the pinned linker lives.

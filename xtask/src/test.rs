@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use rustix::process::geteuid;
 
-use crate::{build_ebpf, cmd, lint, paths, progress::Steps, setup, tidy};
+use crate::{build_ebpf, cmd, fuzz, lint, paths, progress::Steps, setup, tidy};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -33,6 +33,8 @@ enum Suite {
     Object,
     /// Tests beside the code; no root, no network.
     Units,
+    /// Each fuzz target for a few seconds.
+    Fuzz,
     /// End-to-end scenarios in network namespaces; root.
     Scenarios,
 }
@@ -79,6 +81,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         }
         if wanted(Suite::Units) {
             tally.add(&units());
+        }
+        if wanted(Suite::Fuzz) {
+            tally.check(fuzz::run(&fuzz::Args::default()));
         }
         if wanted(Suite::Scenarios) {
             tally.add(&scenarios());

@@ -1,0 +1,125 @@
+//! Routing: the router gives the answer of a scan from the first entry to the last.
+
+use arbitrary::{Result, Unstructured};
+use gateway_user::l7::router::{Entry, RequestView, Router};
+use gateway_user::snapshot::route::Pattern;
+use gateway_user::snapshot::{Hostname, PathMatch, RouteMatch, ValueMatch};
+use http::{HeaderMap, HeaderValue};
+
+/// Most entries of one router.
+const ENTRIES: usize = 24;
+
+/// Reads entries and a few requests from the bytes and compares the answers.
+pub fn router(data: &[u8]) {
+    // Bytes that run out are zeros: there is always an input.
+    let _ = compare(&mut Unstructured::new(data));
+}
+
+fn compare(bytes: &mut Unstructured<'_>) -> Result<()> {
+    let count = bytes.int_in_range(0..=ENTRIES)?;
+    let mut entries = Vec::with_capacity(count);
+    for rule in 0..count {
+        let matching = matching(bytes)?;
+        entries.push(Entry {
+            hostname: hostname(bytes)?,
+            matching,
+            rule: u32::try_from(rule).unwrap_or(u32::MAX),
+        });
+    }
+    let router = Router::compile(entries.clone());
+    for _ in 0..bytes.int_in_range(1..=8)? {
+        let host = name(bytes)?;
+        let path = format!("/{}", text(bytes)?);
+        let query = bytes
+            .arbitrary::<bool>()?
+            .then(|| text(bytes))
+            .transpose()?;
+        let mut headers = HeaderMap::new();
+        for _ in 0..bytes.int_in_range(0..=2)? {
+            let value = HeaderValue::from_str(&text(bytes)?);
+            let name = ["a", "b"][bytes.choose_index(2)?];
+            headers.append(name, value.unwrap_or(HeaderValue::from_static("")));
+        }
+        let request = RequestView {
+            host: &host,
+            path: &path,
+            query: query.as_deref(),
+            method: ["GET", "POST"][bytes.choose_index(2)?],
+            headers: &headers,
+        };
+        let scanned = entries.iter().find(|e| e.mismatch(&request).is_none());
+        assert_eq!(
+            router.pick(&request),
+            scanned.map(|e| e.rule),
+            "{request:?}"
+        );
+    }
+    Ok(())
+}
+
+fn matching(bytes: &mut Unstructured<'_>) -> Result<RouteMatch> {
+    let path = match bytes.choose_index(5)? {
+        0 => PathMatch::Exact(format!("/{}", text(bytes)?).into()),
+        1 => PathMatch::Regex(pattern(bytes)?),
+        2 => PathMatch::Prefix("".into()),
+        _ => PathMatch::Prefix(format!("/{}", text(bytes)?).trim_end_matches('/').into()),
+    };
+    let method = ["", "GET", "POST"][bytes.choose_index(3)?];
+    Ok(RouteMatch {
+        path,
+        method: (!method.is_empty()).then(|| method.into()),
+        headers: values(bytes)?,
+        query: values(bytes)?,
+    })
+}
+
+fn values(bytes: &mut Unstructured<'_>) -> Result<Vec<(std::sync::Arc<str>, ValueMatch)>> {
+    let mut values = Vec::new();
+    for _ in 0..bytes.int_in_range(0..=2)? {
+        let name = ["a", "b"][bytes.choose_index(2)?];
+        let value = if bytes.ratio(1, 4)? {
+            ValueMatch::Regex(pattern(bytes)?)
+        } else {
+            ValueMatch::Exact(text(bytes)?.into())
+        };
+        values.push((name.into(), value));
+    }
+    Ok(values)
+}
+
+fn pattern(bytes: &mut Unstructured<'_>) -> Result<Pattern> {
+    const TEXTS: [&str; 5] = [
+        "^(?:.*)$",
+        "^(?:/a(/.*)?)$",
+        "^(?:[ab/]+)$",
+        "^(?:)$",
+        "^(?:/.*b)$",
+    ];
+    let text = TEXTS[bytes.choose_index(TEXTS.len())?];
+    regex::Regex::new(text)
+        .map(Pattern)
+        .map_err(|_| arbitrary::Error::IncorrectFormat)
+}
+
+fn hostname(bytes: &mut Unstructured<'_>) -> Result<Option<Hostname>> {
+    let prefix = ["", "*."][bytes.choose_index(2)?];
+    Ok(Hostname::parse(&format!("{prefix}{}", name(bytes)?)))
+}
+
+/// Labels of few letters, so that names meet.
+fn name(bytes: &mut Unstructured<'_>) -> Result<String> {
+    pieces(bytes, &["a", "b", ".", ".com", "é", "*"])
+}
+
+/// Text of few pieces, so that paths and values meet.
+fn text(bytes: &mut Unstructured<'_>) -> Result<String> {
+    pieces(bytes, &["a", "b", "/", "=", "&", "%2f", "é", "1"])
+}
+
+fn pieces(bytes: &mut Unstructured<'_>, of: &[&str]) -> Result<String> {
+    let mut text = String::new();
+    for _ in 0..bytes.int_in_range(0..=6)? {
+        text.push_str(bytes.choose(of)?);
+    }
+    Ok(text)
+}
