@@ -53,7 +53,7 @@ impl Default for Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let steps = Steps::new();
     setup::install_cargo_fuzz(&steps)?;
-    steps.run("fuzz targets", |step| build(step))?;
+    steps.run("fuzz targets", build)?;
     let wanted = |name: &str| args.targets.is_empty() || args.targets.iter().any(|t| t == name);
     let mut broken = Vec::new();
     for target in TARGETS.into_iter().filter(|name| wanted(name)) {

@@ -29,7 +29,8 @@ pub fn rewritten_path(edit: &PathEdit, path: &str) -> String {
         replacement.trim_end_matches('/')
     };
     let mut out = String::with_capacity(head.len() + rest.len() + 1);
-    if !head.starts_with('/') && !(head.is_empty() && rest.starts_with('/')) {
+    let absolute = head.starts_with('/') || (head.is_empty() && rest.starts_with('/'));
+    if !absolute {
         out.push('/');
     }
     out.push_str(head);

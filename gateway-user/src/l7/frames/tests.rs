@@ -1,3 +1,5 @@
+//! Frame counts: each budget to its last frame, and what honest clients need.
+
 use proptest::prelude::*;
 
 use super::*;

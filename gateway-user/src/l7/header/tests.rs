@@ -1,3 +1,5 @@
+//! Header fields there and back, word for word.
+
 use super::*;
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));

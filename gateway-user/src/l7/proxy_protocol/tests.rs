@@ -1,3 +1,5 @@
+//! PROXY protocol headers: the grammar, what it does not have, and both ways together.
+
 use proptest::prelude::*;
 
 use super::*;

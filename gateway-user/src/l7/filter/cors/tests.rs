@@ -1,3 +1,5 @@
+//! CORS: verdicts on requests, origins, and the fields of answers.
+
 use super::*;
 
 fn filter() -> Cors {
