@@ -211,6 +211,7 @@ fn accepted(claims: &[Claim]) -> Vec<bool> {
     let context = Context {
         on_cluster: false,
         allocations: &allocations,
+        zone: None,
     };
     let conditions = translate(&inputs, &context).conditions;
     let yes = |status: &RouteStatus| status.parents[0].conditions[0].status == Truth::True;

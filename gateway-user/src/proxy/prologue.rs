@@ -75,7 +75,9 @@ pub(super) async fn open(
 fn secure(worker: &Worker, downstream: &Downstream) -> Option<()> {
     let live = worker.live();
     let bind = live.binds.get(&downstream.bind)?;
-    downstream.believe(bind.policy.client);
+    if !bind.builtin_ready {
+        downstream.believe(bind.policy.client);
+    }
     (bind.protocol == Protocol::Https).then_some(())
 }
 

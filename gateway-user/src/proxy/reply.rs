@@ -142,6 +142,14 @@ impl Reply {
 }
 
 impl Reply {
+    /// The gRPC status; where Gateway API names one for GRPCRoutes, that one.
+    fn grpc_status(self) -> u8 {
+        match self {
+            Self::NoBackend => 14, // UNAVAILABLE
+            other => grpc::status_of(other.status().as_u16()),
+        }
+    }
+
     /// The response to a gRPC client: the status in the only header block there is (gRPC over HTTP/2, "Trailers-Only").
     #[must_use]
     pub(super) fn grpc_response(self) -> Response<ResponseBody> {
@@ -150,8 +158,7 @@ impl Reply {
         headers.reserve(5);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         sign(headers);
-        let status = grpc::status_of(self.status().as_u16());
-        headers.insert(GRPC_STATUS, u16::from(status).into());
+        headers.insert(GRPC_STATUS, u16::from(self.grpc_status()).into());
         headers.insert(GRPC_MESSAGE, grpc::encode_message(self.text().trim_end()));
         if self == Self::Overflow {
             headers.insert(OVERLOADED, HeaderValue::from_static("true"));
@@ -179,6 +186,27 @@ mod tests {
         assert_eq!(response.body().size_hint().exact(), Some(11));
         let other = Reply::NoHealthyUpstream.response(&Method::GET);
         assert!(!other.headers().contains_key("x-envoy-overloaded"));
+    }
+
+    #[test]
+    fn grpc_clients_get_a_status_of_theirs() {
+        let table = [
+            (Reply::NoRoute, "12"),
+            (Reply::NoBackend, "14"),
+            (Reply::Overflow, "14"),
+            (Reply::Timeout, "14"),
+            (Reply::BadRequest, "13"),
+            (Reply::Misdirected, "2"),
+        ];
+        for (reply, status) in table {
+            let response = reply.grpc_response();
+            assert_eq!(response.status(), 200, "{reply:?}");
+            assert_eq!(response.headers()["grpc-status"], status, "{reply:?}");
+            assert_eq!(response.headers()["content-type"], "application/grpc");
+            assert!(response.body().is_end_stream(), "{reply:?}");
+        }
+        let message = Reply::NoRoute.grpc_response();
+        assert_eq!(message.headers()["grpc-message"], "no route");
     }
 
     #[test]

@@ -218,17 +218,25 @@ fn live_rule(
         BackendTarget::Invalid(_) => None,
     };
     LiveRule {
-        name: rule.key.to_string().into(),
+        name: rule_name(rule).into(),
         split,
         targets: rule.backends.iter().map(|b| target(&b.target)).collect(),
-        mirrors: mirrors.of(rule.filters.as_deref(), rule),
+        mirrors: mirrors.of(rule.filters.as_deref()),
         backend_mirrors: if rule.backends.iter().any(|b| b.filters.is_some()) {
             let own = rule.backends.iter().map(|b| b.filters.as_deref());
-            own.map(|filters| mirrors.of(filters, rule)).collect()
+            own.map(|filters| mirrors.of(filters)).collect()
         } else {
             Box::default()
         },
         rule: Arc::clone(rule),
+    }
+}
+
+/// As logs show a rule: by its name if it has one, else by its place.
+fn rule_name(rule: &Rule) -> String {
+    match &rule.name {
+        Some(name) => format!("{}/rule/{name}", rule.key.route),
+        None => rule.key.to_string(),
     }
 }
 
@@ -243,7 +251,7 @@ struct Mirrors<'a> {
 
 impl Mirrors<'_> {
     /// The mirrors of a list of filters; an invalid target gets no copies.
-    fn of(&mut self, filters: Option<&Filters>, rule: &Rule) -> Box<[LiveMirror]> {
+    fn of(&mut self, filters: Option<&Filters>) -> Box<[LiveMirror]> {
         let given = filters.map_or(&[][..], |filters| &filters.mirrors);
         let valid = given.iter().filter_map(|mirror| {
             let BackendTarget::Cluster(at) = mirror.target else {
@@ -253,7 +261,7 @@ impl Mirrors<'_> {
                 cluster: self.cluster(at)?,
                 numerator: mirror.numerator,
                 denominator: mirror.denominator,
-                http2: rule.key.kind == "GRPCRoute",
+                http2: mirror.http2,
             })
         });
         valid.collect()
