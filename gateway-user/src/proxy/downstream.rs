@@ -138,6 +138,8 @@ pub(super) struct Downstream {
     /// When the connection has reached its maximal age.
     expires: Instant,
     exchanges: Cell<usize>,
+    /// Those of them that have become tunnels; HTTP/2.
+    tunnels: Cell<usize>,
     /// When the last exchange ended, or the connection was accepted.
     idle_since: Cell<Instant>,
     /// Whether a request head has come.
@@ -169,6 +171,7 @@ impl Downstream {
             last: Cell::new(false),
             expires: now + max_age,
             exchanges: Cell::new(0),
+            tunnels: Cell::new(0),
             idle_since: Cell::new(now),
             used: Cell::new(false),
             body: RefCell::new(None),
@@ -240,6 +243,12 @@ impl Downstream {
             admission.tunnel();
         }
         *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    /// One of the streams has become a tunnel, or has ceased to be one.
+    pub(super) fn tunnels(&self, change: isize) {
+        self.tunnels
+            .set(self.tunnels.get().saturating_add_signed(change));
     }
 
     /// What becomes of the connection.
@@ -383,8 +392,12 @@ impl Downstream {
     }
 
     fn exchange_limit(&self, now: Instant, timers: &Timers) -> (Instant, Check) {
+        let patience = match self.tunnels.get() {
+            0 => timers.stream_idle,
+            _ => timers.stream_idle.max(super::tunnel::IDLE),
+        };
         let stream = (
-            self.last_byte.get() + timers.stream_idle,
+            self.last_byte.get() + patience,
             Check::Abort(Event::StreamTimeouts),
         );
         let body = self.body.borrow();

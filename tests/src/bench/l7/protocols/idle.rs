@@ -25,27 +25,28 @@ pub(super) fn measure(proxy: &Proxy, connections: usize) -> Result<Memory> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).context("cannot raise the limit on open files")?;
-    let grown = |open: &mut dyn FnMut() -> Result<Box<dyn std::any::Any>>| -> Result<f64> {
+    // All stay open to the end: what the first give back would be taken by the second.
+    let mut held = Vec::with_capacity(2 * connections);
+    let mut grown = |open: &dyn Fn() -> Result<TcpStream>| -> Result<f64> {
         let before = cpu::resident_kib(proxy.pid())?;
-        let mut held = Vec::with_capacity(connections);
         for _ in 0..connections {
             held.push(open()?);
         }
         let after = cpu::resident_kib(proxy.pid())?;
-        Ok(after.saturating_sub(before) as f64 / held.len() as f64)
+        Ok(after.saturating_sub(before) as f64 / connections as f64)
     };
-    let http1 = grown(&mut || {
+    let http1 = grown(&|| {
         let mut stream = TcpStream::connect(proxy.address)?;
         ask(&mut stream)?;
-        Ok(Box::new(stream))
+        Ok(stream)
     })?;
     let secure = SocketAddr::new(proxy.address.ip(), TLS_PORT);
-    let tls = grown(&mut || {
+    let tls = grown(&|| {
         let (stream, tls) = handshake::open(secure, HOST)?;
         let mut stream = rustls::StreamOwned::new(tls, stream);
         ask(&mut stream)?;
         // The client's own half is large; the socket keeps the connection open.
-        Ok(Box::new(stream.sock))
+        Ok(stream.sock)
     })?;
     Ok(Memory {
         connections,
