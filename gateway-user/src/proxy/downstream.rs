@@ -41,6 +41,8 @@ pub struct Timers {
     pub max_age: Duration,
     /// How long an idle connection stays open once draining has begun.
     pub drain_idle: Duration,
+    /// After how long an idle connection by HTTP/1 gives its buffers back.
+    pub rest: Duration,
 }
 
 impl Default for Timers {
@@ -54,6 +56,7 @@ impl Default for Timers {
             stream_idle: Duration::from_secs(300),
             max_age: Duration::from_secs(3600),
             drain_idle: Duration::from_secs(3),
+            rest: Duration::from_secs(1),
         }
     }
 }
@@ -330,6 +333,19 @@ impl Downstream {
     /// We cut the connection off, now; not its client.
     pub(super) fn cut_off(&self, why: Cut) {
         self.cut.set(Some(why));
+    }
+
+    /// Whether it has been idle for a while: no exchange, nothing to be written, no byte of a request.
+    #[must_use]
+    pub(super) fn rests(&self, timers: &Timers) -> bool {
+        self.exchanges.get() == 0
+            && self.used.get()
+            && self.write_blocked.get().is_none()
+            && self.idle_since.get().elapsed() >= timers.rest
+            && self
+                .admission
+                .get()
+                .is_some_and(|admission| admission.phase() == Phase::AwaitingHead)
     }
 
     /// Why we cut it off, if we did.

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -9,7 +10,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use super::{TLS_PORT, handshake};
 use crate::bench::cpu;
 use crate::bench::l7::load::HOST;
-use crate::bench::l7::proxies::Proxy;
+use crate::bench::l7::proxies::{Proxy, wait_for};
 use crate::bench::report::{Bar, Table};
 use crate::bench::stats::number;
 
@@ -32,7 +33,7 @@ pub(super) fn measure(proxy: &Proxy, connections: usize) -> Result<Memory> {
         for _ in 0..connections {
             held.push(open()?);
         }
-        let after = cpu::resident_kib(proxy.pid())?;
+        let after = settled(proxy)?;
         Ok(after.saturating_sub(before) as f64 / connections as f64)
     };
     let http1 = grown(&|| {
@@ -53,6 +54,19 @@ pub(super) fn measure(proxy: &Proxy, connections: usize) -> Result<Memory> {
         http1,
         tls,
     })
+}
+
+/// Resident KiB once they fall no more: an idle connection may give back what it needs no longer.
+fn settled(proxy: &Proxy) -> Result<u64> {
+    let (mut least, mut since) = (u64::MAX, Instant::now());
+    wait_for(Duration::from_secs(20), || {
+        let now = cpu::resident_kib(proxy.pid())?;
+        if now < least {
+            (least, since) = (now, Instant::now());
+        }
+        Ok(since.elapsed() >= Duration::from_secs(3))
+    })?;
+    Ok(least)
 }
 
 /// One request, and its whole answer.
