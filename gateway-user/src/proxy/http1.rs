@@ -17,7 +17,6 @@ use super::clock::{Clock, Expired};
 use super::downstream::{Cut, Downstream};
 use super::forward;
 use super::scan::{Guarded, Limits};
-use super::stats::Event;
 use super::stream::{Ahead, ClientStream};
 use super::worker::Worker;
 
@@ -124,7 +123,7 @@ async fn serve(worker: &Rc<Worker>, downstream: &Rc<Downstream>, io: Io) -> End 
 
 /// Waits for the next request on an idle connection; `None`: it is closed.
 async fn rest(worker: &Rc<Worker>, downstream: &Rc<Downstream>, mut io: Io) -> Option<Io> {
-    worker.count(Event::DownstreamRests);
+    worker.rests();
     let mut clock = pin!(Clock::new(downstream, worker.timers()));
     let awake = std::future::poll_fn(|cx| {
         downstream.register(cx.waker());
