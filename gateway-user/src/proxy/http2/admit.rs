@@ -2,7 +2,7 @@
 //! this sees it: origin form, one `Host`, one `Cookie` (RFC 9113, 8.2.3 and 8.3.1).
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{COOKIE, EXPECT, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use hyper::ext::Protocol;
 
@@ -39,8 +39,10 @@ fn look<B>(request: &mut Request<B>) -> Result<Http2Request, Reason> {
     } else if !is_method(request.method().as_str().as_bytes()) {
         return Err(Reason::Method);
     }
+    // Without an authority the codec has checked the scheme, but does not tell it: there is no URI to put it in.
     let scheme = request.uri().scheme_str();
-    if !matches!(scheme, Some("http" | "https")) {
+    let untold = scheme.is_none() && request.uri().authority().is_none();
+    if !untold && !matches!(scheme, Some("http" | "https")) {
         return Err(Reason::Scheme);
     }
     let authority = authority(request)?;
@@ -91,8 +93,12 @@ fn authority<B>(request: &Request<B>) -> Result<HeaderValue, Reason> {
 
 /// Fields that are dropped, refused or joined. What belongs to the connection the codec has refused already.
 fn fields(headers: &mut HeaderMap) -> Result<(), Reason> {
+    join_cookies(headers)?;
     if headers.len() > MAX_HEADERS {
         return Err(Reason::TooManyHeaders);
+    }
+    if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(Reason::ContentLengthDuplicate);
     }
     let mut odd: Vec<HeaderName> = Vec::new();
     for name in headers.keys() {
@@ -111,7 +117,7 @@ fn fields(headers: &mut HeaderMap) -> Result<(), Reason> {
     {
         return Err(Reason::Expect);
     }
-    join_cookies(headers)
+    Ok(())
 }
 
 /// Cookies may come in crumbs, but leave as one field.
@@ -164,6 +170,9 @@ mod tests {
         assert_eq!(got.headers()[HOST], "A.example:8443");
         assert_eq!(got.headers()[COOKIE], "a=1; b=2; c=3");
         assert_eq!(got.headers().len(), 2, "{got:?}");
+        let mut alone = request("/p", &[("host", "A")]);
+        assert!(admit(&mut alone).is_ok());
+        assert_eq!(alone.headers()[HOST], "A");
         let mut same = request("http://a/", &[("host", "A")]);
         assert!(admit(&mut same).is_ok());
         assert_eq!(same.headers().get_all(HOST).iter().count(), 1);
@@ -171,9 +180,14 @@ mod tests {
 
     #[test]
     fn what_is_refused() {
-        let table: [(&str, &[(&str, &str)], Reason); 12] = [
+        let table: [(&str, &[(&str, &str)], Reason); 13] = [
             ("ftp://a/", &[], Reason::Scheme),
-            ("/", &[("host", "a")], Reason::Scheme),
+            ("/", &[], Reason::HostMissing),
+            (
+                "https://a/",
+                &[("content-length", "1"), ("content-length", "1")],
+                Reason::ContentLengthDuplicate,
+            ),
             ("https://u@a/", &[], Reason::HostInvalid),
             ("https://a:0/", &[], Reason::HostInvalid),
             ("https://a/", &[("host", "b")], Reason::HostInvalid),
