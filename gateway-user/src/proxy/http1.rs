@@ -52,6 +52,10 @@ pub(super) async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stre
                     worker.count(event);
                     Pin::new(&mut connection).graceful_shutdown();
                 }
+                Expired::Hangs(event) => {
+                    downstream.cut_off(Cut::Limit(event));
+                    return Poll::Ready(false);
+                }
                 Expired::Abort(event) => {
                     worker.count(event);
                     downstream.cut_off(Cut::Limit(event));

@@ -55,6 +55,7 @@ pub(super) fn switch(
         None => downstream.become_tunnel(tunnel),
         Some(client) => {
             tokio::task::spawn_local(async move {
+                let _watching = downstream.tunnels();
                 if let Ok(client) = client.await {
                     tunnel
                         .run(&worker, hyper_util::rt::TokioIo::new(client))
