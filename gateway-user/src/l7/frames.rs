@@ -8,7 +8,8 @@
 //!   CONTINUATION): at most [`IDLE_A_MINUTE`], and of SETTINGS and PING at most [`CONTROL_IN_A_ROW`] of them with neither HEADERS
 //!   nor DATA between. What was sent pays for some, so that long downloads and streams (whose clients send a WINDOW_UPDATE for
 //!   some DATA, and gRPC a PING for each round trip) never count as a flood; a PING's own answer does not pay for it.
-//! - RST_STREAM: [`FREE_RESETS`], and one for each two HEADERS (CVE-2023-44487).
+//! - RST_STREAM: [`FREE_RESETS`], one for each two HEADERS (CVE-2023-44487), and one for each two requests that an endpoint has
+//!   answered: clients reset streams whose answers came before their requests had ended (gRPC), or that never end.
 //! - CONTINUATION: at most [`CONTINUATIONS`] for one block (CVE-2024-27316).
 //! - Payloads: at most [`MAX_PAYLOAD`] bytes.
 
@@ -111,6 +112,7 @@ pub struct Frames {
     control: u32,
     headers: u64,
     resets: u64,
+    answered: u64,
     continuations: u32,
     /// Bytes sent that have not paid for a frame yet.
     credit: u64,
@@ -142,6 +144,11 @@ impl Frames {
     pub fn sent(&mut self, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self.credit = self.credit.saturating_add(bytes).min(MAX_CREDIT);
+    }
+
+    /// Takes note of requests that endpoints have answered.
+    pub fn answered(&mut self, requests: u64) {
+        self.answered += requests;
     }
 
     fn take(&mut self, mut bytes: &[u8], now: Duration) -> Result<(), Flood> {
@@ -206,7 +213,7 @@ impl Frames {
             }
             kind::RST_STREAM => {
                 self.resets += 1;
-                if self.resets > FREE_RESETS + self.headers / 2 {
+                if self.resets > FREE_RESETS + self.headers / 2 + self.answered / 2 {
                     return Err(Flood::Resets);
                 }
                 Ok(())

@@ -185,6 +185,27 @@ impl<T> Limiter<T> {
         told
     }
 
+    /// Who gets a place that not everybody can use: the first waiter that `fits`. See [`Self::offer`].
+    #[must_use]
+    pub fn offer_to(&self, fits: impl Fn(&T) -> bool) -> Vec<Wake<T>> {
+        let mut told = Vec::new();
+        if self.waiting.load(SeqCst) == 0 {
+            return told;
+        }
+        let mut queue = self.lock();
+        let mut found = queue.waiters.extract_if(.., |_, token| fits(token));
+        for (_, token) in found.by_ref() {
+            if self.try_request() {
+                told.push(Wake::Granted(token));
+                break;
+            }
+            told.push(Wake::Overflow(token));
+        }
+        drop(found);
+        self.waiting.store(length(&queue), SeqCst);
+        told
+    }
+
     /// Permits in use now.
     #[must_use]
     pub fn in_use(&self) -> InUse {

@@ -30,6 +30,8 @@ pub(super) enum Expired {
     Abort(Event),
     /// Nothing; it has been idle for a while.
     Rest,
+    /// Cut it off: it was to close and has not.
+    Hangs(Event),
 }
 
 impl<'a> Clock<'a> {
@@ -77,9 +79,8 @@ impl<'a> Clock<'a> {
                     this.sleep.as_mut().reset(patience.into());
                     return Poll::Ready(Expired::Retire(event));
                 }
-                Check::Retire(event) | Check::Abort(event) => {
-                    return Poll::Ready(Expired::Abort(event));
-                }
+                Check::Retire(event) => return Poll::Ready(Expired::Hangs(event)),
+                Check::Abort(event) => return Poll::Ready(Expired::Abort(event)),
             }
         }
     }

@@ -141,7 +141,7 @@ pub(super) struct Downstream {
     /// When the connection has reached its maximal age.
     expires: Instant,
     exchanges: Cell<usize>,
-    /// Those of them that have become tunnels; HTTP/2.
+    /// Exchanges that have become tunnels, which watch over themselves; HTTP/2.
     tunnels: Cell<usize>,
     /// When the last exchange ended, or the connection was accepted.
     idle_since: Cell<Instant>,
@@ -248,10 +248,17 @@ impl Downstream {
         *self.tunnel.borrow_mut() = Some(tunnel);
     }
 
-    /// One of the streams has become a tunnel, or has ceased to be one.
-    pub(super) fn tunnels(&self, change: isize) {
-        self.tunnels
-            .set(self.tunnels.get().saturating_add_signed(change));
+    /// One of the streams is a tunnel for as long as the guard lives.
+    pub(super) fn tunnels(self: &Rc<Self>) -> Tunnelling {
+        self.tunnels.set(self.tunnels.get() + 1);
+        Tunnelling(Rc::clone(self))
+    }
+
+    /// An endpoint has answered a request.
+    pub(super) fn answered(&self) {
+        if let Some(streams) = self.streams.get() {
+            streams.answered();
+        }
     }
 
     /// What becomes of the connection.
@@ -295,6 +302,8 @@ impl Downstream {
     /// Since when the head of the next request is being waited for; `None`: between requests.
     fn head_since(&self) -> Option<Instant> {
         match self.admission.get().map(Admission::phase) {
+            // HTTP/2 has begun with its preface: there it is idle as between requests.
+            _ if self.streams.get().is_some() => None,
             // What was pipelined behind a long exchange counts from the end of that.
             Some(Phase::Head { since }) => Some((self.accepted + since).max(self.idle_since.get())),
             _ => (!self.used.get()).then_some(self.accepted),
@@ -408,14 +417,13 @@ impl Downstream {
     }
 
     fn exchange_limit(&self, now: Instant, timers: &Timers) -> (Instant, Check) {
-        let patience = match self.tunnels.get() {
-            0 => timers.stream_idle,
-            _ => timers.stream_idle.max(super::tunnel::IDLE),
-        };
         let stream = (
-            self.last_byte.get() + patience,
+            self.last_byte.get() + timers.stream_idle,
             Check::Abort(Event::StreamTimeouts),
         );
+        if self.tunnels.get() >= self.exchanges.get() {
+            return (now + timers.tick(), Check::Wait(now + timers.tick()));
+        }
         let body = self.body.borrow();
         let (Some(body), Some(blocked)) = (&*body, self.read_blocked.get()) else {
             return stream;
@@ -464,6 +472,16 @@ impl Downstream {
             }
             None => {}
         }
+    }
+}
+
+/// See [`Downstream::tunnels`].
+#[derive(Debug)]
+pub(super) struct Tunnelling(Rc<Downstream>);
+
+impl Drop for Tunnelling {
+    fn drop(&mut self) {
+        self.0.tunnels.set(self.0.tunnels.get().saturating_sub(1));
     }
 }
 

@@ -275,6 +275,12 @@ impl Exchange {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        if let Some(body) = &self.body {
+            body.abandon();
+        }
+        if self.upstream_took.is_some() {
+            self.downstream.answered();
+        }
         self.downstream.request_ends();
         let took = self.started.elapsed();
         let worker = &self.worker;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::admit::admit;
@@ -29,7 +29,8 @@ pub(super) async fn handle(
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let http2 = notes.is_some();
-    let held = !http2 && request.headers().contains_key(UPGRADE);
+    // HTTP/1.0 knows no upgrades, so nothing is held behind them.
+    let held = request.version() == Version::HTTP_11 && request.headers().contains_key(UPGRADE);
     let mut exchange = Exchange::begin(&worker, &downstream, notes, &mut request);
     let method = request.method().clone();
     let answered = match admit(&downstream, &mut request, &mut exchange) {

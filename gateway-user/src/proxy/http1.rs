@@ -99,6 +99,10 @@ async fn serve(worker: &Rc<Worker>, downstream: &Rc<Downstream>, io: Io) -> End 
                     retired = true;
                     Pin::new(&mut connection).graceful_shutdown();
                 }
+                Expired::Hangs(event) => {
+                    downstream.cut_off(Cut::Limit(event));
+                    return Poll::Ready(None);
+                }
                 Expired::Abort(event) => {
                     worker.count(event);
                     downstream.cut_off(Cut::Limit(event));
@@ -135,6 +139,10 @@ async fn rest(worker: &Rc<Worker>, downstream: &Rc<Downstream>, mut io: Io) -> O
                 Expired::Rest => {}
                 Expired::Retire(event) => {
                     worker.count(event);
+                    return Poll::Ready(false);
+                }
+                Expired::Hangs(event) => {
+                    downstream.cut_off(Cut::Limit(event));
                     return Poll::Ready(false);
                 }
                 Expired::Abort(event) => {

@@ -40,7 +40,7 @@ const ERROR_RESETS: usize = 200;
 pub(super) async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stream: ClientStream) {
     let streams = Streams::default();
     downstream.watch_streams(&streams);
-    let (io, flooded) = Budgeted::new(stream, downstream.accepted);
+    let (io, flooded) = Budgeted::new(stream, &streams, downstream.accepted);
     let service = service_fn(|request| {
         let notes = streams.next();
         forward::handle(
@@ -74,12 +74,20 @@ pub(super) async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stre
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            match ready!(clock.as_mut().poll_expired(cx)) {
+            let expired = clock.as_mut().poll_expired(cx);
+            for event in streams.take_stalled() {
+                worker.count(event);
+            }
+            match ready!(expired) {
                 Expired::Rest => {}
                 Expired::Retire(event) => {
                     worker.count(event);
                     closing = true;
                     connection.as_mut().graceful_shutdown();
+                }
+                Expired::Hangs(event) => {
+                    downstream.cut_off(Cut::Limit(event));
+                    return Poll::Ready(());
                 }
                 Expired::Abort(event) => {
                     worker.count(event);
@@ -90,7 +98,6 @@ pub(super) async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stre
         }
     })
     .await;
-    worker.add(Event::StreamTimeouts, streams.stalled());
     if flooded.get() {
         worker.count(Event::Http2Floods);
         downstream.cut_off(Cut::Limit(Event::Http2Floods));

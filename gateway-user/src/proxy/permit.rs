@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::cluster::LiveCluster;
+use super::pool::Demand;
 use super::upstream::{Mux, MuxStream, PooledConnection};
 use crate::l7::limit::Wake;
 
@@ -66,6 +67,8 @@ pub(super) struct Waiter {
     pub(super) cluster: Arc<LiveCluster>,
     /// Worker that it runs on.
     pub(super) worker: usize,
+    /// What it needs of its connection.
+    pub(super) demand: Demand,
     /// Where the grant goes.
     pub(super) grant: oneshot::Sender<Grant>,
 }
@@ -101,7 +104,8 @@ pub(super) fn deliver(wakes: Vec<Wake<Waiter>>) {
     }
 }
 
-/// A request on an HTTP/2 connection is over: its place goes to the head waiter, if somebody waits.
+/// A request on an HTTP/2 connection is over: its place goes to the first waiter that may use it. Where none may, a
+/// connection without requests makes room for one.
 pub(super) fn offer_stream(cluster: &Arc<LiveCluster>, mux: &Arc<Mux>) {
     if cluster.limiter.in_use().pending == 0 {
         return;
@@ -109,7 +113,9 @@ pub(super) fn offer_stream(cluster: &Arc<LiveCluster>, mux: &Arc<Mux>) {
     let Some(stream) = mux.enter(cluster) else {
         return;
     };
-    let mut wakes = cluster.limiter.offer();
+    let mut wakes = cluster
+        .limiter
+        .offer_to(|waiter| mux.serves(&waiter.demand));
     match wakes.pop() {
         Some(Wake::Granted(heir)) => {
             deliver(wakes);
@@ -121,7 +127,12 @@ pub(super) fn offer_stream(cluster: &Arc<LiveCluster>, mux: &Arc<Mux>) {
             wakes.push(refused);
             deliver(wakes);
         }
-        None => stream.leave_quietly(),
+        None => {
+            if mux.active() == 1 && cluster.limiter.in_use().pending > 0 {
+                mux.retire();
+            }
+            stream.leave_quietly();
+        }
     }
 }
 
@@ -141,7 +152,7 @@ pub(super) fn hand_over(cluster: &Arc<LiveCluster>, connection: PooledConnection
         };
         deliver(wakes);
         let request = RequestPermit(Arc::clone(cluster));
-        if heir.worker != connection.worker {
+        if heir.worker != connection.worker || !connection.serves(&heir.demand) {
             connection.close_for(heir.grant, request);
             return;
         }

@@ -82,7 +82,8 @@ pub(super) struct Demand {
 }
 
 impl Demand {
-    fn marks(&self) -> (Option<Origin>, u64) {
+    /// Whom the endpoint is told of, and the transport's epoch.
+    pub(super) fn marks(&self) -> (Option<Origin>, u64) {
         (self.origin, self.transport.epoch)
     }
 }
@@ -113,8 +114,8 @@ pub(super) async fn acquire(
             return connect(worker, cluster, demand, endpoint, (room, request)).await;
         }
         drop(turn);
-        match wait(worker, cluster).await {
-            Some(Grant::Connection(connection, request)) if demand.way != Way::Http2 => {
+        match wait(worker, cluster, demand, &endpoint).await {
+            Some(Grant::Connection(connection, request)) => {
                 let connection = Leased::Http1(connection);
                 return Ok(Lease {
                     request,
@@ -140,9 +141,8 @@ pub(super) async fn acquire(
                 return connect(worker, cluster, demand, endpoint, (room, request)).await;
             }
             Some(Grant::Overflow) => return Err(Refusal::Overflow),
-            // The connection to inherit from broke at the same moment, or is of no use for this request: it closes here,
-            // and its permit comes free.
-            Some(Grant::Connection(..)) | None => {}
+            // The connection to inherit from broke at the same moment.
+            None => {}
         }
     }
 }
@@ -281,7 +281,12 @@ async fn open(
 }
 
 /// All connections are in use: inherits an idle one's permit, or queues.
-async fn wait(worker: &Worker, cluster: &Arc<LiveCluster>) -> Option<Grant> {
+async fn wait(
+    worker: &Worker,
+    cluster: &Arc<LiveCluster>,
+    demand: &Demand,
+    endpoint: &LiveEndpoint,
+) -> Option<Grant> {
     let (grant, granted) = oneshot::channel();
     if let Some(connection) = cluster.take_oldest_idle(worker.index) {
         let Some(request) = RequestPermit::take(cluster) else {
@@ -294,6 +299,7 @@ async fn wait(worker: &Worker, cluster: &Arc<LiveCluster>) -> Option<Grant> {
     let waiter = Waiter {
         cluster: Arc::clone(cluster),
         worker: worker.index,
+        demand: demand.clone(),
         grant,
     };
     match cluster.limiter.wait(waiter) {
@@ -307,6 +313,9 @@ async fn wait(worker: &Worker, cluster: &Arc<LiveCluster>) -> Option<Grant> {
         }
         Wait::Queued(ticket) => {
             let _place = Place { cluster, ticket };
+            // A place may have come free before the queue could be seen: giving it back offers it.
+            let (origin, epoch) = demand.marks();
+            drop(cluster.take_stream(endpoint, origin, epoch));
             cluster.retire_idle_mux();
             // A connection may have become idle before the queue could be seen.
             if let Some(connection) = cluster.take_oldest_idle(worker.index) {

@@ -137,6 +137,8 @@ impl Tries<'_> {
                 };
                 outstanding = Some(permit);
                 self.worker.count(Event::UpstreamRetries);
+                // The answer that is not wanted goes before its place does.
+                drop(result);
                 exchange.lease = None;
                 if let Err(late) = self.pause().await {
                     return Err(late);
@@ -333,7 +335,10 @@ async fn judge(
     {
         connection.no_upgrade();
     }
+    // Over HTTP/2 any 2xx would tell the client that its WebSocket is open (RFC 8441, 5).
+    let unswitched = exchange.websocket && parts.status.is_success();
     let broken = match response::check(&parts, upgrade) {
+        Ok(()) if unswitched => Reply::UpstreamProtocol,
         Ok(()) => match UpstreamBody::begin(body).await {
             Ok(body) => {
                 let status = parts.status.as_u16();
@@ -421,14 +426,18 @@ fn failure(error: &hyper::Error, exchange: &mut Exchange) -> Failed {
     }
     exchange.judge(Outcome::ConnectFailure);
     Failed {
-        unseen: is_refused_stream(error),
+        unseen: is_unseen(error),
         ..Failed::once_more(Reply::UpstreamClosed)
     }
 }
 
-/// Whether an HTTP/2 endpoint says that it has not looked at the request (RFC 9113, 8.7).
-fn is_refused_stream(error: &hyper::Error) -> bool {
+/// Whether an HTTP/2 endpoint says that it has not looked at the request (RFC 9113, 8.7): by REFUSED_STREAM, or by a GOAWAY
+/// whose last stream comes before it. The codec fails streams with the endpoint's GOAWAY for no other reason.
+fn is_unseen(error: &hyper::Error) -> bool {
     let source = std::error::Error::source(error);
-    let reset = source.and_then(|source| source.downcast_ref::<h2::Error>());
-    reset.and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM)
+    let Some(error) = source.and_then(|source| source.downcast_ref::<h2::Error>()) else {
+        return false;
+    };
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (refused || error.is_go_away())
 }

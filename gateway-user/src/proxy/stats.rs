@@ -43,9 +43,9 @@ closed_names! {
         DownstreamRests = "downstream_rests",
         /// Client connections closed since the request head took too long.
         HeaderTimeouts = "header_timeouts",
-        /// Client connections closed since the request body stalled.
+        /// Client connections closed, or HTTP/2 streams reset, since the request body stalled.
         BodyTimeouts = "body_timeouts",
-        /// Client connections closed since the client took no response bytes.
+        /// Client connections closed, or HTTP/2 streams reset, since the client took no response bytes.
         WriteTimeouts = "write_timeouts",
         /// Client connections closed since they were idle.
         IdleTimeouts = "idle_timeouts",

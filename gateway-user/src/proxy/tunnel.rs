@@ -19,7 +19,7 @@ use super::worker::Worker;
 use crate::l7::header;
 
 /// How long neither side may send a byte (as Envoy's TCP proxy).
-pub(super) const IDLE: Duration = Duration::from_secs(3600);
+const IDLE: Duration = Duration::from_secs(3600);
 /// Bytes that are on their way in one direction at most.
 const BUFFER: usize = 16 * 1024;
 
@@ -55,12 +55,12 @@ pub(super) fn switch(
     match client {
         None => downstream.become_tunnel(tunnel),
         Some(client) => {
-            downstream.tunnels(1);
             tokio::task::spawn_local(async move {
+                let _watching = downstream.tunnels();
+                let _watching = downstream.tunnels();
                 if let Ok(client) = client.await {
                     tunnel.run(&worker, TokioIo::new(client)).await;
                 }
-                downstream.tunnels(-1);
             });
         }
     }

@@ -134,7 +134,7 @@ pub(crate) async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -
             return None;
         }
     };
-    let head = String::from_utf8(buffer.drain(..end).collect()).ok()?;
+    let head: String = buffer.drain(..end).map(char::from).collect();
     let length: usize = header(&head, "content-length").map_or(0, |v| v.parse().unwrap());
     let mut body = Vec::new();
     if header(&head, "transfer-encoding").is_some() {

@@ -1,9 +1,12 @@
 //! Request bodies on their way to endpoints: streamed, and kept as far as they may have to be sent again.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
@@ -23,6 +26,10 @@ pub(in crate::proxy) struct Progress {
     bytes: AtomicU64,
     ended: AtomicBool,
     waits: AtomicBool,
+    /// The exchange is over: nobody wants the rest.
+    over: AtomicBool,
+    /// Who waits for more of it.
+    reader: Mutex<Option<Waker>>,
 }
 
 impl Progress {
@@ -49,6 +56,22 @@ impl Progress {
         self.waits.load(Relaxed)
     }
 
+    /// The exchange is over: what is left of the body goes nowhere. An HTTP/2 endpoint that answers early would else be
+    /// sent the rest beside all limits.
+    pub(in crate::proxy) fn abandon(&self) {
+        if self.ended() {
+            return;
+        }
+        self.over.store(true, SeqCst);
+        if let Some(reader) = self.reader().take() {
+            reader.wake();
+        }
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the next frame of the client's body and notes it.
     fn take(
         &self,
@@ -56,6 +79,12 @@ impl Progress {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        if polled.is_pending() {
+            *self.reader() = Some(cx.waker().clone());
+        }
+        if self.over.load(SeqCst) {
+            return Poll::Ready(Some(Err(BrokenOff::Over)));
+        }
         self.waits.store(polled.is_pending(), Relaxed);
         let mut frame = ready!(polled);
         let good = frame.as_mut().and_then(|f| f.as_mut().ok());
@@ -90,6 +119,9 @@ pub(in crate::proxy) enum BrokenOff {
     /// The client broke it off.
     #[error("the client broke off its request")]
     Client(#[source] hyper::Error),
+    /// It was answered before it was sent.
+    #[error("the request was answered before its end")]
+    Over,
     /// Another try has taken it over.
     #[error("another try has taken the request over")]
     TakenOver,
@@ -135,6 +167,8 @@ pub(in crate::proxy) struct Try {
     turn: u32,
     /// Kept pieces that it has sent.
     sent: usize,
+    /// It has sent the trailers.
+    ended: bool,
 }
 
 impl Replay {
@@ -168,6 +202,7 @@ impl Replay {
             replay: Arc::clone(self),
             turn: source.turn,
             sent: 0,
+            ended: false,
         }))
     }
 
@@ -212,7 +247,9 @@ impl Try {
                 return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
             }
             if source.progress.ended() {
-                let trailers = source.trailers.take();
+                // Kept: a try after this one sends them too.
+                let first = !std::mem::replace(&mut self.ended, true);
+                let trailers = source.trailers.clone().filter(|_| first);
                 return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
             }
         }
@@ -221,6 +258,7 @@ impl Try {
             Some(Ok(frame)) => {
                 source.keep(frame);
                 self.sent += usize::from(frame.is_data());
+                self.ended |= frame.is_trailers();
             }
             Some(Err(_)) => {
                 source.broken = true;
@@ -254,7 +292,8 @@ impl Body for RequestBody {
             Self::Client(incoming, _) => incoming.is_end_stream(),
             Self::Try(view) => {
                 let source = view.replay.source();
-                let all_sent = view.sent >= source.kept.len() && source.trailers.is_none();
+                let all_sent =
+                    view.sent >= source.kept.len() && (view.ended || source.trailers.is_none());
                 source.incoming.is_end_stream() && all_sent
             }
             Self::Copy(_) => false,

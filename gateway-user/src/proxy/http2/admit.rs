@@ -39,8 +39,10 @@ fn look<B>(request: &mut Request<B>) -> Result<Http2Request, Reason> {
     } else if !is_method(request.method().as_str().as_bytes()) {
         return Err(Reason::Method);
     }
+    // Without an authority the codec has checked the scheme, but does not tell it: there is no URI to put it in.
     let scheme = request.uri().scheme_str();
-    if !matches!(scheme, Some("http" | "https")) {
+    let untold = scheme.is_none() && request.uri().authority().is_none();
+    if !untold && !matches!(scheme, Some("http" | "https")) {
         return Err(Reason::Scheme);
     }
     let authority = authority(request)?;
@@ -91,6 +93,7 @@ fn authority<B>(request: &Request<B>) -> Result<HeaderValue, Reason> {
 
 /// Fields that are dropped, refused or joined. What belongs to the connection the codec has refused already.
 fn fields(headers: &mut HeaderMap) -> Result<(), Reason> {
+    join_cookies(headers)?;
     if headers.len() > MAX_HEADERS {
         return Err(Reason::TooManyHeaders);
     }
@@ -121,7 +124,7 @@ fn fields(headers: &mut HeaderMap) -> Result<(), Reason> {
     {
         return Err(Reason::Expect);
     }
-    join_cookies(headers)
+    Ok(())
 }
 
 /// Cookies may come in crumbs, but leave as one field.
@@ -174,6 +177,9 @@ mod tests {
         assert_eq!(got.headers()[HOST], "A.example:8443");
         assert_eq!(got.headers()[COOKIE], "a=1; b=2; c=3");
         assert_eq!(got.headers().len(), 2, "{got:?}");
+        let mut alone = request("/p", &[("host", "A")]);
+        assert!(admit(&mut alone).is_ok());
+        assert_eq!(alone.headers()[HOST], "A");
         let mut same = request("http://a/", &[("host", "A")]);
         assert!(admit(&mut same).is_ok());
         assert_eq!(same.headers().get_all(HOST).iter().count(), 1);
@@ -183,7 +189,7 @@ mod tests {
     fn what_is_refused() {
         let table: [(&str, &[(&str, &str)], Reason); 15] = [
             ("ftp://a/", &[], Reason::Scheme),
-            ("/", &[("host", "a")], Reason::Scheme),
+            ("/", &[], Reason::HostMissing),
             ("https://u@a/", &[], Reason::HostInvalid),
             ("https://a:0/", &[], Reason::HostInvalid),
             ("https://a/", &[("host", "b")], Reason::HostInvalid),

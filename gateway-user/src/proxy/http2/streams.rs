@@ -95,7 +95,9 @@ struct Inner {
     open: RefCell<Vec<Weak<StreamNotes>>>,
     /// Tasks that are no streams: what tunnels send.
     others: RefCell<Vec<AbortHandle>>,
-    stalled: Cell<u64>,
+    stalled: RefCell<Vec<Event>>,
+    /// Requests that endpoints have answered, and that the budget of frames has not been told of.
+    answered: Cell<u64>,
 }
 
 impl Streams {
@@ -112,15 +114,20 @@ impl Streams {
         open.retain(|notes| notes.strong_count() > 0);
         for notes in open.iter().filter_map(Weak::upgrade) {
             if let Some(event) = notes.stall(now, timers) {
-                self.0.stalled.set(self.0.stalled.get() + 1);
+                self.0.stalled.borrow_mut().push(event);
                 notes.end(Cut::Limit(event));
             }
         }
     }
 
-    /// How many were ended.
-    pub(in crate::proxy) fn stalled(&self) -> u64 {
-        self.0.stalled.get()
+    /// Why streams were ended since the last time this was asked.
+    pub(in crate::proxy) fn take_stalled(&self) -> Vec<Event> {
+        self.0.stalled.take()
+    }
+
+    /// An endpoint has answered a request.
+    pub(in crate::proxy) fn answered(&self) {
+        self.0.answered.set(self.0.answered.get() + 1);
     }
 
     /// The connection is gone: so are its streams.
@@ -164,6 +171,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
 pub(super) struct Budgeted<T> {
     inner: T,
     frames: Frames,
+    streams: Streams,
     start: Instant,
     /// When time was looked at last, since the start.
     now: Duration,
@@ -172,11 +180,12 @@ pub(super) struct Budgeted<T> {
 
 impl<T> Budgeted<T> {
     /// Wraps `inner`; the second value says whether the budget was spent.
-    pub(super) fn new(inner: T, start: Instant) -> (Self, Rc<Cell<bool>>) {
+    pub(super) fn new(inner: T, streams: &Streams, start: Instant) -> (Self, Rc<Cell<bool>>) {
         let flooded = Rc::<Cell<bool>>::default();
         let budgeted = Self {
             inner,
             frames: Frames::default(),
+            streams: streams.clone(),
             start,
             now: Duration::ZERO,
             flooded: Rc::clone(&flooded),
@@ -195,6 +204,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Budgeted<T> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
         this.now = this.start.elapsed();
+        this.frames.answered(this.streams.0.answered.take());
         match this.frames.feed(&buf.filled()[before..], this.now) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(flood) => {

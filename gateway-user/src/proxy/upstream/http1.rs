@@ -14,10 +14,11 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use super::connect::{EndpointStream, Origin, poll_connection};
+use super::connect::{EndpointStream, Origin, Way, poll_connection};
 use crate::proxy::body::RequestBody;
 use crate::proxy::cluster::LiveEndpoint;
 use crate::proxy::permit::{ConnectionPermit, Grant, RequestPermit};
+use crate::proxy::pool::Demand;
 use crate::proxy::scan::response::HEAD_BYTES_MAX;
 
 /// Most bytes buffered in each direction.
@@ -99,6 +100,12 @@ impl PooledConnection {
             task: tokio::task::spawn_local(task).abort_handle(),
             will,
         })
+    }
+
+    /// Whether a request with these needs may be sent on it.
+    #[must_use]
+    pub(in crate::proxy) fn serves(&self, demand: &Demand) -> bool {
+        demand.way != Way::Http2 && demand.marks() == (self.origin, self.epoch)
     }
 
     /// Whether a request can be sent at once.

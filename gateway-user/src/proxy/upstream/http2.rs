@@ -3,6 +3,7 @@
 //! Tasks on the worker that opened it drive it. It takes requests until it has as many as it may have at once, has had
 //! as many as it may have in all, or is retired; it closes once the last of them is over.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,14 +13,16 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use hyper::client::conn::http2::{Builder, Connection, SendRequest};
+use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connect::{EndpointStream, OnThisWorker, Origin, poll_connection};
+use super::connect::{EndpointStream, OnThisWorker, Origin, Way};
 use super::http1::HEAD_BYTES;
 use crate::proxy::body::RequestBody;
 use crate::proxy::cluster::{LiveCluster, LiveEndpoint};
 use crate::proxy::permit::{self, ConnectionPermit};
+use crate::proxy::pool::Demand;
 
 /// Requests at once on one connection, unless `maxConcurrentStreams` says less: what most servers admit at least.
 const STREAMS_MAX: u32 = 100;
@@ -41,7 +44,8 @@ pub(in crate::proxy) struct Mux {
     sender: Mutex<Option<SendRequest<RequestBody>>>,
     active: AtomicU32,
     served: AtomicU32,
-    streams_max: u32,
+    /// Never above what the endpoint admits, as far as it has said so.
+    streams_max: Arc<AtomicU32>,
     requests_max: Option<u32>,
     idle_since: Mutex<Instant>,
 }
@@ -68,18 +72,27 @@ impl Mux {
         permit: ConnectionPermit,
     ) -> hyper::Result<Arc<Self>> {
         let pool = &cluster.view().policy.pool.clone();
-        let (sender, connection) = Builder::new(OnThisWorker)
+        let (sender, mut connection) = Builder::new(OnThisWorker)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(HEAD_BYTES)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Permitted {
+                stream,
+                _permit: permit,
+            }))
             .await?;
-        drop(tokio::task::spawn_local(Task {
-            connection: Some(connection),
-            permit: Some(permit),
-        }));
         let wanted = pool.max_concurrent_streams.unwrap_or(STREAMS_MAX);
+        let wanted = wanted.clamp(1, STREAMS_MAX);
+        let streams_max = Arc::new(AtomicU32::new(wanted));
+        let room = Arc::clone(&streams_max);
+        // It is polled for each request, and then looks what the endpoint has said last.
+        drop(tokio::task::spawn_local(std::future::poll_fn(move |cx| {
+            let admitted = u32::try_from(connection.current_max_send_streams());
+            room.store(admitted.unwrap_or(wanted).clamp(1, wanted), Relaxed);
+            // How it ended is known to the requests on it.
+            Pin::new(&mut connection).poll(cx).map(drop)
+        })));
         Ok(Arc::new(Self {
             endpoint,
             origin,
@@ -87,7 +100,7 @@ impl Mux {
             sender: Mutex::new(Some(sender)),
             active: AtomicU32::new(0),
             served: AtomicU32::new(0),
-            streams_max: wanted.clamp(1, STREAMS_MAX),
+            streams_max,
             // A PROXY header names one client, who may never ask again.
             requests_max: match origin {
                 Some(_) => Some(1),
@@ -109,6 +122,11 @@ impl Mux {
             && self.epoch == epoch
     }
 
+    /// Whether a request with these needs may be sent on it.
+    pub(in crate::proxy) fn serves(&self, demand: &Demand) -> bool {
+        demand.way != Way::Http1 && demand.marks() == (self.origin, self.epoch)
+    }
+
     /// Whether it takes no further request: closed, or retired.
     pub(in crate::proxy) fn is_over(&self) -> bool {
         self.sender().as_ref().is_none_or(SendRequest::is_closed)
@@ -121,7 +139,8 @@ impl Mux {
     ) -> Option<MuxStream> {
         let mut slot = self.sender();
         let sender = slot.as_ref().filter(|sender| !sender.is_closed())?.clone();
-        let room = |active: u32| (active < self.streams_max).then_some(active + 1);
+        let streams_max = self.streams_max.load(Relaxed);
+        let room = |active: u32| (active < streams_max).then_some(active + 1);
         self.active.try_update(Relaxed, Relaxed, room).ok()?;
         let served = self.served.fetch_add(1, Relaxed) + 1;
         if self.requests_max.is_some_and(|max| served >= max) {
@@ -200,26 +219,51 @@ impl Drop for MuxStream {
     }
 }
 
-type Driven = Connection<TokioIo<EndpointStream>, RequestBody, OnThisWorker>;
-
-/// Drives a connection until it ends.
-struct Task {
-    connection: Option<Driven>,
-    permit: Option<ConnectionPermit>,
+/// A socket with its permit, which is given back once the socket is closed: hyper's own task holds it longer than the
+/// connection's handles live.
+#[derive(Debug)]
+struct Permitted {
+    // Dropped in this order.
+    stream: EndpointStream,
+    _permit: ConnectionPermit,
 }
 
-impl Future for Task {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        poll_connection(&mut self.connection, cx)
+impl AsyncRead for Permitted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl Drop for Task {
-    fn drop(&mut self) {
-        // The socket first: a permit never stands for a connection that is still open.
-        self.connection = None;
-        self.permit = None;
+impl AsyncWrite for Permitted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -1,0 +1,26 @@
+//! HTTP/2, TLS, retries, mirrors and tunnels end to end over loopback sockets, with honest and hostile peers.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+
+#[path = "proxy/protocols/abuse.rs"]
+mod abuse;
+#[path = "proxy/protocols/downgrade.rs"]
+mod downgrade;
+#[path = "proxy/protocols/frames.rs"]
+mod frames;
+#[path = "proxy/protocols/honest.rs"]
+mod honest;
+#[path = "proxy/protocols/mux.rs"]
+mod mux;
+#[path = "proxy/protocols/origin.rs"]
+mod origin;
+#[path = "proxy/protocols/retries.rs"]
+mod retries;
+#[path = "proxy/protocols/rules.rs"]
+mod rules;
+#[path = "proxy/support.rs"]
+#[allow(dead_code, reason = "another test uses the rest")]
+mod support;
+#[path = "proxy/protocols/tls.rs"]
+mod tls;
+#[path = "proxy/protocols/websocket.rs"]
+mod websocket;
