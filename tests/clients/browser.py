@@ -11,7 +11,7 @@ import sys
 
 
 class Pipe:
-    def __init__(self, arguments):
+    def __init__(self, arguments, home):
         (ours_in, self.write), (self.read, ours_out) = os.pipe(), os.pipe()
 
         def lay():
@@ -22,7 +22,7 @@ class Pipe:
 
         self.process = subprocess.Popen(
             ["chromium-headless-shell", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, close_fds=False, preexec_fn=lay,
+            stderr=subprocess.DEVNULL, close_fds=False, preexec_fn=lay, env={**os.environ, "HOME": home, "TMPDIR": home},
         )
         os.close(ours_in)
         os.close(ours_out)
@@ -53,11 +53,13 @@ class Pipe:
 
 
 def main(address, key_hashes, profile, url, expression):
+    # All that it writes goes there.
+    os.makedirs(profile, exist_ok=True)
     browser = Pipe([
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
         "--disable-component-update", "--no-proxy-server", "--remote-debugging-pipe", f"--user-data-dir={profile}",
         f"--host-resolver-rules=MAP * {address}", f"--ignore-certificate-errors-spki-list={key_hashes}",
-    ])
+    ], profile)
     try:
         target = browser.ask("Target.createTarget", url="about:blank")["targetId"]
         session = browser.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
