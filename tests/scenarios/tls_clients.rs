@@ -1,5 +1,6 @@
 //! TLS as `openssl s_client` and curl see it: versions, names, ALPN, chains, tickets; once through the datapath.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::ensure;
@@ -290,6 +291,9 @@ fn handshakes_through_native_xdp_on_every_node() {
         .unwrap();
     let secret = certificate("edge", &leaf).replace("namespace: default", "namespace: istio-test");
     rig.fixture.write("secret.yaml", &secret).unwrap();
+    // 16 bytes of zero: which key it is does not matter here.
+    let key = "data:\n  ticket-key: AAAAAAAAAAAAAAAAAAAAAA==\n";
+    rig.fixture.replace("keys.yaml", "data:\n", key).unwrap();
     let http = "      port: 80\n";
     let both = format!(
         "{http}    - name: https\n      protocol: HTTPS\n      port: 443\n      tls: {{certificateRefs: [{{name: edge}}]}}\n"
@@ -342,9 +346,30 @@ fn handshakes_through_native_xdp_on_every_node() {
         }
     }
     assert_eq!(rig.backends.count(), 80);
-    let from: std::collections::BTreeSet<_> =
-        rig.backends.seen().iter().map(|seen| seen.peer).collect();
+    let from: BTreeSet<_> = rig.backends.seen().iter().map(|seen| seen.peer).collect();
     assert_eq!(from.len(), 2, "both nodes have served: {from:?}");
+    // A ticket of one node is good on the other: of twelve connections each node owns some.
+    let session = directory.join("session").display().to_string();
+    let request = "printf 'GET / HTTP/1.1\\r\\nhost: test.devopscube.com\\r\\nconnection: close\\r\\n\\r\\n' | openssl \"$@\"";
+    let shake = |words: [&str; 2]| {
+        let mut sh = Command::new("timeout");
+        sh.args(["5", "sh", "-c", request, "sh", "s_client", "-ign_eof"])
+            .args(["-connect", &format!("{}:443", RIG_VIP.ip())])
+            .args(["-servername", "test.devopscube.com"])
+            .args(words);
+        let done = client.output(&mut sh).unwrap();
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    let said = shake(["-sess_out", &session]);
+    assert!(said.contains("\nNew, TLSv1.3"), "{said}");
+    rig.backends.forget_all();
+    for _ in 0..12 {
+        let said = shake(["-sess_in", &session]);
+        assert!(said.contains("\nReused, TLSv1.3"), "{said}");
+        assert!(said.contains("HTTP/1.1 200"), "{said}");
+    }
+    let nodes: BTreeSet<_> = rig.backends.seen().iter().map(|seen| seen.peer).collect();
+    assert_eq!(nodes.len(), 2, "both nodes have resumed: {nodes:?}");
     // Clear text goes on beside it.
     let load = rig
         .load_through(0, gateway_tests::fixture::HOST, 1)
