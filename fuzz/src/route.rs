@@ -1,10 +1,13 @@
 //! Routing: the router gives the answer of a scan from the first entry to the last.
 
+use std::sync::{Arc, LazyLock};
+
 use arbitrary::{Result, Unstructured};
 use gateway_user::l7::router::{Entry, RequestView, Router};
 use gateway_user::snapshot::route::Pattern;
 use gateway_user::snapshot::{Hostname, PathMatch, RouteMatch, ValueMatch};
 use http::{HeaderMap, HeaderValue};
+use regex::Regex;
 
 /// Most entries of one router.
 const ENTRIES: usize = 24;
@@ -73,7 +76,7 @@ fn matching(bytes: &mut Unstructured<'_>) -> Result<RouteMatch> {
     })
 }
 
-fn values(bytes: &mut Unstructured<'_>) -> Result<Vec<(std::sync::Arc<str>, ValueMatch)>> {
+fn values(bytes: &mut Unstructured<'_>) -> Result<Vec<(Arc<str>, ValueMatch)>> {
     let mut values = Vec::new();
     for _ in 0..bytes.int_in_range(0..=2)? {
         let name = ["a", "b"][bytes.choose_index(2)?];
@@ -87,18 +90,15 @@ fn values(bytes: &mut Unstructured<'_>) -> Result<Vec<(std::sync::Arc<str>, Valu
     Ok(values)
 }
 
+/// Compiled once: compiling takes longer than all the rest of a run.
+static PATTERNS: LazyLock<Vec<Pattern>> = LazyLock::new(|| {
+    let texts = [".*", "/a(/.*)?", "[ab/]+", "", "/.*b"];
+    let whole = |text| Regex::new(&format!("^(?:{text})$")).ok();
+    texts.into_iter().filter_map(whole).map(Pattern).collect()
+});
+
 fn pattern(bytes: &mut Unstructured<'_>) -> Result<Pattern> {
-    const TEXTS: [&str; 5] = [
-        "^(?:.*)$",
-        "^(?:/a(/.*)?)$",
-        "^(?:[ab/]+)$",
-        "^(?:)$",
-        "^(?:/.*b)$",
-    ];
-    let text = TEXTS[bytes.choose_index(TEXTS.len())?];
-    regex::Regex::new(text)
-        .map(Pattern)
-        .map_err(|_| arbitrary::Error::IncorrectFormat)
+    bytes.choose(&PATTERNS).cloned()
 }
 
 fn hostname(bytes: &mut Unstructured<'_>) -> Result<Option<Hostname>> {

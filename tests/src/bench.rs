@@ -30,6 +30,8 @@ enum Which {
     L4(l4::L4),
     /// CPU per request against nginx and Envoy
     L7(l7::L7),
+    /// CPU of TLS, HTTP/2 and gRPC against nginx and Envoy, and memory of idle connections
+    Protocols(l7::protocols::Protocols),
 }
 
 /// Flags of every benchmark.
@@ -64,6 +66,13 @@ pub fn main() -> Result<()> {
             Some(outside) => l7::run(&args, outside),
             None => {
                 l7::prepare(&args)?;
+                sandbox::enter(true)
+            }
+        },
+        Which::Protocols(args) => match &args.common.inside {
+            Some(outside) => l7::protocols::run(&args, outside),
+            None => {
+                l7::protocols::prepare(&args)?;
                 sandbox::enter(true)
             }
         },

@@ -1,4 +1,4 @@
-//! `cargo xtask bench l4|l7`: all set-up with a progress line for each step, then the benchmark itself takes over.
+//! `cargo xtask bench l4|l7|protocols`: all set-up with a progress line for each step, then the benchmark itself takes over.
 //!
 //! The daemon is built by a cargo call of its own: built together with the tests it would get their features.
 
@@ -14,9 +14,10 @@ use crate::{
 };
 
 /// Programs that the benchmarks compare with or call, and the packages that hold them.
-const PEERS: [(&str, &str); 3] = [
+const PEERS: [(&str, &str); 4] = [
     ("nginx", "nginx"),
     ("nft", "nftables"),
+    ("h2load", "nghttp2-client"),
     ("pip3", "python3-pip"),
 ];
 
@@ -37,6 +38,8 @@ enum Which {
     L4,
     /// CPU per request against nginx and Envoy.
     L7,
+    /// CPU of TLS, HTTP/2 and gRPC against nginx and Envoy.
+    Protocols,
 }
 
 /// `cargo xtask bench`.
@@ -56,11 +59,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             build_ebpf::build_bench(&steps)?;
             "l4"
         }
-        Which::L7 => {
+        Which::L7 | Which::Protocols => {
             steps.run("forebay", |step| {
                 cmd::release(step, "gateway-user", "forebay")
             })?;
-            "l7"
+            match args.which {
+                Which::Protocols => "protocols",
+                _ => "l7",
+            }
         }
     };
     steps.run("the benchmark", |step| {

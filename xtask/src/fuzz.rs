@@ -93,13 +93,19 @@ fn fuzz(step: &Step, target: &str, seconds: u32) -> Result<String> {
         "-timeout=10",
         "-verbosity=1",
     ]);
-    let mut done = String::new();
-    cmd::watched(&mut command, |line| {
+    let (mut done, mut why, mut panicked) = (String::new(), String::new(), false);
+    let outcome = cmd::watched(&mut command, |line| {
         step.say(line);
         if line.starts_with("Done ") {
             line.clone_into(&mut done);
         }
-    })?;
+        // The end of the output is libFuzzer's stack: the reason stands far above it.
+        if panicked || line.contains("panicked at") {
+            why = format!("{why} {line}");
+            panicked = !panicked;
+        }
+    });
+    outcome.with_context(|| format!("an input breaks {target}:{why}"))?;
     Ok(done)
 }
 

@@ -18,6 +18,7 @@ pin_project_lite::pin_project! {
         timers: &'a Timers,
         drain_seen: bool,
         retired: bool,
+        resting: bool,
     }
 }
 
@@ -27,6 +28,8 @@ pub(super) enum Expired {
     Retire(Event),
     /// Cut it off.
     Abort(Event),
+    /// Nothing; it has been idle for a while.
+    Rest,
 }
 
 impl<'a> Clock<'a> {
@@ -38,6 +41,7 @@ impl<'a> Clock<'a> {
             timers,
             drain_seen: false,
             retired: false,
+            resting: false,
         }
     }
 
@@ -53,7 +57,20 @@ impl<'a> Clock<'a> {
             ready!(this.sleep.as_mut().poll(cx));
             let now = Instant::now();
             match this.downstream.check(now, this.timers) {
-                Check::Wait(until) => this.sleep.as_mut().reset(until.into()),
+                Check::Wait(until) => {
+                    let rests = this.downstream.rests(this.timers);
+                    // Until it rests it is looked at more often than any limit asks for.
+                    let until = if rests {
+                        until
+                    } else {
+                        until.min(now + this.timers.rest)
+                    };
+                    this.sleep.as_mut().reset(until.into());
+                    if rests && !std::mem::replace(this.resting, rests) {
+                        return Poll::Ready(Expired::Rest);
+                    }
+                    *this.resting = rests;
+                }
                 Check::Retire(event) if !*this.retired => {
                     *this.retired = true;
                     let patience = now + this.timers.header;

@@ -30,9 +30,10 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, bind: BindKey) 
     if worker.is_draining() {
         downstream.drain(Instant::now());
     }
-    match prologue::open(&worker, &downstream, stream).await {
+    // In boxes: what a handshake or HTTP/2 needs would else be held by every idle connection.
+    match Box::pin(prologue::open(&worker, &downstream, stream)).await {
         Some((stream, Version::One)) => http1::drive(&worker, &downstream, stream).await,
-        Some((stream, Version::Two)) => http2::drive(&worker, &downstream, stream).await,
+        Some((stream, Version::Two)) => Box::pin(http2::drive(&worker, &downstream, stream)).await,
         None => {}
     }
     drop(open);

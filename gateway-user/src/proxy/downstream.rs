@@ -41,6 +41,8 @@ pub struct Timers {
     pub max_age: Duration,
     /// How long an idle connection stays open once draining has begun.
     pub drain_idle: Duration,
+    /// After how long an idle connection by HTTP/1 gives its buffers back.
+    pub rest: Duration,
 }
 
 impl Default for Timers {
@@ -54,6 +56,7 @@ impl Default for Timers {
             stream_idle: Duration::from_secs(300),
             max_age: Duration::from_secs(3600),
             drain_idle: Duration::from_secs(3),
+            rest: Duration::from_secs(1),
         }
     }
 }
@@ -138,6 +141,8 @@ pub(super) struct Downstream {
     /// When the connection has reached its maximal age.
     expires: Instant,
     exchanges: Cell<usize>,
+    /// Those of them that have become tunnels; HTTP/2.
+    tunnels: Cell<usize>,
     /// When the last exchange ended, or the connection was accepted.
     idle_since: Cell<Instant>,
     /// Whether a request head has come.
@@ -169,6 +174,7 @@ impl Downstream {
             last: Cell::new(false),
             expires: now + max_age,
             exchanges: Cell::new(0),
+            tunnels: Cell::new(0),
             idle_since: Cell::new(now),
             used: Cell::new(false),
             body: RefCell::new(None),
@@ -240,6 +246,12 @@ impl Downstream {
             admission.tunnel();
         }
         *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    /// One of the streams has become a tunnel, or has ceased to be one.
+    pub(super) fn tunnels(&self, change: isize) {
+        self.tunnels
+            .set(self.tunnels.get().saturating_add_signed(change));
     }
 
     /// What becomes of the connection.
@@ -323,6 +335,19 @@ impl Downstream {
         self.cut.set(Some(why));
     }
 
+    /// Whether it has been idle for a while: no exchange, nothing to be written, no byte of a request.
+    #[must_use]
+    pub(super) fn rests(&self, timers: &Timers) -> bool {
+        self.exchanges.get() == 0
+            && self.used.get()
+            && self.write_blocked.get().is_none()
+            && self.idle_since.get().elapsed() >= timers.rest
+            && self
+                .admission
+                .get()
+                .is_some_and(|admission| admission.phase() == Phase::AwaitingHead)
+    }
+
     /// Why we cut it off, if we did.
     #[must_use]
     pub(super) fn cut(&self) -> Option<Cut> {
@@ -383,8 +408,12 @@ impl Downstream {
     }
 
     fn exchange_limit(&self, now: Instant, timers: &Timers) -> (Instant, Check) {
+        let patience = match self.tunnels.get() {
+            0 => timers.stream_idle,
+            _ => timers.stream_idle.max(super::tunnel::IDLE),
+        };
         let stream = (
-            self.last_byte.get() + timers.stream_idle,
+            self.last_byte.get() + patience,
             Check::Abort(Event::StreamTimeouts),
         );
         let body = self.body.borrow();

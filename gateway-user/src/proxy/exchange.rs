@@ -113,14 +113,16 @@ impl Exchange {
             .as_ref()
             .and_then(|_| request.extensions_mut().remove::<OnUpgrade>());
         let headers = request.headers();
-        let host = || headers.get(HOST).cloned();
-        let authority = request.uri().authority();
-        let authority = authority.and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+        let authority = || {
+            let authority = request.uri().authority();
+            let authority = authority.and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+            authority.or_else(|| headers.get(HOST).cloned())
+        };
         let head = worker.logs().then(|| Head {
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
-            authority: authority.or_else(host),
+            authority: authority(),
             user_agent: headers.get(USER_AGENT).cloned(),
             forwarded_for: headers.get(X_FORWARDED_FOR).cloned(),
             request_id: headers.get(X_REQUEST_ID).cloned(),

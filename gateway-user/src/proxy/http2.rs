@@ -75,6 +75,7 @@ pub(super) async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stre
                 return Poll::Ready(());
             }
             match ready!(clock.as_mut().poll_expired(cx)) {
+                Expired::Rest => {}
                 Expired::Retire(event) => {
                     worker.count(event);
                     closing = true;

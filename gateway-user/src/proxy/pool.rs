@@ -225,7 +225,8 @@ async fn connect(
     (room, request): (ConnectionPermit, RequestPermit),
 ) -> Result<Lease, Refusal> {
     let limit = cluster.view().policy.pool.connect_timeout;
-    let open = open(worker, cluster, demand, &endpoint, room);
+    // In a box: a handshake is large, and most requests find a connection that is open.
+    let open = Box::pin(open(worker, cluster, demand, &endpoint, room));
     match tokio::time::timeout(limit, open).await {
         Ok(Some(connection)) => {
             worker.count(Event::UpstreamConnects);

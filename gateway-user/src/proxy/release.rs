@@ -22,6 +22,10 @@ pub(super) fn release(lease: Lease, cluster: &Arc<LiveCluster>, body_taken: bool
     };
     connection.end();
     drop(request);
+    if connection.origin.is_some() {
+        // Its PROXY header names one client, who may never ask again.
+        return;
+    }
     let max = cluster.view().policy.pool.max_requests_per_connection;
     if max.is_some_and(|max| connection.served >= max) {
         return;

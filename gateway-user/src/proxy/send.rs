@@ -85,7 +85,8 @@ pub(super) async fn with_timeouts(
         whole,
         number: 0,
     };
-    tries.run(sending, exchange).await
+    // In a box, so that a request that is tried once carries nothing of it along.
+    Box::pin(tries.run(sending, exchange)).await
 }
 
 /// The tries of one request.
@@ -392,7 +393,7 @@ async fn connection(
         return Err(Failed::last(Reply::ConnectFailure));
     };
     worker.count(Event::UpstreamRetries);
-    match pool::acquire(worker, cluster, demand, Some(&failed)).await {
+    match Box::pin(pool::acquire(worker, cluster, demand, Some(&failed))).await {
         Ok(lease) => Ok(lease),
         // The first failure is what the client is told.
         Err(Refusal::NoEndpoint) => Err(Failed::last(Reply::ConnectFailure)),

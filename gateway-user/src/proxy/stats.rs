@@ -39,6 +39,8 @@ closed_names! {
         DownstreamUnknownAddress = "downstream_unknown_address",
         /// `accept` failed (out of file descriptors, for example).
         AcceptErrors = "accept_errors",
+        /// Idle client connections that gave their buffers back.
+        DownstreamRests = "downstream_rests",
         /// Client connections closed since the request head took too long.
         HeaderTimeouts = "header_timeouts",
         /// Client connections closed since the request body stalled.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::{Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::body::{ResponseBody, UpstreamBody};
@@ -18,7 +19,7 @@ use super::worker::Worker;
 use crate::l7::header;
 
 /// How long neither side may send a byte (as Envoy's TCP proxy).
-const IDLE: Duration = Duration::from_secs(3600);
+pub(super) const IDLE: Duration = Duration::from_secs(3600);
 /// Bytes that are on their way in one direction at most.
 const BUFFER: usize = 16 * 1024;
 
@@ -54,12 +55,12 @@ pub(super) fn switch(
     match client {
         None => downstream.become_tunnel(tunnel),
         Some(client) => {
+            downstream.tunnels(1);
             tokio::task::spawn_local(async move {
                 if let Ok(client) = client.await {
-                    tunnel
-                        .run(&worker, hyper_util::rt::TokioIo::new(client))
-                        .await;
+                    tunnel.run(&worker, TokioIo::new(client)).await;
                 }
+                downstream.tunnels(-1);
             });
         }
     }

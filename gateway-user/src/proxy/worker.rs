@@ -25,13 +25,16 @@ use super::runtime::Live;
 use super::stats::{Event, Stats};
 use super::tls::Handshakes;
 use super::udp::{self, SessionLimits, Sessions};
-use crate::datapath::{SessionTags, Tag};
+use crate::datapath::{self, SessionTags, Tag};
 use crate::snapshot::{BindKey, UdpHash};
 
 /// How often a worker shows that it lives.
 pub const BEAT: Duration = Duration::from_millis(50);
 /// Beats between two looks for idle upstream connections that are too old.
 const BEATS_PER_REAP: u64 = 20;
+
+/// Connections that give their buffers back before the system gets the memory: about a megabyte.
+const RESTED_MANY: u64 = 64;
 
 /// Says whether this node is ready, for the built-in listener.
 pub type Readiness = dyn Fn() -> bool + Send + Sync;
@@ -83,6 +86,8 @@ pub(super) struct Worker {
     next_connection: Cell<u64>,
     connections: RefCell<HashMap<u64, Rc<Downstream>>>,
     handshakes: Handshakes,
+    /// Connections that gave their buffers back since the system got any.
+    rested: Cell<u64>,
     sessions: Sessions,
 }
 
@@ -116,6 +121,12 @@ impl Worker {
         if n > 0 {
             self.shared.stats.add(self.index, event, n);
         }
+    }
+
+    /// An idle connection has given its buffers back.
+    pub(super) fn rests(&self) {
+        self.count(Event::DownstreamRests);
+        self.rested.set(self.rested.get() + 1);
     }
 
     /// Handshakes with clients.
@@ -247,6 +258,11 @@ impl Worker {
                 let dropped = log.borrow_mut().flush();
                 self.lines_dropped(dropped);
             }
+            if beat.is_multiple_of(BEATS_PER_REAP) && self.rested.get() >= RESTED_MANY {
+                self.rested.set(0);
+                // The allocator keeps what is freed for this thread, which may be idle now.
+                datapath::return_freed_memory();
+            }
             let live = self.shared.live.load_full();
             let now = Instant::now();
             self.sessions.expire(&self, now);
@@ -281,6 +297,7 @@ pub(super) fn run(
         next_connection: Cell::new(0),
         connections: RefCell::default(),
         handshakes: Handshakes::default(),
+        rested: Cell::new(0),
         sessions: Sessions::new(limits),
     });
     let local = LocalSet::new();

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use gateway_user::proxy::stats::Event;
 use gateway_user::proxy::{Proxy, ProxySettings, Timers};
 use gateway_user::snapshot::TrafficPolicy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -240,4 +241,50 @@ async fn an_old_connection_that_is_busy_ends_with_its_answer() {
         (200, Some("close"))
     );
     assert!(client.closed().await);
+}
+
+#[tokio::test]
+async fn an_idle_connection_rests_and_wakes_with_the_next_request() {
+    let (server, proxy, at) = served(fixed(200, "ok"), |timers| timers.rest = OFTEN).await;
+    let rests = || proxy.stats().event(Event::DownstreamRests);
+    let mut client = Client::connect(at).await;
+    for round in 1..=3 {
+        assert_eq!(client.get("/whole").await.status, 200);
+        until(|| rests() == round).await;
+    }
+    // In pieces: the head is put together while the connection still rests.
+    client.send("GET /pieces HTTP/1.1\r\nhost: te").await;
+    client.send("st.example\r\n\r\n").await;
+    assert_eq!(client.next().await.expect("an answer").status, 200);
+    until(|| rests() == 4).await;
+    // Two at once, the second of which is refused.
+    client
+        .send("GET /first HTTP/1.1\r\nhost: test.example\r\n\r\nGET /bad\r\n\r\n")
+        .await;
+    assert_eq!(client.next().await.expect("an answer").status, 200);
+    assert_eq!(client.next().await.expect("an answer").status, 400);
+    until(|| proxy.open_connections() == 0).await;
+    let seen = server.seen.lock().unwrap().clone();
+    let paths: Vec<&str> = seen.iter().map(Seen::path).collect();
+    assert_eq!(paths, ["/whole", "/whole", "/whole", "/pieces", "/first"]);
+}
+
+#[tokio::test]
+async fn a_resting_connection_is_closed_by_its_timers_and_by_its_client() {
+    let (_server, proxy, at) = served(fixed(200, "ok"), |timers| {
+        timers.rest = OFTEN;
+        timers.keep_alive = SHORT;
+    })
+    .await;
+    let rests = || proxy.stats().event(Event::DownstreamRests);
+    let mut gone = Client::connect(at).await;
+    assert_eq!(gone.get("/").await.status, 200);
+    until(|| rests() == 1).await;
+    drop(gone);
+    until(|| proxy.open_connections() == 0).await;
+    assert_eq!(proxy.stats().event(Event::IdleTimeouts), 0);
+    let mut idle = Client::connect(at).await;
+    assert_eq!(idle.get("/").await.status, 200);
+    until(|| rests() == 2).await;
+    ended_by(&proxy, "idle_timeouts").await;
 }

@@ -7,6 +7,7 @@
 mod backend;
 mod check;
 mod load;
+pub(super) mod protocols;
 mod proxies;
 
 use std::collections::BTreeMap;
@@ -99,6 +100,8 @@ pub(super) fn run(args: &L7, outside: &str) -> Result<()> {
         forebay: &forebay,
         backend: backend_address,
         core,
+        templates: proxies::HTTP1,
+        values: Vec::new(),
     };
     let mut running = Vec::new();
     for (&kind, index) in args.proxies.iter().zip(1..) {

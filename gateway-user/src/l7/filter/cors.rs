@@ -17,9 +17,9 @@ use crate::snapshot::{AnyOr, Cors, Origin};
 pub enum CorsVerdict {
     /// It has no `Origin`: nothing is to be done.
     NotCors,
-    /// A preflight request: the gateway answers it (204) with these fields. None of them: the origin is not admitted.
+    /// A preflight request: the gateway answers it (204) with these fields. At most `Vary`: the origin is not admitted.
     Preflight(HeaderMap),
-    /// It goes on; its answer gets these fields, see [`answer`]. None of them: the origin is not admitted.
+    /// It goes on; its answer gets these fields, see [`answer`]. At most `Vary`: the origin is not admitted.
     Actual(HeaderMap),
 }
 
@@ -33,6 +33,10 @@ pub fn cors(cors: &Cors, method: &Method, headers: &HeaderMap) -> CorsVerdict {
     let admitted = origins.next().is_none() && admits(&cors.allow_origins, origin);
     let asked = headers.get(ACCESS_CONTROL_REQUEST_METHOD);
     let mut fields = HeaderMap::new();
+    if !admitted && !cors.allow_origins.contains(&Origin::Any) {
+        // A shared cache must not give this answer to an origin that is admitted.
+        fields.insert(VARY, HeaderValue::from_static("Origin"));
+    }
     match asked.filter(|_| method == Method::OPTIONS) {
         Some(asked) => {
             if admitted {

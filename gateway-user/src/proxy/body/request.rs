@@ -121,6 +121,8 @@ struct Source {
     trailers: Option<HeaderMap>,
     /// More came than is kept.
     overflown: bool,
+    /// The client broke off: what came is not the whole body and must never look like it.
+    broken: bool,
     /// Number of the try that may read.
     turn: u32,
     mirrors: Vec<Tap>,
@@ -149,6 +151,7 @@ impl Replay {
             kept_bytes: 0,
             trailers: None,
             overflown: false,
+            broken: false,
             turn: 0,
             mirrors,
         })))
@@ -157,7 +160,7 @@ impl Replay {
     /// The body for another try; `None` if too much of it has been sent already. Tries before this one get no more of it.
     pub(in crate::proxy) fn again(self: &Arc<Self>) -> Option<RequestBody> {
         let mut source = self.source();
-        if source.overflown {
+        if source.overflown || source.broken {
             return None;
         }
         source.turn += 1;
@@ -219,7 +222,10 @@ impl Try {
                 source.keep(frame);
                 self.sent += usize::from(frame.is_data());
             }
-            Some(Err(_)) => source.mirrors.iter_mut().for_each(Tap::break_off),
+            Some(Err(_)) => {
+                source.broken = true;
+                source.mirrors.iter_mut().for_each(Tap::break_off);
+            }
             None => source.mirrors.iter_mut().for_each(Tap::end),
         }
         Poll::Ready(frame)

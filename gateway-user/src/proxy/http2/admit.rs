@@ -2,7 +2,7 @@
 //! this sees it: origin form, one `Host`, one `Cookie` (RFC 9113, 8.2.3 and 8.3.1).
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{COOKIE, EXPECT, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use hyper::ext::Protocol;
 
@@ -106,6 +106,16 @@ fn fields(headers: &mut HeaderMap) -> Result<(), Reason> {
     for name in odd {
         headers.remove(name);
     }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        if lengths.next().is_some() {
+            return Err(Reason::ContentLengthDuplicate);
+        }
+        let digits = length.as_bytes();
+        if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
+            return Err(Reason::ContentLengthInvalid);
+        }
+    }
     if let Some(expect) = headers.get(EXPECT)
         && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
@@ -171,7 +181,7 @@ mod tests {
 
     #[test]
     fn what_is_refused() {
-        let table: [(&str, &[(&str, &str)], Reason); 12] = [
+        let table: [(&str, &[(&str, &str)], Reason); 15] = [
             ("ftp://a/", &[], Reason::Scheme),
             ("/", &[("host", "a")], Reason::Scheme),
             ("https://u@a/", &[], Reason::HostInvalid),
@@ -195,6 +205,21 @@ mod tests {
                 Reason::UnderscoreTwin,
             ),
             ("https://a/", &[("expect", "200-ok")], Reason::Expect),
+            (
+                "https://a/",
+                &[("content-length", "1"), ("content-length", "1")],
+                Reason::ContentLengthDuplicate,
+            ),
+            (
+                "https://a/",
+                &[("content-length", "1, 1")],
+                Reason::ContentLengthInvalid,
+            ),
+            (
+                "https://a/",
+                &[("content-length", "")],
+                Reason::ContentLengthInvalid,
+            ),
             ("https://a,b/", &[], Reason::HostInvalid),
         ];
         for (uri, fields, reason) in table {

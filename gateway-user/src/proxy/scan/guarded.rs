@@ -200,6 +200,14 @@ impl<IO> Guarded<IO> {
         &self.io
     }
 
+    /// Takes back what was read last: it has passed already and is read again.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.held.bytes.splice(..0, bytes.iter().copied());
+            self.held.ready += bytes.len();
+        }
+    }
+
     /// The connection and the bytes that were read from it and not given on. After hyper gave up the connection for a tunnel.
     pub fn into_parts(self) -> (IO, Vec<u8>) {
         (self.io, self.held.bytes)
@@ -461,6 +469,24 @@ mod tests {
         assert_eq!(admission.phase(), Phase::Ended);
         assert_eq!(admission.refusal().unwrap().reason, Reason::BareLf);
         assert_eq!(read(&mut guarded, 1000).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_back_is_read_again_first() {
+        let (mut client, mut guarded, admission) = guarded(Limits::default());
+        client
+            .write_all(&[HEAD, &HEAD[..9]].concat())
+            .await
+            .unwrap();
+        let first = read(&mut guarded, 1000).await.unwrap();
+        assert_eq!(first, HEAD);
+        guarded.unread(&first);
+        assert_eq!(read(&mut guarded, 4).await.unwrap(), &HEAD[..4]);
+        assert_eq!(read(&mut guarded, 1000).await.unwrap(), &HEAD[4..]);
+        assert_eq!(read(&mut guarded, 1000).await, None);
+        client.write_all(&HEAD[9..]).await.unwrap();
+        assert_eq!(read(&mut guarded, 1000).await.unwrap(), HEAD);
+        assert_eq!(admission.progress().heads, 2);
     }
 
     #[tokio::test]

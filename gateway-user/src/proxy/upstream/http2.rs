@@ -88,7 +88,11 @@ impl Mux {
             active: AtomicU32::new(0),
             served: AtomicU32::new(0),
             streams_max: wanted.clamp(1, STREAMS_MAX),
-            requests_max: pool.max_requests_per_connection,
+            // A PROXY header names one client, who may never ask again.
+            requests_max: match origin {
+                Some(_) => Some(1),
+                None => pool.max_requests_per_connection,
+            },
             idle_since: Mutex::new(Instant::now()),
         }))
     }

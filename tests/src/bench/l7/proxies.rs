@@ -41,7 +41,18 @@ pub(super) struct Site<'a> {
     pub(super) forebay: &'a Path,
     pub(super) backend: SocketAddr,
     pub(super) core: usize,
+    /// Configurations of Forebay, nginx and Envoy.
+    pub(super) templates: [&'static str; 3],
+    /// Further `@NAME@`s and what stands for them.
+    pub(super) values: Vec<(&'static str, String)>,
 }
+
+/// Plain HTTP/1.1.
+pub(super) const HTTP1: [&str; 3] = [
+    include_str!("../../../bench-peers/forebay.yaml.in"),
+    include_str!("../../../bench-peers/nginx.conf.in"),
+    include_str!("../../../bench-peers/envoy.yaml.in"),
+];
 
 /// A running proxy that has answered its first request with 200.
 pub(super) struct Proxy {
@@ -140,9 +151,9 @@ fn prepare(
     site: &Site<'_>,
 ) -> Result<(Command, String)> {
     let template = match kind {
-        Kind::Forebay => include_str!("../../../bench-peers/forebay.yaml.in"),
-        Kind::Nginx => include_str!("../../../bench-peers/nginx.conf.in"),
-        Kind::Envoy => include_str!("../../../bench-peers/envoy.yaml.in"),
+        Kind::Forebay => site.templates[0],
+        Kind::Nginx => site.templates[1],
+        Kind::Envoy => site.templates[2],
     };
     let directory = site.work.join(kind.name());
     fs::create_dir(&directory)?;
@@ -202,6 +213,7 @@ fn fill(template: &str, address: SocketAddr, log: &Path, site: &Site<'_>) -> Str
     ];
     values
         .iter()
+        .chain(&site.values)
         .fold(template.to_owned(), |text, (name, value)| {
             text.replace(name, value)
         })
