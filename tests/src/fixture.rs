@@ -137,12 +137,7 @@ impl Fixture {
     /// # Errors
     /// If it cannot be written.
     pub fn write(&self, file: &str, text: &str) -> Result<()> {
-        let (path, fresh) = (
-            self.directory.join(file),
-            self.directory.join(format!(".{file}.new")),
-        );
-        fs::write(&fresh, text).with_context(|| format!("cannot write {}", fresh.display()))?;
-        fs::rename(&fresh, &path).with_context(|| format!("cannot write {}", path.display()))
+        write_whole(&self.directory, file, text)
     }
 
     /// Removes a file.
@@ -157,6 +152,13 @@ impl Fixture {
     fn write_replicas(&self) -> Result<()> {
         self.write("replicas.yaml", &slice(&self.replicas))
     }
+}
+
+/// Writes a file of a directory at once: no reader sees half of it.
+pub(crate) fn write_whole(directory: &Path, file: &str, text: &str) -> Result<()> {
+    let (path, fresh) = (directory.join(file), directory.join(format!(".{file}.new")));
+    fs::write(&fresh, text).with_context(|| format!("cannot write {}", fresh.display()))?;
+    fs::rename(&fresh, &path).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn slice(replicas: &[Replica]) -> String {

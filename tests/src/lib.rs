@@ -19,6 +19,7 @@ pub mod object;
 pub mod packet;
 pub mod rig;
 pub mod split;
+pub mod stage;
 pub mod stalls;
 pub mod steering;
 pub mod sustained;

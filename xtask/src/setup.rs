@@ -44,6 +44,15 @@ const PACKAGES: [&str; 14] = [
     "nftables",
 ];
 
+/// Clients and servers that only the scenarios call: 100 MB, most of it the browser.
+const CLIENT_PACKAGES: [&str; 5] = [
+    "openssl",
+    "nghttp2-client",
+    "nghttp2-server",
+    "python3-venv",
+    "chromium-headless-shell",
+];
+
 /// Services that packages bring along and that are not to run by themselves on the machine of whoever sets this up.
 const UNWANTED: [(&str, &str); 1] = [("bird2", "bird.service")];
 
@@ -53,7 +62,11 @@ const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// `cargo xtask setup`.
 pub(crate) fn run(check: bool) -> Result<()> {
     let steps = Steps::new();
-    if check { look(&steps) } else { install(&steps) }
+    if check {
+        return look(&steps);
+    }
+    install(&steps)?;
+    install_clients(&steps)
 }
 
 /// All steps of the set-up, for the commands that need it.
@@ -62,6 +75,59 @@ pub(crate) fn install(steps: &Steps) -> Result<()> {
     steps.run("system packages", |step| packages(step, &PACKAGES))?;
     steps.run("rust with its sources", rust)?;
     steps.run("bpf-linker", bpf_linker)
+}
+
+/// What only the scenarios need: others' clients and servers.
+pub(crate) fn install_clients(steps: &Steps) -> Result<()> {
+    let _lock = lock()?;
+    steps.run("packages for the scenarios", |step| {
+        packages(step, &CLIENT_PACKAGES)
+    })?;
+    steps.run("clients for the scenarios", clients)
+}
+
+/// Where the Python is that runs `tests/clients`. Its place follows from what is installed there, so that checkouts with
+/// other versions do not replace each other's.
+pub(crate) fn clients_python() -> Result<PathBuf> {
+    Ok(clients_root()?.join("bin/python"))
+}
+
+fn clients_root() -> Result<PathBuf> {
+    let path = requirements();
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(paths::cache()?.join(format!("clients-{:016x}", fingerprint(&text))))
+}
+
+fn requirements() -> PathBuf {
+    paths::root().join("tests/clients/requirements.txt")
+}
+
+/// FNV-1a: only names a directory.
+fn fingerprint(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// Installs from the package index, without what is built on this machine. The mark is written last: an installation that
+/// was interrupted is made anew.
+fn clients(step: &Step) -> Result<String> {
+    let root = clients_root()?;
+    let mark = root.join("complete");
+    if mark.is_file() {
+        return Ok("installed".to_owned());
+    }
+    step.say("python3 -m venv");
+    let mut venv = Command::new("/usr/bin/python3");
+    cmd::output(venv.args(["-m", "venv", "--clear"]).arg(&root))?;
+    step.say("pip install");
+    let mut pip = Command::new(root.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check"])
+        .args(["--no-deps", "--only-binary", ":all:", "--requirement"])
+        .arg(requirements());
+    cmd::output(&mut pip)?;
+    fs::write(&mark, "").with_context(|| format!("cannot write {}", mark.display()))?;
+    Ok("installed from PyPI".to_owned())
 }
 
 /// What only fuzzing needs: a C++ compiler for libFuzzer, and cargo-fuzz.
@@ -112,7 +178,7 @@ fn look(steps: &Steps) -> Result<()> {
             missing.push(name.to_owned());
         }
     };
-    for package in PACKAGES {
+    for package in PACKAGES.iter().chain(&CLIENT_PACKAGES) {
         note(
             package,
             installed(package)
@@ -131,6 +197,14 @@ fn look(steps: &Steps) -> Result<()> {
             .is_file()
             .then(|| BPF_LINKER.to_owned())
             .context("not built"),
+    );
+    let clients = clients_root()?.join("complete");
+    note(
+        "clients for the scenarios",
+        clients
+            .is_file()
+            .then(|| "installed".to_owned())
+            .context("not installed"),
     );
     if missing.is_empty() {
         return Ok(());
@@ -223,6 +297,10 @@ fn stands_in(package: &str) -> bool {
         "ethtool" | "curl" => cmd::is_there(package),
         "xdp-tools" => cmd::is_there("xdp-loader"),
         "bird2" => cmd::is_there("bird"),
+        "openssl" => cmd::is_there("openssl"),
+        "nghttp2-client" => cmd::is_there("h2load"),
+        "nghttp2-server" => cmd::is_there("nghttpd"),
+        "chromium-headless-shell" => cmd::is_there(package),
         _ => true,
     }
 }

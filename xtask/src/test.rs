@@ -118,15 +118,23 @@ fn units() -> Tally {
 fn scenarios() -> Tally {
     println!("scenarios");
     let mut tally = Tally::default();
-    if let Err(error) = can_make_namespaces().and_then(|()| build_daemon()) {
-        tally.check(Err(error.context("the scenarios cannot run")));
-        return tally;
-    }
+    let prepared = can_make_namespaces()
+        .and_then(|()| setup::install_clients(&Steps::new()))
+        .and_then(|()| build_daemon())
+        .and_then(|()| setup::clients_python());
+    let python = match prepared {
+        Ok(python) => python,
+        Err(error) => {
+            tally.check(Err(error.context("the scenarios cannot run")));
+            return tally;
+        }
+    };
     let built = paths::target().join("debug");
     let mut cargo = cmd::cargo(&paths::root());
     cargo
         .env("FOREBAY_BIN", built.join("forebay"))
         .env("FOREBAY_EBPF_OBJECT", paths::object())
+        .env("FOREBAY_PYTHON", python)
         .args(["test", "--no-fail-fast", "-p", "gateway-tests"])
         // Each scenario fills the machine's cores by itself and some of them count time.
         .args(["--", "--test-threads=1"]);

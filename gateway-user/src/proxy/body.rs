@@ -6,6 +6,7 @@ mod request;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -92,6 +93,19 @@ impl Body for UpstreamBody {
     }
 }
 
+/// How long an endpoint has to end the stream of a response of which every announced byte has come.
+const END_AWAITED: Duration = Duration::from_secs(1);
+
+/// Takes the end of a stream of HTTP/2 that came apart from the last byte. A stream that is dropped before it is reset, and
+/// endpoints count resets.
+async fn hear_out(mut body: UpstreamBody) {
+    let end = std::future::poll_fn(|cx| {
+        while let Some(Ok(_)) = ready!(Pin::new(&mut body).poll_frame(cx)) {}
+        Poll::Ready(())
+    });
+    let _ = tokio::time::timeout(END_AWAITED, end).await;
+}
+
 /// Why a response body breaks off.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
@@ -151,6 +165,12 @@ impl Body for ResponseBody {
         }
         if is_last(frame.as_ref()) || body.is_end_stream() {
             exchange.complete();
+        } else if exchange.notes().is_none() && body.size_hint().exact() == Some(0) {
+            // The codec of HTTP/1 asks no more after the last announced byte.
+            exchange.complete();
+            if let Self::Upstream(body, _) = std::mem::replace(&mut *self, Self::Local(None)) {
+                tokio::task::spawn_local(hear_out(body));
+            }
         }
         Poll::Ready(frame.map(Ok))
     }

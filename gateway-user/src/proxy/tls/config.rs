@@ -119,7 +119,10 @@ fn config(
             return None;
         }
     };
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Clients that were told to speak HTTP/1.0 (curl) offer nothing else.
+    config.alpn_protocols = ["h2", "http/1.1", "http/1.0"]
+        .map(|name| name.as_bytes().to_vec())
+        .into();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     let purpose = format!(
         "{}/{} client certificates: none",
