@@ -105,13 +105,13 @@ pub(super) fn deliver(wakes: Vec<Wake<Waiter>>) {
 }
 
 /// A request on an HTTP/2 connection is over: its place goes to the first waiter that may use it. Where none may, a
-/// connection without requests makes room for one.
-pub(super) fn offer_stream(cluster: &Arc<LiveCluster>, mux: &Arc<Mux>) {
+/// connection without requests makes room for one. Whether somebody was told.
+pub(super) fn offer_stream(cluster: &Arc<LiveCluster>, mux: &Arc<Mux>) -> bool {
     if cluster.limiter.in_use().pending == 0 {
-        return;
+        return false;
     }
     let Some(stream) = mux.enter(cluster) else {
-        return;
+        return false;
     };
     let mut wakes = cluster
         .limiter
@@ -122,16 +122,19 @@ pub(super) fn offer_stream(cluster: &Arc<LiveCluster>, mux: &Arc<Mux>) {
             let request = RequestPermit(Arc::clone(cluster));
             // An heir that is gone drops the grant, which offers the place anew.
             drop(heir.grant.send(Grant::Stream(stream, request)));
+            true
         }
         Some(refused @ Wake::Overflow(_)) => {
             wakes.push(refused);
             deliver(wakes);
+            true
         }
         None => {
             if mux.active() == 1 && cluster.limiter.in_use().pending > 0 {
                 mux.retire();
             }
             stream.leave_quietly();
+            false
         }
     }
 }

@@ -277,6 +277,13 @@ async fn open(
         .ok()?;
     let place = mux.enter(cluster);
     cluster.add_mux(&mux);
+    // Others wait for room, and this is some: it may be long until a request on it is over.
+    while permit::offer_stream(cluster, &mux) {}
+    // Whoever removed the endpoint or changed the transport while it was opened has not seen it.
+    let current = cluster.view().transport.epoch == demand.transport.epoch;
+    if !(current && endpoint.is_usable()) {
+        mux.retire();
+    }
     place.map(Leased::Http2)
 }
 

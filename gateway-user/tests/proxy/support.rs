@@ -245,10 +245,17 @@ pub(crate) async fn until(mut what: impl FnMut() -> bool) {
     tokio::time::timeout(BOUND, wait).await.expect("in time");
 }
 
-/// A free port of 127.0.0.1.
+/// A free port of 127.0.0.1: never the same twice, and none that the system gives to others meanwhile.
 pub(crate) fn free_address() -> SocketAddr {
-    let probe = StdListener::bind("127.0.0.1:0").unwrap();
-    probe.local_addr().unwrap()
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let start = std::process::id() as usize * 331;
+    loop {
+        let port = 10_000 + (start + NEXT.fetch_add(1, SeqCst)) % 22_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+        if StdListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 pub(crate) fn cluster(name: &str, policy: &TrafficPolicy, backends: &[SocketAddr]) -> Arc<Cluster> {

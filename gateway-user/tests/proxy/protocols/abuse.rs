@@ -329,7 +329,7 @@ async fn streams_at_once_are_bounded() {
         }
     }
     assert_eq!(refused, 50);
-    assert_eq!(server.count(), 100);
+    until(|| server.count() == 100).await;
     assert_eq!(proxy.endpoints()[0].in_use.requests, 100);
     honest(at).await;
     drop(raw);

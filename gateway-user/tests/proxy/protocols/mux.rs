@@ -61,7 +61,7 @@ async fn limits_are_exact_over_shared_connections() {
             (2, 8, 3),
             "{workers}"
         );
-        assert_eq!(up.heads.lock().unwrap().len(), 8);
+        until(|| up.heads.lock().unwrap().len() == 8).await;
         gate.add_permits(11);
         let mut statuses = Vec::new();
         for task in tasks {
@@ -238,17 +238,26 @@ async fn a_connection_that_goes_away_keeps_its_permit_until_it_is_closed() {
     let (open, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let (now, peak, hold) = (Arc::clone(&open), Arc::clone(&most), Arc::clone(&gate));
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        for number in 0.. {
+            let (stream, _) = listener.accept().await.unwrap();
             peak.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
             let (now, hold) = (Arc::clone(&now), Arc::clone(&hold));
             tokio::spawn(async move {
                 let mut raw = Raw::serve(stream, &[]).await;
                 while let Some(next) = raw.stream_frame().await {
-                    if next.kind == HEADERS {
-                        // The one that it has is the last.
-                        raw.send(&goaway(next.stream, 0)).await;
-                        hold.acquire().await.unwrap().forget();
-                        raw.send(&ok(next.stream)).await;
+                    match (next.kind, number, next.stream) {
+                        (HEADERS, 0, 1) => {
+                            // The one that it has is the last.
+                            raw.send(&goaway(1, 0)).await;
+                            hold.acquire().await.unwrap().forget();
+                            raw.send(&ok(1)).await;
+                        }
+                        // The first of the second connection takes long.
+                        (HEADERS, 1, 1) | (HEADERS, 0, _) => {}
+                        (HEADERS, _, stream) => {
+                            raw.send(&ok(stream)).await;
+                        }
+                        _ => {}
                     }
                 }
                 now.fetch_sub(1, SeqCst);
@@ -260,21 +269,28 @@ async fn a_connection_that_goes_away_keeps_its_permit_until_it_is_closed() {
         max_connections: Some(1),
         ..ConnectionPool::default()
     };
-    let proxy = start(
-        2,
-        &snapshot(at, &[(1, h2_cluster(&policy(pool), &[address]))], |_| {}),
-    );
+    let live = h2_cluster(&policy(pool), &[address]);
+    let proxy = start(2, &snapshot(at, &[(1, live)], |_| {}));
+    let first = tokio::spawn(get(at, "/"));
+    until(|| proxy.endpoints()[0].in_use.requests == 1).await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
     let tasks: Vec<_> = (0..5).map(|_| tokio::spawn(get(at, "/"))).collect();
-    for _ in 0..5 {
-        until(|| open.load(SeqCst) == 1).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        gate.add_permits(1);
-    }
-    for task in tasks {
-        assert_eq!(task.await.unwrap().status, 200);
-    }
+    until(|| proxy.endpoints()[0].in_use.pending == 5).await;
+    gate.add_permits(1);
+    assert_eq!(first.await.unwrap().status, 200);
+    // One opens the next connection, and all of them have a place on it at once.
+    until(|| proxy.endpoints()[0].in_use.requests == 1).await;
+    until(|| tasks.iter().filter(|task| task.is_finished()).count() == 4).await;
     assert_eq!(most.load(SeqCst), 1, "connections at once");
-    until(|| proxy.endpoints()[0].in_use.connections == 0).await;
+    assert_eq!(proxy.endpoints()[0].in_use.connections, 1);
+    for task in tasks {
+        if task.is_finished() {
+            assert_eq!(task.await.unwrap().status, 200);
+        } else {
+            task.abort();
+        }
+    }
+    until(|| proxy.endpoints()[0].in_use.requests == 0).await;
 }
 
 #[tokio::test]
