@@ -524,13 +524,12 @@ fn what_a_change_does_not_touch_stays_the_same_object() {
                     "metadata": {"name": "h"}, "spec": {"gatewayClassName": "forebay", "listeners": []}})));
             },
             &[
-                "bind 192.0.2.1:15021",
                 "bind 192.0.2.1:80",
                 "bind 192.0.2.1:81",
-                "bind 192.0.2.2:15021",
+                "bind 192.0.2.1:15021",
                 "bind 192.0.2.2:80",
                 "bind 192.0.2.2:81",
-                "status default/q",
+                "bind 192.0.2.2:15021",
             ],
         ),
     ];

@@ -6,6 +6,8 @@
 use std::time::{Duration, Instant};
 
 use gateway_user::allocate::{Allocations, allocate};
+use gateway_user::file::merge::Files;
+use gateway_user::file::watch::Watch;
 use gateway_user::l7::router::{RequestView, Router};
 use gateway_user::proxy::stats::Stats;
 use gateway_user::proxy::{Proxy, ProxySettings};
@@ -267,4 +269,90 @@ fn five_thousand_routes() {
         endpoints_of_service: 20,
     };
     measure(size, 500);
+}
+
+/// From a changed file to what is served, in a directory of that many files.
+fn measure_files(size: Size, rounds: usize) -> (Duration, Spread) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.expect("a runtime");
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut plane = Plane::new(size);
+    let write = |name: &str, text: String| {
+        std::fs::write(dir.path().join(name), text).expect("it can be written");
+    };
+    let gateway = include_str!("scale/gateway.yaml");
+    write("gateway.yaml", gateway.to_owned());
+    for n in 0..size.routes() {
+        write(&format!("{n}.yaml"), manifests(size, n, 0));
+    }
+    let mut watch = Watch::new(dir.path());
+    let mut files = Files::default();
+    let mut live = |plane: &mut Plane| {
+        let listing = runtime.block_on(watch.next());
+        let changed = files.update(listing);
+        if changed {
+            plane.inputs.clone_from(&files.merged().inputs);
+            let translation = plane.live();
+            assert_eq!(translation.snapshot.rules.len(), size.routes());
+        }
+        changed
+    };
+    let start = Instant::now();
+    live(&mut plane);
+    let first = start.elapsed();
+    let mut samples = Vec::new();
+    for round in 1..=rounds {
+        // Later than what the last change belongs to: a change by itself is acted on at once.
+        std::thread::sleep(Duration::from_millis(25));
+        let n = far(size, round);
+        let text = manifests(size, n, round);
+        let start = Instant::now();
+        write(&format!("{n}.yaml"), text);
+        while !live(&mut plane) {}
+        samples.push(start.elapsed());
+    }
+    (first, spread(samples))
+}
+
+fn manifests(size: Size, n: usize, round: usize) -> String {
+    let addresses: Vec<String> = (0..size.endpoints_of_service)
+        .map(|e| {
+            let last = if e == 0 { round % 200 } else { 200 + e };
+            format!("{{addresses: [10.{}.{}.{last}]}}", n / 250, n % 250)
+        })
+        .collect();
+    include_str!("scale/route.yaml")
+        .replace("NAME", &format!("web-{n}"))
+        .replace("SPACE", &format!("ns-{}", n % 50))
+        .replace("HOST", &format!("host-{}.example.com", n % size.hosts))
+        .replace("ENDPOINTS", &addresses.join(", "))
+}
+
+#[test]
+#[ignore = "measures; run it in release"]
+fn five_thousand_files() {
+    let size = Size {
+        hosts: 200,
+        routes_of_host: 25,
+        endpoints_of_service: 20,
+    };
+    let (first, one) = measure_files(size, 300);
+    println!("{} files: all {first:?}; one {one}", size.routes());
+}
+
+#[test]
+fn a_changed_file_costs_a_small_part_of_all() {
+    let size = Size {
+        hosts: 50,
+        routes_of_host: 10,
+        endpoints_of_service: 4,
+    };
+    let (first, one) = measure_files(size, 11);
+    println!("{} files: all {first:?}; one {one}", size.routes());
+    assert!(
+        one.half * 3 < first,
+        "one file takes {one}, all take {first:?}"
+    );
 }
