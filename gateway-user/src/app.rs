@@ -32,7 +32,7 @@ use crate::readiness::{Progress, Readiness};
 use crate::settings::{Datapath, Settings};
 use crate::snapshot::{BindKey, Generation, Replica, ReplicaState, Snapshot};
 use crate::status::{self, Report};
-use crate::translate::{Context, Inputs, translate, zone};
+use crate::translate::{Context, Inputs, Translator, translate, zone};
 
 use self::kernel::{Kernel, Refused};
 use self::view::{Shared, View};
@@ -108,6 +108,8 @@ struct App {
     files: Files,
     reported: BTreeSet<Problem>,
     allocations: Allocations,
+    /// What it remembers makes a change cost no more than what it touches.
+    translator: Translator,
     generation: Generation,
     shared: Arc<Shared>,
     readiness: Readiness,
@@ -169,6 +171,7 @@ impl App {
             files,
             reported: BTreeSet::new(),
             allocations: load_allocations(&settings),
+            translator: Translator::default(),
             generation: 0,
             shared,
             readiness,
@@ -262,7 +265,7 @@ impl App {
             allocations: &allocations,
             zone: zone(&merged.inputs, &self.settings.node_name),
         };
-        let mut translation = translate(&merged.inputs, &context);
+        let mut translation = self.translator.translate(&merged.inputs, &context);
         self.generation += 1;
         translation.snapshot.generation = self.generation;
         self.follow_keys(&merged.inputs);

@@ -433,12 +433,14 @@ impl Proxy {
         beats.min().unwrap_or(0)
     }
 
-    /// Clusters and endpoints with their live state, in the order of the snapshot.
+    /// Clusters and endpoints with their live state, in the order of their keys.
     #[must_use]
     pub fn endpoints(&self) -> Vec<ClusterStatus> {
         let live = self.shared.live.load_full();
         let now = Instant::now();
-        live.clusters.iter().map(|c| c.status(now)).collect()
+        let mut clusters: Vec<_> = live.clusters.iter().collect();
+        clusters.sort_by(|a, b| a.key.cmp(&b.key));
+        clusters.into_iter().map(|c| c.status(now)).collect()
     }
 
     /// Counters.

@@ -1,8 +1,10 @@
 //! The validated configuration: what translate makes, what the proxy and the kernel tables are built from.
 //!
-//! Plain immutable data in ordered containers: the same input gives equal snapshots. It holds no counter, no
+//! Plain immutable data in ordered containers: the same input gives snapshots of one [canonical](Snapshot::canonical)
+//! form. Parts that a change does not touch are the same allocations in the next snapshot. It holds no counter, no
 //! cursor and no connection: live state belongs to `proxy::runtime`, keyed by the keys below.
 
+mod canonical;
 pub mod cluster;
 pub mod filter;
 pub mod hostname;
@@ -11,6 +13,7 @@ pub mod listener;
 pub mod name;
 pub mod policy;
 pub mod route;
+pub mod slots;
 pub mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +32,7 @@ pub use listener::{Bind, BindKey, Listener, Protocol, Transport};
 pub use name::{ObjectKey, RuleKey};
 pub use policy::{Balancer, ConnectionPool, OutlierDetection, ProxyVersion, TrafficPolicy};
 pub use route::{Backend, BackendTarget, PathMatch, Retry, RouteMatch, Rule, ValueMatch};
+pub use slots::Slots;
 pub use tls::{Certificate, ListenerTls, Trust, UpstreamTls};
 
 /// Number of a snapshot, counted up by the application for each one that it publishes.
@@ -41,10 +45,10 @@ pub struct Snapshot {
     pub generation: Generation,
     /// What is listened on: one for each (address, port, transport) of each Gateway.
     pub binds: BTreeMap<BindKey, Arc<Bind>>,
-    /// Route rules; listeners' routers name them by position.
-    pub rules: Vec<Arc<Rule>>,
-    /// Clusters; rules' backends name them by position. Sorted by key.
-    pub clusters: Vec<Arc<Cluster>>,
+    /// Route rules; listeners' routers name them by place.
+    pub rules: Slots<Rule>,
+    /// Clusters; rules' backends name them by place.
+    pub clusters: Slots<Cluster>,
     /// VIP addresses and which Gateway holds each.
     pub addresses: BTreeMap<IpAddr, ObjectKey>,
     /// Those of [`Self::addresses`] that no node announces on the link: routers learn the way to them.

@@ -3,6 +3,7 @@
 //! Pure, and the end of the flow: nothing here goes back into translate. `lastTransitionTime` is added by the writer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -32,10 +33,10 @@ pub struct ObjectStatus {
     /// Kind.
     pub kind: Kind,
     /// Namespace; empty for cluster-scoped kinds.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub namespace: String,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub namespace: Arc<str>,
     /// Name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its `status`.
     pub status: Status,
 }
@@ -47,11 +48,11 @@ pub enum Status {
     /// Gateway.
     Gateway(GatewayStatus),
     /// HTTPRoute, GRPCRoute, UDPRoute.
-    Route(RouteStatus),
+    Route(Arc<RouteStatus>),
     /// TrafficPolicy.
     Policy(PolicyStatus),
     /// GatewayClass, DestinationRule, AddressPool, and objects that are only warned about.
-    Plain(ClassStatus),
+    Plain(Arc<ClassStatus>),
 }
 
 impl ObjectStatus {
@@ -108,13 +109,14 @@ pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus>
         statuses.push(ObjectStatus {
             api_version: kind.api_version(),
             kind,
-            namespace: key.namespace.to_string(),
-            name: key.name.to_string(),
+            namespace: Arc::clone(&key.namespace),
+            name: Arc::clone(&key.name),
             status,
         });
     };
+    let plain = |status: &ClassStatus| Status::Plain(Arc::new(status.clone()));
     for (key, status) in &conditions.gateway_classes {
-        push(Kind::GatewayClass, key, Status::Plain(status.clone()));
+        push(Kind::GatewayClass, key, plain(status));
     }
     for (key, status) in &conditions.gateways {
         let mut status = status.clone();
@@ -123,34 +125,37 @@ pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus>
         }
         push(Kind::Gateway, key, Status::Gateway(status));
     }
-    for (key, status) in &conditions.http_routes {
-        push(Kind::HttpRoute, key, Status::Route(status.clone()));
+    let route = |status: &Arc<RouteStatus>| Status::Route(Arc::clone(status));
+    for (key, status) in &*conditions.http_routes {
+        push(Kind::HttpRoute, key, route(status));
     }
-    for (key, status) in &conditions.grpc_routes {
-        push(Kind::GrpcRoute, key, Status::Route(status.clone()));
+    for (key, status) in &*conditions.grpc_routes {
+        push(Kind::GrpcRoute, key, route(status));
     }
-    for (key, status) in &conditions.udp_routes {
-        push(Kind::UdpRoute, key, Status::Route(status.clone()));
+    for (key, status) in &*conditions.udp_routes {
+        push(Kind::UdpRoute, key, route(status));
     }
     for (id, messages) in &conditions.warnings {
         let condition = Condition::no("forebay.dev/Usable", "Invalid", sentences(messages));
         let conditions = vec![condition];
-        push(id.kind, &id.key, Status::Plain(ClassStatus { conditions }));
+        push(id.kind, &id.key, plain(&ClassStatus { conditions }));
     }
-    for (key, status) in &conditions.destination_rules {
-        push(Kind::DestinationRule, key, Status::Plain(status.clone()));
+    for (key, status) in &*conditions.destination_rules {
+        let status = Status::Plain(Arc::clone(status));
+        push(Kind::DestinationRule, key, status);
     }
     for (key, status) in &conditions.traffic_policies {
         push(Kind::TrafficPolicy, key, Status::Policy(status.clone()));
     }
     for (key, status) in &conditions.address_pools {
-        push(Kind::AddressPool, key, Status::Plain(status.clone()));
+        push(Kind::AddressPool, key, plain(status));
     }
-    statuses.sort_by(|a, b| {
-        let order = |s: &ObjectStatus| (s.kind, s.namespace.clone(), s.name.clone());
-        order(a).cmp(&order(b))
-    });
+    statuses.sort_by(|a, b| (a.kind, &a.namespace, &a.name).cmp(&(b.kind, &b.namespace, &b.name)));
     statuses
+}
+
+fn is_empty(text: &Arc<str>) -> bool {
+    text.is_empty()
 }
 
 /// A port of a Gateway.
@@ -217,9 +222,9 @@ mod tests {
         ObjectStatus {
             api_version: Kind::Gateway.api_version(),
             kind: Kind::Gateway,
-            namespace: "a".to_owned(),
-            name: "b".to_owned(),
-            status: Status::Plain(ClassStatus { conditions }),
+            namespace: "a".into(),
+            name: "b".into(),
+            status: Status::Plain(Arc::new(ClassStatus { conditions })),
         }
     }
 

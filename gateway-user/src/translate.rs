@@ -1,7 +1,7 @@
 //! Objects in, configuration and conditions out: the pure control plane.
 //!
 //! [`translate`] is total: a bad object becomes a condition and the good ones still work. The same inputs give the same
-//! bytes. It knows no clock, no socket and no client; what the nodes report about the result is merged in
+//! bytes. [`Translator`] gives the same and remembers: a change costs what it touches. It knows no clock, no socket and no client; what the nodes report about the result is merged in
 //! [`crate::status`] and never comes back here.
 
 mod address_pool;
@@ -21,6 +21,8 @@ mod http_route;
 pub mod inputs;
 mod l4_policy;
 mod listener;
+mod listener_routes;
+mod memo;
 pub mod namespace;
 pub mod objects;
 mod precedence;
@@ -34,17 +36,12 @@ mod traffic_policy;
 mod udp_route;
 mod upstream_tls;
 
-use std::sync::Arc;
-
 pub use condition::{Condition, Conditions, Truth};
 pub use gateway::READY_PORT;
 pub use gateway_class::CONTROLLER;
 pub use inputs::{Inputs, Kind, Object, ObjectError, ObjectId};
 
-use self::gathered::Gathered;
-use self::route::Route;
-
-use crate::allocate::{Allocations, Unannounced};
+use crate::allocate::Allocations;
 use crate::snapshot::{ObjectKey, Snapshot};
 
 /// Label by which an EndpointSlice names its Service.
@@ -81,82 +78,34 @@ pub struct Translation {
     pub conditions: Conditions,
 }
 
-/// Translates all objects.
-#[must_use]
-pub fn translate(inputs: &Inputs, context: &Context<'_>) -> Translation {
-    let mut conditions = Conditions {
-        gateway_classes: gateway_class::judge(inputs),
-        address_pools: address_pool::judge(inputs),
-        ..Conditions::default()
-    };
-    let mut gateways = gateway::read(inputs, context);
-    let mut gathered = Gathered {
-        clusters: cluster::Clusters::new(inputs),
-        rules: Vec::new(),
-    };
-    for route in by_age(inputs) {
-        if let Some(status) = route.attach(inputs, context, &mut gateways, &mut gathered) {
-            let (kind, key) = route.id();
-            let statuses = match kind {
-                listener::GRPC_ROUTE => &mut conditions.grpc_routes,
-                _ => &mut conditions.http_routes,
-            };
-            statuses.insert(key.clone(), status);
-        }
-    }
-    for (key, object) in &inputs.udp_routes {
-        let route = (key, object.as_ref());
-        let status = udp_route::attach(inputs, context, route, &mut gateways, &mut gathered);
-        if let Some(status) = status {
-            conditions.udp_routes.insert(key.clone(), status);
-        }
-    }
-    let policies = l4_policy::read(inputs, &gateways, &mut conditions);
-    conditions.gateways = gateways
-        .iter()
-        .map(|(key, gateway)| (key.clone(), gateway.status()))
-        .collect();
-    gateway::add_orphans(inputs, context, &mut conditions.gateways);
+/// Translates again and again, and makes only that anew which a change touches.
+///
+/// The result says the same as that of [`translate`]: places of rules and clusters may differ, their
+/// [canonical](Snapshot::canonical) form does not. An object that is the same allocation as the last time has not changed;
+/// parts of the snapshot and statuses that a change does not touch are the same allocations in the next result.
+#[derive(Default)]
+pub struct Translator {
+    memo: memo::Memo,
+}
 
-    let mut snapshot = Snapshot::default();
-    let unannounced = Unannounced::new(inputs);
-    for (key, gateway) in &mut gateways {
-        for &address in gateway.addresses() {
-            snapshot.addresses.insert(address, key.clone());
-            if unannounced.holds(&key.namespace, address) {
-                snapshot.routed.insert(address);
-            }
-        }
-        let binds = gateway.binds(&policies).into_iter();
-        snapshot
-            .binds
-            .extend(binds.map(|bind| (bind.key, Arc::new(bind))));
-    }
-    let Gathered { clusters, rules } = gathered;
-    let moved;
-    (snapshot.clusters, moved) = clusters.finish(context, &snapshot.binds, &mut conditions);
-    conditions.destination_rules = clusters.rules.statuses(inputs, &snapshot.clusters);
-    snapshot.rules = rules
-        .into_iter()
-        .map(|rule| Arc::new(gathered::settle(rule, &moved)))
-        .collect();
-    snapshot.replicas = replica::read(inputs, &mut conditions);
-    Translation {
-        snapshot,
-        conditions,
+impl Translator {
+    /// Translates all objects as they are now.
+    #[must_use]
+    pub fn translate(&mut self, inputs: &Inputs, context: &Context<'_>) -> Translation {
+        self.memo.translate(inputs, context)
     }
 }
 
-/// All routes with hostnames, the older first: where an HTTPRoute and a GRPCRoute exclude each other that one is served.
-fn by_age(inputs: &Inputs) -> Vec<Route<'_>> {
-    let http = inputs.http_routes.iter();
-    let grpc = inputs.grpc_routes.iter();
-    let mut routes: Vec<Route<'_>> = http
-        .map(|(key, object)| http_route::compile(key, object))
-        .chain(grpc.map(|(key, object)| grpc_route::compile(key, object)))
-        .collect();
-    routes.sort_by(|a, b| a.age().cmp(&b.age()));
-    routes
+impl std::fmt::Debug for Translator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Translator").finish_non_exhaustive()
+    }
+}
+
+/// Translates all objects, from scratch.
+#[must_use]
+pub fn translate(inputs: &Inputs, context: &Context<'_>) -> Translation {
+    Translator::default().translate(inputs, context)
 }
 
 #[cfg(test)]

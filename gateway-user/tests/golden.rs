@@ -270,10 +270,9 @@ fn show_snapshot(snapshot: &Snapshot) -> Value {
     let rules = snapshot.rules.iter();
     let rules = rules.map(|rule| show_rule(snapshot, rule));
     part("rules", rules.collect());
-    let clusters = snapshot
-        .clusters
-        .iter()
-        .map(|cluster| show_cluster(cluster));
+    let mut clusters: Vec<_> = snapshot.clusters.iter().collect();
+    clusters.sort_by(|a, b| a.key.cmp(&b.key));
+    let clusters = clusters.into_iter().map(|cluster| show_cluster(cluster));
     part("clusters", clusters.collect());
     let replicas = snapshot.replicas.iter().map(|replica| {
         format!(
@@ -380,7 +379,7 @@ fn show_bind(snapshot: &Snapshot, bind: &gateway_user::snapshot::Bind) -> Value 
             let rule = &snapshot.rules[rule as usize].key;
             return json!({"listener": listener.name, "everything": rule.to_string()});
         }
-        let entries = listener.router.entries().iter().map(|entry| {
+        let entries = listener.router.entries().map(|entry| {
             let hostname = entry.hostname.as_ref().map_or("*", |name| name.as_str());
             let rule = &snapshot.rules[entry.rule as usize].key;
             format!("{hostname} {} -> {rule}", show_match(&entry.matching))

@@ -51,7 +51,7 @@ fn failure(status: StatusCode, message: &str) -> Response {
 }
 
 async fn config(State(shared): State<Arc<Shared>>) -> Response {
-    Json(&*shared.view().snapshot).into_response()
+    Json(shared.view().snapshot.canonical()).into_response()
 }
 
 async fn all_statuses(State(shared): State<Arc<Shared>>) -> Response {

@@ -8,9 +8,13 @@
 //! Without a last good version an object that an API server would refuse, but that can be read, is handed on as it is:
 //! what of it is sound gets carried out and the rest becomes conditions. A listener beside a bad one serves, and a typing
 //! error in a policy or rule that guards something does not open it after a restart.
+//!
+//! A change of one file costs what that file holds: of the objects only those are looked at that it names or named, and one
+//! that it states as before stays the same object.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,11 +67,22 @@ impl fmt::Display for Problem {
 /// The directory as last read.
 #[derive(Debug, Default)]
 pub struct Files {
-    files: BTreeMap<String, File>,
+    files: BTreeMap<Arc<str>, File>,
     directories: BTreeMap<String, String>,
-    /// Last good versions of all objects, by [`identity`].
-    good: BTreeMap<String, Object>,
+    /// Who states an object, by [`identity`]: path and position in the file, in no order.
+    stated: BTreeMap<Arc<str>, Vec<(Arc<str>, usize)>>,
+    /// Objects in effect, by the same.
+    effective: BTreeMap<Arc<str>, Effective>,
+    /// Problems of objects that have any, by the same.
+    troubled: BTreeMap<Arc<str>, Vec<Problem>>,
     merged: Merged,
+}
+
+#[derive(Debug)]
+struct Effective {
+    object: Object,
+    /// It is a good version, which stays when worse ones come.
+    good: bool,
 }
 
 /// What the directory says.
@@ -86,13 +101,17 @@ struct File {
     hash: [u8; 32],
     claims: Vec<Claim>,
     problem: Option<String>,
+    /// Notes on objects of kinds that Forebay has no use for.
+    ignored: Vec<Problem>,
 }
 
 /// One object as one file states it.
 #[derive(Debug)]
 struct Claim {
+    /// SHA-256 of what is stated.
+    digest: [u8; 32],
     /// `None` if the object does not say what it is.
-    identity: Option<String>,
+    identity: Option<Arc<str>>,
     described: String,
     read: Read,
 }
@@ -112,25 +131,26 @@ enum Read {
 impl Files {
     /// Takes over what a reading found; true if anything differs from before.
     pub fn update(&mut self, listing: Listing) -> bool {
-        let mut changed = self.directories != listing.unreadable;
-        let kept_below = |path: &str| {
-            listing.unreadable.keys().any(|dir| {
-                dir.is_empty()
-                    || path
-                        .strip_prefix(dir.as_str())
-                        .is_some_and(|rest| rest.starts_with('/'))
-            })
-        };
-        let before = self.files.len();
-        self.files
-            .retain(|path, _| listing.files.contains_key(path) || kept_below(path));
-        changed |= self.files.len() != before;
-        for (path, content) in listing.files {
-            changed |= self.take(path, content);
+        let mut touched = BTreeSet::new();
+        let mut changed = false;
+        for path in self.gone(&listing) {
+            if let Some(file) = self.files.remove(&path) {
+                self.withdraw(&path, &file, &mut touched);
+                changed = true;
+            }
         }
-        self.directories = listing.unreadable;
+        for (path, content) in listing.files {
+            changed |= self.take(&path.into(), content, &mut touched);
+        }
+        if listing.only.is_none() && self.directories != listing.unreadable {
+            self.directories = listing.unreadable;
+            changed = true;
+        }
         if changed {
-            self.merge();
+            for id in touched {
+                self.settle(&id);
+            }
+            self.merged.problems = self.problems();
         }
         changed
     }
@@ -141,81 +161,182 @@ impl Files {
         &self.merged
     }
 
-    fn take(&mut self, path: String, content: Content) -> bool {
+    /// Files that are there no more. What lies below a directory that cannot be read stays.
+    fn gone(&self, listing: &Listing) -> Vec<Arc<str>> {
+        let here = |path: &&Arc<str>| listing.files.contains_key(&***path);
+        if let Some(only) = &listing.only {
+            let known = only
+                .iter()
+                .filter_map(|path| self.files.get_key_value(path.as_str()));
+            let known = known.map(|(path, _)| path).filter(|path| !here(path));
+            return known.cloned().collect();
+        }
+        let kept_below = |path: &&Arc<str>| {
+            listing.unreadable.keys().any(|dir| {
+                let rest = path.strip_prefix(dir.as_str());
+                dir.is_empty() || rest.is_some_and(|rest| rest.starts_with('/'))
+            })
+        };
+        let gone = self
+            .files
+            .keys()
+            .filter(|path| !here(path) && !kept_below(path));
+        gone.cloned().collect()
+    }
+
+    fn take(
+        &mut self,
+        path: &Arc<str>,
+        content: Content,
+        touched: &mut BTreeSet<Arc<str>>,
+    ) -> bool {
         let text = match content {
             Content::Text(text) => text,
-            Content::BeingWritten => return false,
+            Content::BeingWritten | Content::Unchanged => return false,
             Content::Unreadable(why) => {
-                let file = self.files.entry(path).or_default();
+                let file = self.files.entry(Arc::clone(path)).or_default();
                 // Read again in full when it becomes readable.
                 file.hash = [0; 32];
                 return set_problem(file, format!("the file cannot be read: {why}"));
             }
         };
         let hash: [u8; 32] = Sha256::digest(&text).into();
-        if self.files.get(&path).is_some_and(|file| file.hash == hash) {
+        if self.files.get(path).is_some_and(|file| file.hash == hash) {
             return false;
         }
-        let parsed = document::parse(&path, &text);
-        let file = self.files.entry(path).or_default();
+        let mut file = self.files.remove(path).unwrap_or_default();
         file.hash = hash;
-        match parsed {
+        match document::parse(path, &text) {
             Ok(values) => {
-                file.claims = values.iter().map(Claim::new).collect();
-                file.problem = None;
+                self.withdraw(path, &file, touched);
+                file.restate(path, &values);
+                self.state(path, &file, touched);
             }
             Err(why) => {
-                set_problem(file, format!("the file cannot be parsed: {why}"));
+                set_problem(&mut file, format!("the file cannot be parsed: {why}"));
             }
         }
+        self.files.insert(Arc::clone(path), file);
         true
     }
 
-    fn merge(&mut self) {
-        let mut merged = Merged::default();
-        for (dir, why) in &self.directories {
-            merged.problems.insert(Problem {
-                file: dir.clone(),
-                object: None,
-                field: None,
-                message: format!("the directory cannot be read: {why}"),
-            });
-        }
-        let mut good = BTreeMap::new();
-        let mut first_in: BTreeMap<&str, &str> = BTreeMap::new();
-        for (path, file) in &self.files {
-            if let Some(message) = &file.problem {
-                let kept = if file.claims.is_empty() {
-                    ""
-                } else {
-                    "; what was last read from it stays"
-                };
-                merged.problems.insert(Problem {
-                    file: path.clone(),
-                    object: None,
-                    field: None,
-                    message: format!("{message}{kept}"),
-                });
-            }
-            for claim in &file.claims {
-                if let (Some(id), false) = (&claim.identity, matches!(claim.read, Read::Ignored(_)))
-                {
-                    if let Some(first) = first_in.get(id.as_str()) {
-                        merged
-                            .problems
-                            .insert(claim.problem(path, None, duplicate(first, path)));
-                        continue;
-                    }
-                    first_in.insert(id, path);
+    /// Forgets what a file states, until it is settled again.
+    fn withdraw(&mut self, path: &Arc<str>, file: &File, touched: &mut BTreeSet<Arc<str>>) {
+        for id in file.claims.iter().filter_map(Claim::stands_for) {
+            if let Some(stated) = self.stated.get_mut(id) {
+                stated.retain(|(other, _)| other != path);
+                if stated.is_empty() {
+                    self.stated.remove(id);
                 }
-                claim.settle(path, &self.good, &mut good, &mut merged);
+            }
+            touched.insert(Arc::clone(id));
+        }
+        for note in &file.ignored {
+            self.merged.ignored.remove(note);
+        }
+    }
+
+    fn state(&mut self, path: &Arc<str>, file: &File, touched: &mut BTreeSet<Arc<str>>) {
+        for (at, claim) in file.claims.iter().enumerate() {
+            if let Some(id) = claim.stands_for() {
+                let stated = self.stated.entry(Arc::clone(id)).or_default();
+                stated.push((Arc::clone(path), at));
+                touched.insert(Arc::clone(id));
             }
         }
-        for object in good.values() {
-            merged.inputs.insert(object.clone());
+        self.merged.ignored.extend(file.ignored.iter().cloned());
+    }
+
+    /// Puts one object, or its last good version, into effect.
+    fn settle(&mut self, id: &Arc<str>) {
+        let before = self.effective.remove(id);
+        let last = before.as_ref().filter(|before| before.good);
+        let mut problems = Vec::new();
+        let mut stated = self.stated.get(id).cloned().unwrap_or_default();
+        stated.sort();
+        let mut claims = stated.iter().filter_map(|(path, at)| {
+            let file = self.files.get(path)?;
+            Some((path, file.claims.get(*at)?))
+        });
+        let now = claims.next().and_then(|(first, claim)| {
+            let others =
+                claims.map(|(path, other)| other.problem(path, None, duplicate(first, path)));
+            problems.extend(others);
+            claim.settle(first, last.map(|last| &last.object), &mut problems)
+        });
+        if let Some(before) = before
+            && now.is_none()
+        {
+            self.merged.inputs.remove(&before.object.id());
         }
-        self.good = good;
-        self.merged = merged;
+        if let Some(now) = now {
+            self.merged.inputs.insert(now.object.clone());
+            self.effective.insert(Arc::clone(id), now);
+        }
+        if problems.is_empty() {
+            self.troubled.remove(id);
+        } else {
+            self.troubled.insert(Arc::clone(id), problems);
+        }
+    }
+
+    fn problems(&self) -> BTreeSet<Problem> {
+        let directories = self.directories.iter().map(|(dir, why)| Problem {
+            file: dir.clone(),
+            object: None,
+            field: None,
+            message: format!("the directory cannot be read: {why}"),
+        });
+        let files = self
+            .files
+            .iter()
+            .flat_map(|(path, file)| file.problems(path));
+        let objects = self.troubled.values().flatten().cloned();
+        directories.chain(files).chain(objects).collect()
+    }
+}
+
+impl File {
+    /// Takes over what it states now; what it stated before is taken from there.
+    fn restate(&mut self, path: &str, values: &[Value]) {
+        let mut before: BTreeMap<[u8; 32], Claim> = std::mem::take(&mut self.claims)
+            .into_iter()
+            .map(|claim| (claim.digest, claim))
+            .collect();
+        let claims = values.iter().map(|value| {
+            let digest = digest(value);
+            before
+                .remove(&digest)
+                .unwrap_or_else(|| Claim::new(value, digest))
+        });
+        self.claims = claims.collect();
+        self.problem = None;
+        let ignored = self.claims.iter().filter_map(|claim| match &claim.read {
+            Read::Ignored(why) => Some(claim.problem(path, None, why.clone())),
+            _ => None,
+        });
+        self.ignored = ignored.collect();
+    }
+
+    /// Its own problems, and those of objects that do not say what they are.
+    fn problems(&self, path: &str) -> Vec<Problem> {
+        let kept = if self.claims.is_empty() {
+            ""
+        } else {
+            "; what was last read from it stays"
+        };
+        let own = self.problem.iter().map(|message| Problem {
+            file: path.to_owned(),
+            object: None,
+            field: None,
+            message: format!("{message}{kept}"),
+        });
+        let mut problems: Vec<Problem> = own.collect();
+        for claim in self.claims.iter().filter(|claim| claim.identity.is_none()) {
+            // Nothing of it can have been good.
+            let _none = claim.settle(path, None, &mut problems);
+        }
+        problems
     }
 }
 
@@ -234,7 +355,7 @@ fn duplicate(first: &str, path: &str) -> String {
 }
 
 impl Claim {
-    fn new(value: &Value) -> Self {
+    fn new(value: &Value, digest: [u8; 32]) -> Self {
         let (group, kind) = group_and_kind(value);
         let read = match Object::parse(value) {
             Ok(Some(object)) => match schema::check(value) {
@@ -254,10 +375,17 @@ impl Claim {
             },
         };
         Self {
-            identity: identity(value),
+            digest,
+            identity: identity(value).map(Into::into),
             described: describe(value),
             read,
         }
+    }
+
+    /// Identity of the object that it is a version of, good or bad.
+    fn stands_for(&self) -> Option<&Arc<str>> {
+        let ignored = matches!(self.read, Read::Ignored(_));
+        self.identity.as_ref().filter(|_| !ignored)
     }
 
     fn problem(&self, path: &str, field: Option<String>, message: String) -> Problem {
@@ -269,25 +397,24 @@ impl Claim {
         }
     }
 
-    /// Puts the object, or its last good version, into effect.
+    /// What is in effect: the object, or its `last` good version.
     fn settle(
         &self,
         path: &str,
-        before: &BTreeMap<String, Object>,
-        good: &mut BTreeMap<String, Object>,
-        merged: &mut Merged,
-    ) {
-        let last = self
-            .identity
-            .as_ref()
-            .and_then(|id| before.get_key_value(id));
+        last: Option<&Object>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Effective> {
+        let last_good = || {
+            last.map(|object| Effective {
+                object: object.clone(),
+                good: true,
+            })
+        };
         match &self.read {
-            Read::Good(object) => {
-                if let Some(id) = &self.identity {
-                    let last = last.map(|(_, object)| object);
-                    good.insert(id.clone(), newest(object, last).clone());
-                }
-            }
+            Read::Good(object) => Some(Effective {
+                object: newest(object, last).clone(),
+                good: true,
+            }),
             Read::Refused(object, findings) => {
                 let kept = if last.is_some() {
                     "its last good version stays"
@@ -297,12 +424,14 @@ impl Claim {
                 for finding in findings {
                     let message = format!("{}; {kept}", finding.message);
                     let field = Some(finding.field.clone());
-                    merged.problems.insert(self.problem(path, field, message));
+                    problems.push(self.problem(path, field, message));
                 }
-                match last {
-                    Some((id, object)) => drop(good.insert(id.clone(), object.clone())),
-                    None => merged.inputs.insert(object.clone()),
-                }
+                last_good().or_else(|| {
+                    Some(Effective {
+                        object: object.clone(),
+                        good: false,
+                    })
+                })
             }
             Read::Bad { field, message } => {
                 let kept = if last.is_some() {
@@ -310,18 +439,17 @@ impl Claim {
                 } else {
                     ""
                 };
-                let problem = self.problem(path, field.clone(), format!("{message}{kept}"));
-                merged.problems.insert(problem);
-                if let Some((id, object)) = last {
-                    good.insert(id.clone(), object.clone());
-                }
+                let message = format!("{message}{kept}");
+                problems.push(self.problem(path, field.clone(), message));
+                last_good()
             }
-            Read::Ignored(why) => {
-                let note = self.problem(path, None, why.clone());
-                merged.ignored.insert(note);
-            }
+            Read::Ignored(_) => None,
         }
     }
+}
+
+fn digest(value: &Value) -> [u8; 32] {
+    Sha256::digest(value.to_string()).into()
 }
 
 /// The object, or the last one if that is a Secret that says the same: its key need not be checked again only because
@@ -350,7 +478,11 @@ fn group_and_kind(value: &Value) -> (&str, &str) {
 /// version), kind, namespace, name.
 fn identity(value: &Value) -> Option<String> {
     let (group, kind) = group_and_kind(value);
-    let namespace = text(value, "/metadata/namespace").unwrap_or("default");
+    let namespace = match kind {
+        // Of the whole cluster: a namespace means nothing.
+        "GatewayClass" | "Namespace" | "Node" | "AddressPool" => "",
+        _ => text(value, "/metadata/namespace").unwrap_or("default"),
+    };
     let name = text(value, "/metadata/name")?;
     (!kind.is_empty()).then(|| format!("{group}/{kind}/{namespace}/{name}"))
 }
@@ -438,6 +570,42 @@ mod tests {
         assert!(std::sync::Arc::ptr_eq(&first, &beside));
         let other = read(&secret("two"));
         assert_eq!(other.string_data["a"], "two");
+    }
+
+    #[test]
+    fn what_a_file_states_as_before_stays_the_same_object() {
+        let key = |name| crate::snapshot::ObjectKey::new("default", name);
+        let mut files = Files::default();
+        let mut read = |texts: &[(&str, &str)]| {
+            files.update(listing(texts));
+            files.merged().inputs.gateways.clone()
+        };
+        let (a, b) = (gateway("a", "80"), gateway("b", "81"));
+        let first = read(&[
+            ("x.yaml", &format!("{a}{b}")),
+            ("y.yaml", &gateway("c", "1")),
+        ]);
+        let second = read(&[
+            ("x.yaml", &format!("{}{a}", gateway("b", "82"))),
+            ("y.yaml", &gateway("c", "1")),
+        ]);
+        let same = |name| Arc::ptr_eq(&first[&key(name)], &second[&key(name)]);
+        assert_eq!([same("a"), same("b"), same("c")], [true, false, true]);
+    }
+
+    #[test]
+    fn a_reading_of_some_files_says_nothing_of_the_others() {
+        let (a, b) = (gateway("a", "80"), gateway("b", "81"));
+        let mut files = Files::default();
+        files.update(listing(&[("x.yaml", &a), ("y.yaml", &b)]));
+        let mut some = listing(&[("x.yaml", &gateway("a", "90"))]);
+        some.only = Some(["x.yaml".to_owned()].into());
+        assert!(files.update(some));
+        assert_eq!(state(&files).0, ["a:90", "b:81"]);
+        let mut gone = listing(&[]);
+        gone.only = Some(["y.yaml".to_owned(), "z.yaml".to_owned()].into());
+        assert!(files.update(gone.clone()) && !files.update(gone));
+        assert_eq!(state(&files).0, ["a:90"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::debounce::Debounce;
-use super::read::{self, Listing};
+use super::read::{self, Listing, Stamp};
 
 /// Longest time between two readings.
 pub const RESYNC: Duration = Duration::from_secs(10);
@@ -37,6 +37,12 @@ pub struct Watch {
     events: mpsc::UnboundedReceiver<notify::Result<notify::Event>>,
     watched: BTreeMap<PathBuf, (u64, u64)>,
     being_written: BTreeMap<PathBuf, Instant>,
+    /// Paths at which something has changed since the last reading. None: it may be anywhere.
+    touched: Option<BTreeSet<PathBuf>>,
+    /// Stamps of the last full reading.
+    stamps: BTreeMap<String, Stamp>,
+    /// Some file is reached by a link, so that a change of one path may be one of others.
+    linked: bool,
     debounce: Debounce,
     /// Device and inode of the directory when it was last read; none: it could not be.
     root: Option<(u64, u64)>,
@@ -68,6 +74,9 @@ impl Watch {
             events,
             watched: BTreeMap::new(),
             being_written: BTreeMap::new(),
+            touched: None,
+            stamps: BTreeMap::new(),
+            linked: false,
             debounce,
             root: None,
             next_look: now() + LOOK,
@@ -75,7 +84,7 @@ impl Watch {
         }
     }
 
-    /// Waits for a change and reads the directory. Safe to cancel.
+    /// Waits for a change and reads the directory, or what of it has changed if that is clear. Safe to cancel.
     pub async fn next(&mut self) -> Listing {
         loop {
             let due = self.debounce.due();
@@ -93,6 +102,11 @@ impl Watch {
                     self.look(now);
                     if self.debounce.due().is_some_and(|due| due <= now) || self.next_resync <= now {
                         self.debounce.acted(now);
+                        if self.next_resync > now
+                            && let Some(listing) = self.read_touched()
+                        {
+                            return listing;
+                        }
                         self.next_resync = now + RESYNC;
                         return self.read();
                     }
@@ -103,10 +117,21 @@ impl Watch {
 
     /// Notes one event of the file system.
     fn take(&mut self, event: notify::Result<notify::Event>, now: Instant) {
-        let Ok(event) = event else {
-            // Events were lost: read everything.
-            return self.debounce.changed(now);
+        let event = match event {
+            Ok(event) if !event.need_rescan() => event,
+            Ok(_) | Err(_) => {
+                // Events were lost: read everything.
+                self.touched = None;
+                return self.debounce.changed(now);
+            }
         };
+        let touches = !matches!(
+            event.kind,
+            EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write)
+        );
+        if touches && let Some(touched) = &mut self.touched {
+            touched.extend(event.paths.iter().cloned());
+        }
         match event.kind {
             EventKind::Modify(ModifyKind::Data(_)) => {
                 for path in event.paths {
@@ -137,30 +162,56 @@ impl Watch {
         self.next_look = now + LOOK;
         let there = std::fs::metadata(&self.dir).ok();
         if there.map(|meta| (meta.dev(), meta.ino())) != self.root {
+            self.touched = None;
             self.debounce.changed(now);
         }
     }
 
     fn give_up_waiting(&mut self, now: Instant) {
-        let before = self.being_written.len();
-        self.being_written.retain(|_, until| *until > now);
-        if self.being_written.len() < before {
+        for (path, _) in self.being_written.extract_if(.., |_, until| *until <= now) {
+            if let Some(touched) = &mut self.touched {
+                touched.insert(path);
+            }
             self.debounce.changed(now);
         }
+    }
+
+    /// Reads only what has changed; none if that is not clear.
+    fn read_touched(&mut self) -> Option<Listing> {
+        let touched = self.touched.take()?;
+        let directory = touched.iter().any(|path| self.watched.contains_key(path));
+        if directory || self.linked || self.watcher.is_none() {
+            return None;
+        }
+        let being_written: BTreeSet<PathBuf> = self.being_written.keys().cloned().collect();
+        let listing = read::read_some(&self.dir, &touched, &being_written)?;
+        for path in listing.only.iter().flatten() {
+            self.stamps.remove(path);
+        }
+        self.touched = Some(BTreeSet::new());
+        Some(listing)
     }
 
     /// Reads, watches directories that are new, and reads again if there were any: what happened in them
     /// before they were watched is not missed.
     fn read(&mut self) -> Listing {
         let being_written: BTreeSet<PathBuf> = self.being_written.keys().cloned().collect();
-        let mut listing = read::read(&self.dir, &being_written);
+        let mut listing = read::read_changed(&self.dir, &being_written, &self.stamps);
         for _ in 1..MAX_ROUNDS {
             if !self.watch(&listing) {
                 break;
             }
-            listing = read::read(&self.dir, &being_written);
+            listing = read::read_changed(&self.dir, &being_written, &self.stamps);
         }
         self.root = listing.directories.get(&self.dir).copied();
+        self.stamps = std::mem::take(&mut listing.stamps);
+        self.linked = listing.linked;
+        // What happens from here on is told, where the system tells it.
+        let told = listing
+            .directories
+            .keys()
+            .all(|dir| self.watched.contains_key(dir));
+        self.touched = (told && listing.unreadable.is_empty()).then(BTreeSet::new);
         listing
     }
 

@@ -1,8 +1,9 @@
 //! Picks the rule for a request among all routes of one listener, by Gateway API's precedence.
 //!
-//! Entries come sorted, best first; the first that matches wins. [`Router`] gives the same answer as a scan from the
-//! first entry to the last, but looks only at those whose hostname and path can match: hosts and exact paths by one
-//! ordered lookup each, wildcards and prefixes by one for each length that the routes use. What a client sends, however
+//! Hostnames come first in the order of precedence, so that each has a table of its own; in it entries are sorted, best
+//! first, and the first that matches wins. [`Router`] gives the same answer as a scan from the first entry to the last, but
+//! looks only at those whose hostname and path can match: hosts and exact paths by one ordered lookup each, wildcards and
+//! prefixes by one for each length that the routes use. What a client sends, however
 //! long, never makes it look up more than that.
 //!
 //! Header and query values are compared as they stand on the wire: a query parameter's value is the text after the first
@@ -38,7 +39,7 @@ pub struct Entry {
     pub hostname: Option<Hostname>,
     /// What must hold.
     pub matching: RouteMatch,
-    /// Position of the rule in [`crate::snapshot::Snapshot::rules`].
+    /// Place of the rule in [`crate::snapshot::Snapshot::rules`].
     pub rule: u32,
 }
 
@@ -57,21 +58,24 @@ pub enum Mismatch {
     Query(Arc<str>),
 }
 
-/// The compiled routes of one listener.
+/// The compiled routes of one listener: a table for each hostname.
+///
+/// A copy shares the tables, so that a change of one route makes one table anew.
 #[derive(Clone, Debug, Default)]
 pub struct Router {
-    entries: Vec<Entry>,
-    exact_hosts: BTreeMap<Arc<str>, Paths>,
+    exact_hosts: BTreeMap<Arc<str>, Arc<Table>>,
     /// By what follows the asterisk: `*.example.com` is `.example.com`.
-    wildcard_hosts: BTreeMap<Arc<str>, Paths>,
-    /// Lengths of those suffixes, each once.
+    wildcard_hosts: BTreeMap<Arc<str>, Arc<Table>>,
+    /// Lengths of those suffixes, each once, the longest first.
     wildcard_lengths: Vec<usize>,
-    any_host: Paths,
+    any_host: Option<Arc<Table>>,
 }
 
-/// Positions of entries by path; each list ascends, so that its first match is its best.
+/// The entries of one hostname, best first, with their positions by path; each list of positions ascends, so that its
+/// first match is its best.
 #[derive(Clone, Debug, Default)]
-struct Paths {
+struct Table {
+    entries: Vec<Entry>,
     exact: BTreeMap<Arc<str>, Vec<usize>>,
     prefix: BTreeMap<Arc<str>, Vec<usize>>,
     /// Lengths of the prefixes, each once: a request's path has many elements, the routes use few lengths.
@@ -80,114 +84,155 @@ struct Paths {
 }
 
 impl Router {
-    /// Takes entries in the order of precedence, best first.
+    /// Takes entries that are in the order of precedence among those of their hostname, best first. Between hostnames the
+    /// more specific one comes first, whatever their order is here.
     #[must_use]
     pub fn compile(entries: Vec<Entry>) -> Self {
-        let mut router = Self::default();
-        for (position, entry) in entries.iter().enumerate() {
-            let paths = match &entry.hostname {
-                None => &mut router.any_host,
-                Some(name) => match name.as_str().strip_prefix('*') {
-                    Some(suffix) => {
-                        insert_once(&mut router.wildcard_lengths, suffix.len());
-                        router.wildcard_hosts.entry(suffix.into()).or_default()
-                    }
-                    None => router.exact_hosts.entry(name.as_str().into()).or_default(),
-                },
-            };
-            paths.insert(position, &entry.matching.path);
+        let mut by_host: BTreeMap<Option<Hostname>, Vec<Entry>> = BTreeMap::new();
+        for entry in entries {
+            let of_host = by_host.entry(entry.hostname.clone()).or_default();
+            of_host.push(entry);
         }
-        router.entries = entries;
+        let mut router = Self::default();
+        for (hostname, entries) in by_host {
+            router.set(hostname.as_ref(), entries);
+        }
         router
     }
 
+    /// Replaces the entries of one hostname, best first; none: the router does not know it any more.
+    pub fn set(&mut self, hostname: Option<&Hostname>, entries: Vec<Entry>) {
+        let table = (!entries.is_empty()).then(|| Arc::new(Table::compile(entries)));
+        let Some(name) = hostname.map(Hostname::as_str) else {
+            self.any_host = table;
+            return;
+        };
+        let (hosts, host) = match name.strip_prefix('*') {
+            Some(suffix) => (&mut self.wildcard_hosts, suffix),
+            None => (&mut self.exact_hosts, name),
+        };
+        match table {
+            Some(table) => drop(hosts.insert(host.into(), table)),
+            None => drop(hosts.remove(host)),
+        }
+        self.wildcard_lengths = self.wildcard_hosts.keys().map(|key| key.len()).collect();
+        self.wildcard_lengths.sort_unstable_by(|a, b| b.cmp(a));
+        self.wildcard_lengths.dedup();
+    }
+
     /// All entries, best first.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let mut tables: Vec<&Arc<Table>> = self.exact_hosts.values().collect();
+        tables.extend(self.wildcard_hosts.values());
+        tables.sort_by(|a, b| a.hostname().cmp(&b.hostname()));
+        tables.extend(&self.any_host);
+        tables.into_iter().flat_map(|table| &table.entries)
+    }
+
+    /// The same routes with other places of the rules.
     #[must_use]
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
+    pub fn renumbered(&self, place: impl Fn(u32) -> u32) -> Self {
+        let entries = self.entries().cloned().map(|entry| Entry {
+            rule: place(entry.rule),
+            ..entry
+        });
+        Self::compile(entries.collect())
     }
 
     /// The rule that the request belongs to.
     #[must_use]
     pub fn pick(&self, request: &RequestView<'_>) -> Option<u32> {
         let host = request.host;
-        let mut best = self.entries.len();
-        if let Some(paths) = self.exact_hosts.get(host) {
-            self.improve(&mut best, paths, request);
+        if let Some(table) = self.exact_hosts.get(host)
+            && let Some(rule) = table.pick(request)
+        {
+            return Some(rule);
         }
         for &length in &self.wildcard_lengths {
             // A wildcard stands for at least one character.
             let start = host.len().checked_sub(length).filter(|start| *start > 0);
             if let Some(suffix) = start.and_then(|start| host.get(start..))
-                && let Some(paths) = self.wildcard_hosts.get(suffix)
+                && let Some(table) = self.wildcard_hosts.get(suffix)
+                && let Some(rule) = table.pick(request)
             {
-                self.improve(&mut best, paths, request);
+                return Some(rule);
             }
         }
-        self.improve(&mut best, &self.any_host, request);
-        self.entries.get(best).map(|entry| entry.rule)
-    }
-
-    /// Moves `best` up to the best entry among `paths` that takes the request, if that is better.
-    fn improve(&self, best: &mut usize, paths: &Paths, request: &RequestView<'_>) {
-        let mut try_all = |positions: &[usize]| {
-            let better = positions.iter().take_while(|position| **position < *best);
-            let found = better.copied().find(|position| {
-                let entry = &self.entries[*position];
-                entry.mismatch_beyond_path(request).is_none()
-            });
-            *best = found.unwrap_or(*best);
-        };
-        let path = request.path;
-        if let Some(positions) = paths.exact.get(path) {
-            try_all(positions);
-        }
-        for &length in &paths.prefix_lengths {
-            let ends_an_element = match path.as_bytes().get(length) {
-                Some(byte) => *byte == b'/',
-                None => length == path.len(),
-            };
-            if ends_an_element
-                && let Some(prefix) = path.get(..length)
-                && let Some(positions) = paths.prefix.get(prefix)
-            {
-                try_all(positions);
-            }
-        }
-        for &position in &paths.regex {
-            if position >= *best {
-                break;
-            }
-            let entry = &self.entries[position];
-            if path_matches(&entry.matching.path, path)
-                && entry.mismatch_beyond_path(request).is_none()
-            {
-                *best = position;
-            }
-        }
+        self.any_host.as_ref()?.pick(request)
     }
 }
 
 impl Serialize for Router {
     /// Only the entries: the tables follow from them.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.entries.serialize(serializer)
+        serializer.collect_seq(self.entries())
     }
 }
 
-impl Paths {
-    fn insert(&mut self, position: usize, path: &PathMatch) {
-        match path {
-            PathMatch::Exact(path) => self.exact.entry(path.clone()).or_default().push(position),
-            PathMatch::Prefix(prefix) => {
-                insert_once(&mut self.prefix_lengths, prefix.len());
-                self.prefix
-                    .entry(prefix.clone())
-                    .or_default()
-                    .push(position);
+impl Table {
+    fn compile(entries: Vec<Entry>) -> Self {
+        let mut table = Self::default();
+        for (position, entry) in entries.iter().enumerate() {
+            match &entry.matching.path {
+                PathMatch::Exact(path) => {
+                    table.exact.entry(path.clone()).or_default().push(position);
+                }
+                PathMatch::Prefix(prefix) => {
+                    insert_once(&mut table.prefix_lengths, prefix.len());
+                    table
+                        .prefix
+                        .entry(prefix.clone())
+                        .or_default()
+                        .push(position);
+                }
+                PathMatch::Regex(_) => table.regex.push(position),
             }
-            PathMatch::Regex(_) => self.regex.push(position),
         }
+        table.entries = entries;
+        table
+    }
+
+    /// What all its entries have.
+    fn hostname(&self) -> Option<&Hostname> {
+        self.entries.first()?.hostname.as_ref()
+    }
+
+    /// The rule of the best entry that takes the request; its host is right already.
+    fn pick(&self, request: &RequestView<'_>) -> Option<u32> {
+        let mut best = self.entries.len();
+        let mut try_all = |positions: &[usize]| {
+            let better = positions.iter().take_while(|position| **position < best);
+            let found = better.copied().find(|position| {
+                let entry = &self.entries[*position];
+                entry.mismatch_beyond_path(request).is_none()
+            });
+            best = found.unwrap_or(best);
+        };
+        let path = request.path;
+        if let Some(positions) = self.exact.get(path) {
+            try_all(positions);
+        }
+        for &length in &self.prefix_lengths {
+            let ends_an_element = match path.as_bytes().get(length) {
+                Some(byte) => *byte == b'/',
+                None => length == path.len(),
+            };
+            if ends_an_element
+                && let Some(prefix) = path.get(..length)
+                && let Some(positions) = self.prefix.get(prefix)
+            {
+                try_all(positions);
+            }
+        }
+        for &position in self.regex.iter().take_while(|position| **position < best) {
+            let entry = &self.entries[position];
+            if path_matches(&entry.matching.path, path)
+                && entry.mismatch_beyond_path(request).is_none()
+            {
+                return Some(entry.rule);
+            }
+        }
+        self.entries.get(best).map(|entry| entry.rule)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The running configuration: a snapshot joined with the live state that outlives it.
 //!
-//! A new one is built from the previous one: a rule keeps its cursor, a cluster its limits, health and connections.
-//! Requests take Arcs of their rule and cluster out of it and never hold it as a whole.
+//! A new one is built from the previous one: a rule keeps its cursor, a cluster its limits, health and connections. Parts of
+//! a snapshot that are the same allocations as in the one before cost no more than a look at them. Requests take Arcs of their rule and cluster out of it and never hold it as a whole.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -10,12 +10,12 @@ use std::time::Instant;
 
 use super::cluster::LiveCluster;
 use super::pool::Demand;
-use super::tls::{BindTls, TlsBasis};
+use super::tls::{BindTls, TicketKeys, TlsBasis};
 use super::upstream::Origin;
 use crate::l7::split::Split;
 use crate::snapshot::{
-    BackendTarget, Bind, BindKey, Cluster, ClusterKey, Filters, Protocol, Rule, RuleKey, Snapshot,
-    TrafficPolicy,
+    BackendTarget, Bind, BindKey, Cluster, ClusterKey, Filters, Protocol, Rule, RuleKey, Slots,
+    Snapshot, TrafficPolicy,
 };
 
 /// A rule with its cursor and its clusters.
@@ -78,6 +78,29 @@ impl LiveRule {
         self.mirrors.iter().chain(own.into_iter().flatten())
     }
 
+    /// Whether it is exactly what it would become if it were made of this rule and these clusters. One with mirrors never
+    /// is: their clusters are made with it.
+    fn still_means(&self, rule: &Arc<Rule>, clusters: &Slots<LiveCluster>) -> bool {
+        Arc::ptr_eq(&self.rule, rule)
+            && self.mirrors.is_empty()
+            && self
+                .backend_mirrors
+                .iter()
+                .all(|mirrors| mirrors.is_empty())
+            && self
+                .targets
+                .iter()
+                .zip(&rule.backends)
+                .all(|(target, backend)| {
+                    let now = target_of(&backend.target, clusters);
+                    match (target, now) {
+                        (Some(target), Some(now)) => Arc::ptr_eq(target, now),
+                        (None, None) => true,
+                        _ => false,
+                    }
+                })
+    }
+
     /// Whether a share of it goes to the cluster.
     #[must_use]
     pub(super) fn leads_to(&self, cluster: &Arc<LiveCluster>) -> bool {
@@ -109,33 +132,23 @@ pub(super) struct Live {
     pub(super) binds: HashMap<BindKey, Arc<Bind>>,
     /// All VIP addresses.
     pub(super) addresses: BTreeSet<IpAddr>,
-    /// Rules, in the snapshot's order.
-    pub(super) rules: Vec<Arc<LiveRule>>,
-    /// Clusters, in the snapshot's order.
-    pub(super) clusters: Vec<Arc<LiveCluster>>,
+    /// Rules, at the snapshot's places.
+    pub(super) rules: Slots<LiveRule>,
+    /// Clusters, at the snapshot's places.
+    pub(super) clusters: Slots<LiveCluster>,
     /// Clusters of mirrors.
     mirrors: BTreeMap<ClusterKey, Arc<LiveCluster>>,
     /// TLS of the binds that terminate it.
     pub(super) tls: HashMap<BindKey, Arc<BindTls>>,
+    /// Secrets of session tickets that those were made with.
+    tickets: Option<Arc<TicketKeys>>,
 }
 
 impl Live {
     /// Joins a snapshot with the live state of the one before it.
     #[must_use]
     pub(super) fn build(snapshot: &Snapshot, previous: &Self, basis: &Basis, now: Instant) -> Self {
-        let known: BTreeMap<&ClusterKey, &Arc<LiveCluster>> =
-            previous.clusters.iter().map(|c| (&c.key, c)).collect();
-        let clusters: Vec<_> = snapshot
-            .clusters
-            .iter()
-            .map(|cluster| match known.get(&cluster.key) {
-                Some(live) => {
-                    live.update(cluster, now);
-                    Arc::clone(live)
-                }
-                None => Arc::new(LiveCluster::new(cluster, basis.workers, basis.seed, now)),
-            })
-            .collect();
+        let clusters = live_clusters(snapshot, previous, basis, now);
         let mut mirrors = Mirrors {
             snapshot,
             previous: &previous.mirrors,
@@ -143,27 +156,26 @@ impl Live {
             now,
             clusters: BTreeMap::new(),
         };
-        let cursors: BTreeMap<&RuleKey, &Arc<Split>> = previous
-            .rules
-            .iter()
-            .map(|r| (&r.rule.key, &r.split))
-            .collect();
-        let rules = snapshot
-            .rules
-            .iter()
-            .map(|rule| {
-                let cursor = cursors.get(&rule.key).copied();
-                Arc::new(live_rule(rule, cursor, &clusters, &mut mirrors))
-            })
-            .collect();
+        let rules = live_rules(snapshot, previous, &clusters, &mut mirrors);
         let mirrors = mirrors.clusters;
         let tls = snapshot
             .binds
             .iter()
             .filter(|(_, bind)| bind.protocol == Protocol::Https);
         let tls = tls.map(|(key, bind)| {
-            let known = previous.tls.get(key).map(|known| &**known);
-            (*key, Arc::new(BindTls::build(bind, known, &basis.tls)))
+            let same_bind = previous
+                .binds
+                .get(key)
+                .is_some_and(|b| Arc::ptr_eq(b, bind));
+            let tickets = previous.tickets.as_ref();
+            let same_tickets = tickets.is_some_and(|t| Arc::ptr_eq(t, &basis.tls.tickets));
+            match previous.tls.get(key) {
+                Some(known) if same_bind && same_tickets => (*key, Arc::clone(known)),
+                known => {
+                    let known = known.map(|known| &**known);
+                    (*key, Arc::new(BindTls::build(bind, known, &basis.tls)))
+                }
+            }
         });
         let tls = tls.collect();
         Self {
@@ -183,6 +195,7 @@ impl Live {
             clusters,
             mirrors,
             tls,
+            tickets: Some(Arc::clone(&basis.tls.tickets)),
         }
     }
 
@@ -193,16 +206,97 @@ impl Live {
 
     /// Clusters that `self` has and `next` has not.
     pub(super) fn gone<'a>(&'a self, next: &'a Self) -> impl Iterator<Item = &'a Arc<LiveCluster>> {
-        let kept: HashSet<_> = next.all_clusters().map(Arc::as_ptr).collect();
-        self.all_clusters()
-            .filter(move |c| !kept.contains(&Arc::as_ptr(c)))
+        let moved = displaced(&self.clusters, |at, cluster| {
+            let now = next.clusters.get(at);
+            now.is_some_and(|now| Arc::ptr_eq(now, cluster))
+        });
+        let moved: Vec<_> = moved.chain(self.mirrors.values()).collect();
+        let kept: HashSet<_> = if moved.is_empty() {
+            HashSet::new()
+        } else {
+            next.all_clusters().map(Arc::as_ptr).collect()
+        };
+        let gone = moved.into_iter();
+        gone.filter(move |cluster| !kept.contains(&Arc::as_ptr(cluster)))
     }
+}
+
+/// Values that have not stayed where they were.
+fn displaced<'a, T>(
+    slots: &'a Slots<T>,
+    stays: impl Fn(usize, &Arc<T>) -> bool + 'a,
+) -> impl Iterator<Item = &'a Arc<T>> {
+    let places = slots.places().iter().enumerate();
+    let values = places.filter_map(|(at, value)| Some((at, value.as_ref()?)));
+    let displaced = values.filter(move |(at, value)| !stays(*at, value));
+    displaced.map(|(_, value)| value)
+}
+
+/// The clusters of a snapshot. Most are where they were before; the others are looked for by key.
+fn live_clusters(
+    snapshot: &Snapshot,
+    previous: &Live,
+    basis: &Basis,
+    now: Instant,
+) -> Slots<LiveCluster> {
+    let elsewhere = displaced(&previous.clusters, |at, live| {
+        let cluster = snapshot.clusters.get(at);
+        cluster.is_some_and(|cluster| live.is(cluster))
+    });
+    let elsewhere: BTreeMap<&ClusterKey, &Arc<LiveCluster>> =
+        elsewhere.map(|live| (&live.key, live)).collect();
+    let mut clusters = Slots::default();
+    for (at, cluster) in snapshot.clusters.places().iter().enumerate() {
+        let here = previous.clusters.get(at);
+        let live = cluster.as_ref().map(|cluster| {
+            let here = here.filter(|live| live.is(cluster));
+            match here.or_else(|| elsewhere.get(&cluster.key).copied()) {
+                Some(live) => {
+                    live.update(cluster, now);
+                    Arc::clone(live)
+                }
+                None => Arc::new(LiveCluster::new(cluster, basis.workers, basis.seed, now)),
+            }
+        });
+        clusters.set(at, live);
+    }
+    clusters
+}
+
+/// The rules of a snapshot. Most are where they were before; cursors of the others are looked for by key.
+fn live_rules(
+    snapshot: &Snapshot,
+    previous: &Live,
+    clusters: &Slots<LiveCluster>,
+    mirrors: &mut Mirrors<'_>,
+) -> Slots<LiveRule> {
+    let elsewhere = displaced(&previous.rules, |at, live| {
+        let rule = snapshot.rules.get(at);
+        rule.is_some_and(|rule| rule.key == live.rule.key)
+    });
+    let elsewhere: BTreeMap<&RuleKey, &Arc<LiveRule>> =
+        elsewhere.map(|live| (&live.rule.key, live)).collect();
+    let mut rules = Slots::default();
+    for (at, rule) in snapshot.rules.places().iter().enumerate() {
+        let live = rule.as_ref().map(|rule| {
+            let here = previous.rules.get(at);
+            if let Some(live) = here.filter(|live| live.still_means(rule, clusters)) {
+                return Arc::clone(live);
+            }
+            let here = here.filter(|live| live.rule.key == rule.key);
+            let before = here.or_else(|| elsewhere.get(&rule.key).copied());
+            let cursor = before.map(|live| &live.split);
+            Arc::new(live_rule(rule, cursor, clusters, mirrors))
+        });
+        rules.set(at, live);
+    }
+    rules
 }
 
 fn live_rule(
     rule: &Arc<Rule>,
     cursor: Option<&Arc<Split>>,
-    clusters: &[Arc<LiveCluster>],
+    clusters: &Slots<LiveCluster>,
     mirrors: &mut Mirrors<'_>,
 ) -> LiveRule {
     let weights: Vec<u32> = rule.backends.iter().map(|b| b.weight).collect();
@@ -213,10 +307,7 @@ fn live_rule(
         }
         None => Arc::new(Split::new(&weights, mirrors.basis.seed)),
     };
-    let target = |target: &BackendTarget| match target {
-        BackendTarget::Cluster(at) => clusters.get(*at as usize).cloned(),
-        BackendTarget::Invalid(_) => None,
-    };
+    let target = |target: &BackendTarget| target_of(target, clusters).cloned();
     LiveRule {
         name: rule_name(rule).into(),
         split,
@@ -229,6 +320,16 @@ fn live_rule(
             Box::default()
         },
         rule: Arc::clone(rule),
+    }
+}
+
+fn target_of<'a>(
+    target: &BackendTarget,
+    clusters: &'a Slots<LiveCluster>,
+) -> Option<&'a Arc<LiveCluster>> {
+    match target {
+        BackendTarget::Cluster(at) => clusters.get(*at as usize),
+        BackendTarget::Invalid(_) => None,
     }
 }
 

@@ -9,7 +9,7 @@ use super::filter::Filters;
 use super::name::RuleKey;
 
 /// One rule of one route.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rule {
     /// Identity of the rule.
     pub key: RuleKey,

@@ -1,5 +1,6 @@
 //! backendRefs: kind, permission, Service and port, and the cluster that they lead to.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Inputs;
@@ -42,23 +43,29 @@ pub(super) const UDP: Referrer = Referrer {
 };
 
 /// Resolves the backendRefs of one kind of routes in one namespace, as Gateways in another see them.
-pub(super) struct Resolver<'a, 'r, 'c> {
-    pub(super) inputs: &'a Inputs,
-    pub(super) clusters: &'c mut Clusters<'a>,
+pub(super) struct Resolver<'r, 'c> {
+    pub(super) inputs: &'r Inputs,
+    pub(super) clusters: &'c mut Clusters,
     pub(super) referrer: Referrer,
     pub(super) route_namespace: &'r str,
     pub(super) gateway_namespace: &'r str,
     /// What is wrong with those that are bad.
     pub(super) faults: Vec<Fault>,
+    /// Services that they name, also those that do not exist: what is found depends on nothing else that changes often.
+    pub(super) services: &'c mut BTreeSet<ObjectKey>,
 }
 
-impl<'a> Resolver<'a, '_, '_> {
+impl Resolver<'_, '_> {
     /// Where a backendRef leads to; what is wrong with it is told in [`Self::faults`] too.
     pub(super) fn target(&mut self, backend: &BackendRef) -> BackendTarget {
         let namespaces = (self.route_namespace, self.gateway_namespace);
         let Self {
             inputs, referrer, ..
         } = *self;
+        let namespace = backend.namespace.as_deref();
+        let namespace = namespace.unwrap_or(self.route_namespace);
+        let key = ObjectKey::new(namespace, backend.name.as_str());
+        self.services.insert(key);
         match resolve(inputs, self.clusters, referrer, namespaces, backend) {
             Ok(cluster) => BackendTarget::Cluster(cluster),
             Err(fault) => {
@@ -86,9 +93,9 @@ impl<'a> Resolver<'a, '_, '_> {
 }
 
 /// Finds the cluster of a backendRef, as a Gateway in the second namespace sees it; gives its position among `clusters`.
-fn resolve<'a>(
-    inputs: &'a Inputs,
-    clusters: &mut Clusters<'a>,
+fn resolve(
+    inputs: &Inputs,
+    clusters: &mut Clusters,
     referrer: Referrer,
     (route_namespace, gateway_namespace): (&str, &str),
     backend: &BackendRef,

@@ -11,48 +11,82 @@ use super::inputs::Kind;
 use super::listener::Fault;
 use super::objects::{self, EndpointSlice, ServicePort};
 use super::upstream_tls::{PortPolicy, ServicePortKey};
-use super::{Context, Inputs, SERVICE_NAME, replica};
+use super::{Context, SERVICE_NAME, replica};
 use crate::snapshot::{
-    AppProtocol, BindKey, Cluster, ClusterKey, Endpoint, EndpointKey, ObjectKey, TrafficPolicy,
-    Transport,
+    AppProtocol, BindKey, Cluster, ClusterKey, Endpoint, EndpointKey, ObjectKey, Slots,
+    TrafficPolicy, Transport,
 };
 
-/// Slices of one Service, with their keys.
-type Slices<'a> = Vec<(&'a ObjectKey, &'a EndpointSlice)>;
+/// What is wrong with slices, in the order in which it was found.
+type Warnings = Vec<(ObjectKey, String)>;
 
-/// The clusters that rules lead to, in the order in which they were first met.
-pub(super) struct Clusters<'a> {
-    pub(super) rules: Rules<'a>,
-    slices: BTreeMap<(&'a str, &'a str), Slices<'a>>,
+/// The clusters that rules lead to, by places that they keep. Kept from one translation to the next.
+#[derive(Default)]
+pub(super) struct Clusters {
+    pub(super) rules: Rules,
+    /// Slices by Service.
+    slices: BTreeMap<ObjectKey, BTreeMap<ObjectKey, Arc<EndpointSlice>>>,
     positions: BTreeMap<ClusterKey, u32>,
-    wanted: Vec<Wanted<'a>>,
+    wanted: Vec<Option<Wanted>>,
+    free: BTreeSet<u32>,
+    /// Clusters as snapshots have them.
+    made: Slots<Cluster>,
+    /// Those whose users or endpoints may have changed since they were made.
+    changed: BTreeSet<u32>,
+    /// Clusters with slices that something is wrong with.
+    warned: BTreeMap<ClusterKey, Warnings>,
+    refusal: Refusal,
+    zone: Option<String>,
 }
 
-struct Wanted<'a> {
+struct Wanted {
     key: ClusterKey,
-    port_name: &'a str,
+    port_name: String,
     policy: TrafficPolicy,
     protocol: AppProtocol,
-    /// Whether a rule that is attached somewhere leads to it.
-    used: bool,
+    /// References of rules that are attached somewhere.
+    uses: usize,
+    /// The Service's port or the rule has changed since it was last asked for.
+    stale: bool,
 }
 
-impl<'a> Clusters<'a> {
-    pub(super) fn new(inputs: &'a Inputs) -> Self {
-        let mut slices: BTreeMap<_, Slices<'a>> = BTreeMap::new();
-        for (key, slice) in &inputs.endpoint_slices {
-            if let Some(service) = slice.metadata.labels.get(SERVICE_NAME)
-                && !replica::is_ours(slice)
-            {
-                let of = (slice.metadata.namespace.as_str(), service.as_str());
-                slices.entry(of).or_default().push((key, slice));
+impl Clusters {
+    /// Takes over changed slices.
+    pub(super) fn update_slices(
+        &mut self,
+        before: Option<&Arc<EndpointSlice>>,
+        now: Option<&Arc<EndpointSlice>>,
+    ) {
+        if let Some((service, key)) = before.and_then(|slice| belongs_to(slice)) {
+            if let Some(slices) = self.slices.get_mut(&service) {
+                slices.remove(&key);
+                if slices.is_empty() {
+                    self.slices.remove(&service);
+                }
             }
+            self.endpoints_changed(&service);
         }
-        Self {
-            rules: Rules::new(inputs),
-            slices,
-            positions: BTreeMap::new(),
-            wanted: Vec::new(),
+        if let Some((slice, (service, key))) =
+            now.and_then(|slice| Some((slice, belongs_to(slice)?)))
+        {
+            self.endpoints_changed(&service);
+            let slices = self.slices.entry(service).or_default();
+            slices.insert(key, Arc::clone(slice));
+        }
+    }
+
+    fn endpoints_changed(&mut self, service: &ObjectKey) {
+        let of_service = of_service(&self.positions, service);
+        self.changed.extend(of_service);
+    }
+
+    /// Has the clusters of a Service asked for anew: its ports, or the rule that applies to it, may have changed.
+    pub(super) fn service_changed(&mut self, service: &ObjectKey) {
+        for position in of_service(&self.positions, service) {
+            self.changed.insert(position);
+            if let Some(wanted) = &mut self.wanted[position as usize] {
+                wanted.stale = true;
+            }
         }
     }
 
@@ -61,7 +95,7 @@ impl<'a> Clusters<'a> {
         &mut self,
         gateway_namespace: &str,
         service: &ObjectKey,
-        port: &'a ServicePort,
+        port: &ServicePort,
         transport: Transport,
     ) -> Result<u32, Fault> {
         let rule = self.rules.lookup(gateway_namespace, service);
@@ -71,9 +105,12 @@ impl<'a> Clusters<'a> {
             transport,
             destination_rule: rule.map(|rule| rule.key.clone()),
         };
-        if let Some(&position) = self.positions.get(&key) {
-            return Ok(position);
-        }
+        let known = self.positions.get(&key).copied();
+        let uses = match known.and_then(|at| Some((at, self.wanted[at as usize].as_ref()?))) {
+            Some((position, wanted)) if !wanted.stale => return Ok(position),
+            Some((_, wanted)) => wanted.uses,
+            None => 0,
+        };
         let to = ServicePortKey {
             service,
             port: port.port,
@@ -84,62 +121,109 @@ impl<'a> Clusters<'a> {
             None => PortPolicy::default().settle(to)?,
             Some(rule) => rule.policy(to)?,
         };
-        let position =
-            u32::try_from(self.wanted.len()).expect("fewer than 2^32 clusters fit in memory");
+        let position = known.unwrap_or_else(|| free_place(&mut self.free, self.wanted.len()));
+        let at = position as usize;
+        if self.wanted.len() <= at {
+            self.wanted.resize_with(at + 1, || None);
+        }
         self.positions.insert(key.clone(), position);
-        self.wanted.push(Wanted {
+        self.changed.insert(position);
+        self.wanted[at] = Some(Wanted {
             key,
-            port_name: &port.name,
+            port_name: port.name.clone(),
             policy,
             protocol,
-            used: false,
+            uses,
+            stale: false,
         });
         Ok(position)
     }
 
-    /// Notes that a rule of the snapshot leads to the cluster.
-    pub(super) fn mark_used(&mut self, position: u32) {
-        self.wanted[position as usize].used = true;
+    /// Counts a reference of a rule.
+    pub(super) fn hold(&mut self, position: u32) {
+        if let Some(Some(wanted)) = self.wanted.get_mut(position as usize) {
+            wanted.uses += 1;
+        }
     }
 
-    /// The used clusters sorted by key, and the final position for each interned one.
-    pub(super) fn finish(
-        &self,
+    /// Takes a reference of a rule back.
+    pub(super) fn release(&mut self, position: u32) {
+        if let Some(Some(wanted)) = self.wanted.get_mut(position as usize) {
+            wanted.uses = wanted.uses.saturating_sub(1);
+            if wanted.uses == 0 {
+                self.changed.insert(position);
+            }
+        }
+    }
+
+    /// Makes what has changed anew, and gives all clusters that are in use.
+    pub(super) fn settle(
+        &mut self,
         context: &Context<'_>,
         vips: &BTreeMap<BindKey, Arc<crate::snapshot::Bind>>,
-        conditions: &mut Conditions,
-    ) -> (Vec<Arc<Cluster>>, Vec<u32>) {
+    ) -> Slots<Cluster> {
         let refusal = Refusal::new(context, vips);
-        let mut moved = vec![0; self.wanted.len()];
-        let mut clusters = Vec::with_capacity(self.wanted.len());
-        let used = self
-            .positions
-            .values()
-            .filter(|&&p| self.wanted[p as usize].used);
-        for (at, &position) in (0u32..).zip(used) {
-            moved[position as usize] = at;
-            let wanted = &self.wanted[position as usize];
-            clusters.push(Arc::new(Cluster {
-                key: wanted.key.clone(),
-                policy: wanted.policy.clone(),
-                protocol: wanted.protocol,
-                endpoints: self.endpoints(wanted, context.zone, &refusal, conditions),
-            }));
+        if refusal != self.refusal || context.zone != self.zone.as_deref() {
+            self.refusal = refusal;
+            self.zone = context.zone.map(ToOwned::to_owned);
+            self.changed.extend(self.positions.values());
         }
-        (clusters, moved)
+        for position in std::mem::take(&mut self.changed) {
+            self.make(position);
+        }
+        self.made.clone()
+    }
+
+    fn make(&mut self, position: u32) {
+        let at = position as usize;
+        let Some(Some(wanted)) = self.wanted.get(at) else {
+            return;
+        };
+        let before = self.made.get(at).cloned();
+        if wanted.uses == 0 {
+            self.warned.remove(&wanted.key);
+            self.positions.remove(&wanted.key);
+            self.wanted[at] = None;
+            self.free.insert(position);
+            self.made.set(at, None);
+            return self.rules.cluster(before.as_ref(), None);
+        }
+        let mut warnings = Warnings::new();
+        let mut cluster = Cluster {
+            key: wanted.key.clone(),
+            policy: wanted.policy.clone(),
+            protocol: wanted.protocol,
+            endpoints: self.endpoints(wanted, &mut warnings),
+        };
+        if warnings.is_empty() {
+            self.warned.remove(&cluster.key);
+        } else {
+            self.warned.insert(cluster.key.clone(), warnings);
+        }
+        if let Some(before) = &before {
+            if **before == cluster {
+                return;
+            }
+            if before.endpoints == cluster.endpoints {
+                cluster.endpoints = Arc::clone(&before.endpoints);
+            }
+        }
+        let cluster = Arc::new(cluster);
+        self.rules.cluster(before.as_ref(), Some(&cluster));
+        self.made.set(at, Some(cluster));
+    }
+
+    /// Notes what is wrong with slices of clusters.
+    pub(super) fn warn(&self, conditions: &mut Conditions) {
+        for (key, message) in self.warned.values().flatten() {
+            conditions.warn(Kind::EndpointSlice, key, message.clone());
+        }
     }
 
     /// Ready endpoints, those for this zone if they are divided up, or, if there is none that is ready, those that still
     /// serve while they terminate.
-    fn endpoints(
-        &self,
-        wanted: &Wanted<'_>,
-        zone: Option<&str>,
-        refusal: &Refusal,
-        conditions: &mut Conditions,
-    ) -> Arc<[Endpoint]> {
-        let service = &wanted.key.service;
-        let slices = self.slices.get(&(&*service.namespace, &*service.name));
+    fn endpoints(&self, wanted: &Wanted, warnings: &mut Warnings) -> Arc<[Endpoint]> {
+        let slices = self.slices.get(&wanted.key.service);
         let mut ready: BTreeMap<SocketAddr, Seen<'_>> = BTreeMap::new();
         let mut terminating = ready.clone();
         for (key, slice) in slices.into_iter().flatten() {
@@ -158,7 +242,7 @@ impl<'a> Clusters<'a> {
                 } else {
                     continue;
                 };
-                match refusal.judge(endpoint, port, wanted.key.transport) {
+                match self.refusal.judge(endpoint, port, wanted.key.transport) {
                     Ok(address) => {
                         let uid = endpoint.target_ref.as_ref().and_then(|t| t.uid.as_deref());
                         // Two slices may list one pod while Kubernetes moves it between them.
@@ -169,14 +253,14 @@ impl<'a> Clusters<'a> {
                         seen.zones
                             .extend(zones.iter().map(|zone| zone.name.as_str()));
                     }
-                    Err(message) => conditions.warn(Kind::EndpointSlice, key, message),
+                    Err(message) => warnings.push((key.clone(), message)),
                 }
             }
         }
         let (group, terminating) = if ready.is_empty() {
             (terminating, true)
         } else {
-            (in_zone(ready, zone), false)
+            (in_zone(ready, self.zone.as_deref()), false)
         };
         group
             .into_iter()
@@ -189,6 +273,36 @@ impl<'a> Clusters<'a> {
             })
             .collect()
     }
+}
+
+/// The Service that a slice belongs to, and the slice's own key; none if no cluster reads it.
+fn belongs_to(slice: &EndpointSlice) -> Option<(ObjectKey, ObjectKey)> {
+    if replica::is_ours(slice) {
+        return None;
+    }
+    let metadata = &slice.metadata;
+    let service = metadata.labels.get(SERVICE_NAME)?;
+    let service = ObjectKey::new(metadata.namespace.as_str(), service.as_str());
+    Some((service, metadata.key()))
+}
+
+/// Positions of the clusters of a Service.
+fn of_service(positions: &BTreeMap<ClusterKey, u32>, service: &ObjectKey) -> Vec<u32> {
+    let first = ClusterKey {
+        service: service.clone(),
+        port: 0,
+        transport: Transport::Tcp,
+        destination_rule: None,
+    };
+    let clusters = positions.range(first..);
+    let own = clusters.take_while(|(key, _)| key.service == *service);
+    own.map(|(_, position)| *position).collect()
+}
+
+/// The first place that is free, else the one behind the last of `places`.
+pub(super) fn free_place(free: &mut BTreeSet<u32>, places: usize) -> u32 {
+    let end = || u32::try_from(places).expect("fewer than 2^32 values fit in memory");
+    free.pop_first().unwrap_or_else(end)
 }
 
 /// What the slices say about one address.
@@ -219,6 +333,7 @@ pub(super) fn carried_by(protocol: &str, transport: Transport) -> bool {
 }
 
 /// Addresses that must not be upstreams: a request to them would leave the pods' network or come back to Forebay.
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Refusal {
     on_cluster: bool,
     addresses: BTreeSet<IpAddr>,

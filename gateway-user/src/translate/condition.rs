@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -139,7 +140,8 @@ pub(super) fn route_conditions(
     [first, resolved].into_iter().chain(partial)
 }
 
-/// Statuses of all objects that translate judges.
+/// Statuses of all objects that translate judges. Those of kinds that there may be thousands of are shared with earlier and
+/// later ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conditions {
     /// GatewayClasses of ours.
@@ -147,13 +149,13 @@ pub struct Conditions {
     /// Gateways of our classes.
     pub gateways: BTreeMap<ObjectKey, GatewayStatus>,
     /// HTTPRoutes that name one of our Gateways.
-    pub http_routes: BTreeMap<ObjectKey, RouteStatus>,
+    pub http_routes: Arc<BTreeMap<ObjectKey, Arc<RouteStatus>>>,
     /// GRPCRoutes that name one of our Gateways.
-    pub grpc_routes: BTreeMap<ObjectKey, RouteStatus>,
+    pub grpc_routes: Arc<BTreeMap<ObjectKey, Arc<RouteStatus>>>,
     /// UDPRoutes that name one of our Gateways.
-    pub udp_routes: BTreeMap<ObjectKey, RouteStatus>,
+    pub udp_routes: Arc<BTreeMap<ObjectKey, Arc<RouteStatus>>>,
     /// DestinationRules.
-    pub destination_rules: BTreeMap<ObjectKey, ClassStatus>,
+    pub destination_rules: Arc<BTreeMap<ObjectKey, Arc<ClassStatus>>>,
     /// AddressPools.
     pub address_pools: BTreeMap<ObjectKey, ClassStatus>,
     /// TrafficPolicies.

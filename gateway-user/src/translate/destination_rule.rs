@@ -5,6 +5,7 @@
 //! the first with a trafficPolicy counts. Subsets are inert: a Gateway API route cannot name one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Inputs;
 use super::condition::{ClassStatus, Condition, list};
@@ -12,23 +13,63 @@ use super::listener::Fault;
 use super::objects::DestinationRule;
 use super::traffic_policy::Policies;
 use super::upstream_tls::{SERVICE_DOMAIN, ServicePortKey};
-use crate::snapshot::{AppProtocol, Cluster, ObjectKey, TrafficPolicy};
+use crate::snapshot::{AppProtocol, Cluster, ClusterKey, ObjectKey, TrafficPolicy};
 
 const ROOT_NAMESPACE: &str = "istio-system";
 
 /// One rule, compiled.
-pub(super) struct Rule<'a> {
+pub(super) struct Rule {
     pub(super) key: ObjectKey,
-    object: &'a DestinationRule,
+    object: Arc<DestinationRule>,
     host: String,
     policies: Result<Policies, String>,
 }
 
-/// All rules, indexed for the lookup.
-pub(super) struct Rules<'a> {
+/// All rules, indexed for the lookup, and their statuses. Kept from one translation to the next.
+#[derive(Default)]
+pub(super) struct Rules {
+    by_key: BTreeMap<ObjectKey, Arc<Rule>>,
     /// In Istio's order: creation time, name, namespace.
-    rules: Vec<Rule<'a>>,
-    namespaces: BTreeMap<&'a str, Hosts>,
+    rules: Vec<Arc<Rule>>,
+    namespaces: BTreeMap<String, Hosts>,
+    /// All rules by their exact hosts, whatever their namespaces and faults.
+    exact: BTreeMap<String, Vec<ObjectKey>>,
+    /// All rules with a wildcard, by suffix.
+    wildcards: Vec<(String, ObjectKey)>,
+    /// Clusters in use, by the rule that applies to them.
+    used: BTreeMap<ObjectKey, BTreeMap<ClusterKey, Arc<Cluster>>>,
+    /// Rules that apply to a host, with the number of its clusters.
+    by_host: BTreeMap<String, BTreeMap<ObjectKey, usize>>,
+    statuses: Arc<BTreeMap<ObjectKey, Arc<ClassStatus>>>,
+    /// Rules whose status has to be made anew.
+    stale: BTreeSet<ObjectKey>,
+}
+
+/// The host of a rule: one, or all that end in a suffix.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum HostPattern {
+    /// One.
+    Exact(String),
+    /// All that end in this.
+    Suffix(String),
+}
+
+impl HostPattern {
+    fn of(host: &str) -> Self {
+        match host.strip_prefix('*') {
+            Some(suffix) => Self::Suffix(suffix.to_owned()),
+            None => Self::Exact(host.to_owned()),
+        }
+    }
+
+    /// Whether it is for a Service.
+    pub(super) fn covers(&self, service: &ObjectKey) -> bool {
+        let host = service_host(service);
+        match self {
+            Self::Exact(own) => *own == host,
+            Self::Suffix(suffix) => host.ends_with(suffix.as_str()),
+        }
+    }
 }
 
 /// Positions of the rules of one namespace.
@@ -39,7 +80,7 @@ struct Hosts {
     wildcards: Vec<(String, Vec<usize>)>,
 }
 
-impl Rule<'_> {
+impl Rule {
     /// The policy and protocol for a port of a Service.
     pub(super) fn policy(
         &self,
@@ -84,38 +125,70 @@ impl Rule<'_> {
     }
 }
 
-impl<'a> Rules<'a> {
-    pub(super) fn new(inputs: &'a Inputs) -> Self {
-        let mut rules: Vec<Rule<'a>> = inputs
-            .destination_rules
-            .iter()
-            .map(|(key, object)| Rule {
-                key: key.clone(),
-                object,
-                host: full_host(&object.spec.host, &key.namespace),
-                policies: Policies::compile(
-                    inputs,
-                    &key.namespace,
-                    object.spec.traffic_policy.as_ref(),
-                ),
-            })
-            .collect();
-        rules.sort_by(|a, b| {
-            let order = |rule: &Rule<'a>| {
-                let metadata = &rule.object.metadata;
-                let created = metadata.creation_timestamp.as_deref().unwrap_or("");
-                (created, metadata.name.as_str(), metadata.namespace.as_str())
-            };
-            order(a).cmp(&order(b))
-        });
-        let mut namespaces: BTreeMap<&'a str, Hosts> = BTreeMap::new();
+impl Rules {
+    /// Reads changed rules anew; gives the hosts that they are or were for.
+    pub(super) fn update(
+        &mut self,
+        inputs: &Inputs,
+        changed: impl IntoIterator<Item = ObjectKey>,
+    ) -> BTreeSet<HostPattern> {
+        let mut hosts = BTreeSet::new();
+        let mut any = false;
+        for key in changed {
+            any = true;
+            if let Some(old) = self.by_key.remove(&key) {
+                hosts.insert(HostPattern::of(&old.host));
+            }
+            if let Some(object) = inputs.destination_rules.get(&key) {
+                let policy = object.spec.traffic_policy.as_ref();
+                let rule = Rule {
+                    key: key.clone(),
+                    object: Arc::clone(object),
+                    host: full_host(&object.spec.host, &key.namespace),
+                    policies: Policies::compile(inputs, &key.namespace, policy),
+                };
+                hosts.insert(HostPattern::of(&rule.host));
+                self.by_key.insert(key.clone(), Arc::new(rule));
+            }
+            self.stale.insert(key);
+        }
+        if any {
+            self.index();
+        }
+        hosts
+    }
+
+    /// Rules of a namespace that may read its Secrets.
+    pub(super) fn with_tls(&self, namespace: &str) -> impl Iterator<Item = ObjectKey> {
+        let first = ObjectKey::new(namespace, "");
+        self.by_key
+            .range(first..)
+            .take_while(move |(key, _)| *key.namespace == *namespace)
+            .filter(|(_, rule)| rule.has_tls())
+            .map(|(key, _)| key.clone())
+    }
+
+    fn index(&mut self) {
+        let mut rules: Vec<Arc<Rule>> = self.by_key.values().cloned().collect();
+        rules.sort_by(|a, b| a.order().cmp(&b.order()));
+        let mut namespaces: BTreeMap<String, Hosts> = BTreeMap::new();
+        self.exact.clear();
+        self.wildcards.clear();
         for (at, rule) in rules.iter().enumerate() {
+            match HostPattern::of(&rule.host) {
+                HostPattern::Exact(host) => {
+                    self.exact.entry(host).or_default().push(rule.key.clone());
+                }
+                HostPattern::Suffix(suffix) => self.wildcards.push((suffix, rule.key.clone())),
+            }
             if rule.fault().is_some() {
                 continue;
             }
-            let hosts = namespaces
-                .entry(&rule.object.metadata.namespace)
-                .or_default();
+            let namespace = &rule.object.metadata.namespace;
+            let hosts = match namespaces.get_mut(namespace) {
+                Some(hosts) => hosts,
+                None => namespaces.entry(namespace.clone()).or_default(),
+            };
             match rule.host.strip_prefix('*') {
                 None => hosts.exact.entry(rule.host.clone()).or_default().push(at),
                 Some(suffix) => match hosts.wildcards.iter_mut().find(|(s, _)| s == suffix) {
@@ -129,25 +202,21 @@ impl<'a> Rules<'a> {
                 .wildcards
                 .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
         }
-        Self { rules, namespaces }
+        self.rules = rules;
+        self.namespaces = namespaces;
     }
 
     /// The rule that applies to a Service for Gateways of a namespace.
-    pub(super) fn lookup(&self, gateway_namespace: &str, service: &ObjectKey) -> Option<&Rule<'a>> {
+    pub(super) fn lookup(&self, gateway_namespace: &str, service: &ObjectKey) -> Option<&Rule> {
         let host = service_host(service);
-        let own = |rule: &Rule<'_>| gateway_namespace != ROOT_NAMESPACE || rule.private();
-        let exported = |rule: &Rule<'_>| rule.exported_to(gateway_namespace);
+        let own = |rule: &Rule| gateway_namespace != ROOT_NAMESPACE || rule.private();
+        let exported = |rule: &Rule| rule.exported_to(gateway_namespace);
         self.find(gateway_namespace, &host, own)
             .or_else(|| self.find(&service.namespace, &host, exported))
             .or_else(|| self.find(ROOT_NAMESPACE, &host, exported))
     }
 
-    fn find(
-        &self,
-        namespace: &str,
-        host: &str,
-        visible: impl Fn(&Rule<'a>) -> bool,
-    ) -> Option<&Rule<'a>> {
+    fn find(&self, namespace: &str, host: &str, visible: impl Fn(&Rule) -> bool) -> Option<&Rule> {
         let hosts = self.namespaces.get(namespace)?;
         let wildcards = hosts
             .wildcards
@@ -162,10 +231,10 @@ impl<'a> Rules<'a> {
             .find_map(|group| {
                 let mut seen = group
                     .iter()
-                    .map(|&at| &self.rules[at])
+                    .map(|&at| &*self.rules[at])
                     .filter(|rule| visible(rule));
                 let first = seen.next()?;
-                let with_policy = |rule: &&Rule<'a>| rule.object.spec.traffic_policy.is_some();
+                let with_policy = |rule: &&Rule| rule.object.spec.traffic_policy.is_some();
                 Some(if with_policy(&first) {
                     first
                 } else {
@@ -174,59 +243,129 @@ impl<'a> Rules<'a> {
             })
     }
 
-    /// Statuses of all rules, given the clusters that are in use.
+    /// Notes that a cluster came, changed or went.
+    pub(super) fn cluster(&mut self, before: Option<&Arc<Cluster>>, now: Option<&Arc<Cluster>>) {
+        let Some(key) = before.or(now).map(|cluster| &cluster.key) else {
+            return;
+        };
+        let Some(rule) = &key.destination_rule else {
+            return;
+        };
+        self.stale.insert(rule.clone());
+        let clusters = self.used.entry(rule.clone()).or_default();
+        match now {
+            Some(cluster) => drop(clusters.insert(key.clone(), Arc::clone(cluster))),
+            None => drop(clusters.remove(key)),
+        }
+        if clusters.is_empty() {
+            self.used.remove(rule);
+        }
+        if before.is_some() == now.is_some() {
+            return;
+        }
+        let host = service_host(&key.service);
+        let rules = self.by_host.entry(host.clone()).or_default();
+        let count = rules.entry(rule.clone()).or_default();
+        if now.is_some() {
+            *count += 1;
+        } else {
+            *count -= 1;
+        }
+        if *count == 0 {
+            rules.remove(rule);
+        }
+        if rules.is_empty() {
+            self.by_host.remove(&host);
+        }
+        // They may be shadowed now, or not any more.
+        let covering = self.wildcards.iter();
+        let covering = covering.filter(|(suffix, _)| host.ends_with(suffix.as_str()));
+        self.stale.extend(covering.map(|(_, rule)| rule.clone()));
+        self.host_changed(&host);
+    }
+
+    /// Notes that a Service came or went.
+    pub(super) fn service(&mut self, service: &ObjectKey) {
+        self.host_changed(&service_host(service));
+    }
+
+    fn host_changed(&mut self, host: &str) {
+        let rules = self.exact.get(host).into_iter().flatten();
+        self.stale.extend(rules.cloned());
+    }
+
+    /// Statuses of all rules, given the clusters that were told.
     pub(super) fn statuses(
-        &self,
+        &mut self,
         inputs: &Inputs,
-        clusters: &[std::sync::Arc<Cluster>],
-    ) -> BTreeMap<ObjectKey, ClassStatus> {
-        let mut by_rule: BTreeMap<&ObjectKey, Vec<&Cluster>> = BTreeMap::new();
-        let mut by_host: BTreeMap<String, BTreeSet<&ObjectKey>> = BTreeMap::new();
-        for cluster in clusters {
-            if let Some(rule) = &cluster.key.destination_rule {
-                by_rule.entry(rule).or_default().push(cluster);
-                by_host
-                    .entry(service_host(&cluster.key.service))
-                    .or_default()
-                    .insert(rule);
+    ) -> Arc<BTreeMap<ObjectKey, Arc<ClassStatus>>> {
+        for key in std::mem::take(&mut self.stale) {
+            let now = self.by_key.get(&key).map(|rule| self.status(inputs, rule));
+            if self.statuses.get(&key).map(|status| &**status) == now.as_ref() {
+                continue;
+            }
+            let statuses = Arc::make_mut(&mut self.statuses);
+            match now {
+                Some(status) => drop(statuses.insert(key, Arc::new(status))),
+                None => drop(statuses.remove(&key)),
             }
         }
-        self.rules
-            .iter()
-            .map(|rule| {
-                let used = by_rule.get(&rule.key).map_or(&[][..], Vec::as_slice);
-                let unsupported = match &rule.policies {
-                    Ok(policies) => {
-                        let top = rule
-                            .object
-                            .spec
-                            .unread
-                            .keys()
-                            .map(|field| format!("spec.{field}"));
-                        top.chain(policies.unsupported.iter().map(|f| format!("spec.{f}")))
-                            .collect()
-                    }
-                    Err(_) => Vec::new(),
-                };
-                let generation = rule.object.metadata.generation();
-                let conditions = [rule.applied(inputs, used, &by_host)]
-                    .into_iter()
-                    .chain(Condition::unsupported_fields(&unsupported))
-                    .chain(ejection(used))
-                    .map(|condition| condition.at(generation))
-                    .collect();
-                (rule.key.clone(), ClassStatus { conditions })
-            })
-            .collect()
+        Arc::clone(&self.statuses)
+    }
+
+    fn status(&self, inputs: &Inputs, rule: &Rule) -> ClassStatus {
+        let used = self.used.get(&rule.key);
+        let used: Vec<&Cluster> = used
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .map(|c| &**c)
+            .collect();
+        let unsupported = match &rule.policies {
+            Ok(policies) => {
+                let fields = rule.object.spec.unread.keys();
+                let top = fields.map(|field| format!("spec.{field}"));
+                top.chain(policies.unsupported.iter().map(|f| format!("spec.{f}")))
+                    .collect()
+            }
+            Err(_) => Vec::new(),
+        };
+        let generation = rule.object.metadata.generation();
+        let conditions = [rule.applied(inputs, &used, &self.by_host)]
+            .into_iter()
+            .chain(Condition::unsupported_fields(&unsupported))
+            .chain(ejection(&used))
+            .map(|condition| condition.at(generation))
+            .collect();
+        ClassStatus { conditions }
     }
 }
 
-impl Rule<'_> {
+impl Rule {
+    /// Istio's order.
+    fn order(&self) -> (&str, &str, &str) {
+        let metadata = &self.object.metadata;
+        let created = metadata.creation_timestamp.as_deref().unwrap_or("");
+        (created, &metadata.name, &metadata.namespace)
+    }
+
+    fn has_tls(&self) -> bool {
+        self.object
+            .spec
+            .traffic_policy
+            .as_ref()
+            .is_some_and(|policy| {
+                let mut levels = policy.port_level_settings.iter();
+                policy.tls.is_some() || levels.any(|level| level.tls.is_some())
+            })
+    }
+}
+
+impl Rule {
     fn applied(
         &self,
         inputs: &Inputs,
         used: &[&Cluster],
-        by_host: &BTreeMap<String, BTreeSet<&ObjectKey>>,
+        by_host: &BTreeMap<String, BTreeMap<ObjectKey, usize>>,
     ) -> Condition {
         const TYPE: &str = "forebay.dev/Applied";
         if let Some((reason, message)) = self.fault() {
@@ -251,13 +390,12 @@ impl Rule<'_> {
             None => by_host
                 .get(&self.host)
                 .into_iter()
-                .flatten()
-                .map(ToString::to_string)
+                .flat_map(|rules| rules.keys().map(ToString::to_string))
                 .collect(),
             Some(suffix) => by_host
                 .iter()
                 .filter(|(host, _)| host.ends_with(suffix))
-                .flat_map(|(_, rules)| rules.iter().map(ToString::to_string))
+                .flat_map(|(_, rules)| rules.keys().map(ToString::to_string))
                 .collect(),
         };
         if !others.is_empty() {

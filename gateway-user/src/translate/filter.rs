@@ -192,7 +192,7 @@ impl<'a> Compiled<'a> {
 
     /// The filters as Gateways of one namespace see them; none if nothing is to be done. A mirror whose backendRef is
     /// bad stays, without a target: the fault is told, and the rule serves on.
-    pub(super) fn resolve(&self, resolver: &mut Resolver<'a, '_, '_>) -> Option<Arc<Filters>> {
+    pub(super) fn resolve(&self, resolver: &mut Resolver<'_, '_>) -> Option<Arc<Filters>> {
         let mut filters = self.filters.clone();
         for mirror in &self.mirrors {
             filters.mirrors.push(Mirror {

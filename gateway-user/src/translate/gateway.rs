@@ -8,9 +8,8 @@ use super::condition::{AddressStatus, Condition, GatewayStatus, SupportedKind, l
 use super::l4_policy::Policies;
 use super::listener::{self, Fault, Listener};
 use super::objects::{self, ParentRef};
-use super::{Context, Inputs, gateway_class, precedence};
+use super::{Context, Inputs, gateway_class};
 use crate::allocate::{Allocation, Problem};
-use crate::l7::router::Router;
 use crate::snapshot::{
     Bind, BindKey, Listener as SnapshotListener, ObjectKey, Protocol, Transport,
 };
@@ -18,23 +17,27 @@ use crate::snapshot::{
 /// The port on which every address answers `GET /healthz/ready` by itself.
 pub const READY_PORT: u16 = 15021;
 
-/// One Gateway of ours while routes attach to it.
-pub(super) struct Gateway<'a> {
+/// One Gateway of ours with the routes that attach to it.
+pub(super) struct Gateway {
     pub(super) key: ObjectKey,
-    pub(super) listeners: Vec<Listener<'a>>,
-    object: &'a objects::Gateway,
+    pub(super) listeners: Vec<Listener>,
+    object: Arc<objects::Gateway>,
     fault: Option<Fault>,
     allocation: Allocation,
+    /// Whether routes came or went, or it was read anew, since binds and status were last made.
+    pub(super) changed: bool,
+    /// Binds as they were last made.
+    made: Vec<Arc<Bind>>,
 }
+
+/// Our Gateways by key.
+pub(super) type Gateways = BTreeMap<ObjectKey, Gateway>;
 
 /// What is spoken on a port, and its listeners.
 type Port = (Protocol, Vec<Arc<SnapshotListener>>);
 
 /// Reads all Gateways of our classes.
-pub(super) fn read<'a>(
-    inputs: &'a Inputs,
-    context: &Context<'_>,
-) -> BTreeMap<ObjectKey, Gateway<'a>> {
+pub(super) fn read(inputs: &Inputs, context: &Context<'_>) -> Gateways {
     let classes = gateway_class::ours(inputs);
     inputs
         .gateways
@@ -47,7 +50,7 @@ pub(super) fn read<'a>(
         .collect()
 }
 
-impl<'a> Gateway<'a> {
+impl Gateway {
     /// The listeners, with their places, that a parentRef means and that admit routes of this kind and namespace.
     ///
     /// # Errors
@@ -58,9 +61,9 @@ impl<'a> Gateway<'a> {
         parent: &ParentRef,
         kind: SupportedKind,
         route: &ObjectKey,
-    ) -> Result<Vec<(usize, &Listener<'a>)>, Fault> {
+    ) -> Result<Vec<(usize, &Listener)>, Fault> {
         let name = parent.section_name.as_deref().unwrap_or("");
-        let mut found: Vec<(usize, &Listener<'a>)> = self
+        let mut found: Vec<(usize, &Listener)> = self
             .listeners
             .iter()
             .enumerate()
@@ -90,7 +93,7 @@ impl<'a> Gateway<'a> {
     fn read(
         inputs: &Inputs,
         key: &ObjectKey,
-        object: &'a objects::Gateway,
+        object: &Arc<objects::Gateway>,
         allocation: Option<Allocation>,
     ) -> Self {
         let allocation = allocation.unwrap_or_else(|| Allocation {
@@ -103,9 +106,11 @@ impl<'a> Gateway<'a> {
         let mut gateway = Self {
             key: key.clone(),
             listeners,
-            object,
+            object: Arc::clone(object),
             fault: None,
             allocation,
+            changed: true,
+            made: Vec::new(),
         };
         gateway.fault = gateway.find_fault();
         gateway
@@ -137,24 +142,25 @@ impl<'a> Gateway<'a> {
         }
     }
 
-    /// Makes its binds; takes the listeners' candidates.
-    pub(super) fn binds(&mut self, policies: &Policies) -> Vec<Bind> {
+    /// Takes over the routes of the same Gateway as it was read before. What attaches to a listener depends on nothing
+    /// but its spec, which has not changed.
+    pub(super) fn keep_routes(&mut self, before: &mut Self) {
+        for (listener, before) in self.listeners.iter_mut().zip(&mut before.listeners) {
+            listener.routes = std::mem::take(&mut before.routes);
+        }
+        self.made = std::mem::take(&mut before.made);
+    }
+
+    /// Its binds; those of which nothing has changed are the last ones.
+    pub(super) fn binds(&mut self, policies: &Policies) -> &[Arc<Bind>] {
         let mut ports: BTreeMap<(u16, Transport), Port> = BTreeMap::new();
         for listener in self.listeners.iter_mut().filter(|l| l.may_serve()) {
-            let candidates = std::mem::take(&mut listener.candidates);
             ports
                 .entry((listener.spec.port, listener.transport()))
                 // All of a port have one protocol, else they clash and none of them is here.
                 .or_insert_with(|| (listener.protocol(), Vec::new()))
                 .1
-                .push(Arc::new(SnapshotListener {
-                    gateway: self.key.clone(),
-                    name: listener.spec.name.as_str().into(),
-                    hostname: listener.hostname.clone(),
-                    tls: listener.tls_for_snapshot(),
-                    router: Router::compile(precedence::entries(candidates)),
-                    rule: listener.first.as_ref().map(|first| first.rule),
-                }));
+                .push(listener.for_snapshot(&self.key));
         }
         for (_, listeners) in ports.values_mut() {
             listeners.sort_by(|a, b| {
@@ -170,7 +176,7 @@ impl<'a> Gateway<'a> {
         let mut binds = Vec::new();
         for &address in self.addresses() {
             for (&(port, transport), (protocol, listeners)) in &ports {
-                binds.push(Bind {
+                let bind = Bind {
                     key: BindKey {
                         address,
                         port,
@@ -181,10 +187,18 @@ impl<'a> Gateway<'a> {
                     builtin_ready: builtin_ready && (port, transport) == ready,
                     policy: policies.of(&self.key, (port, transport)),
                     listeners: listeners.clone(),
-                });
+                };
+                let before = self.made.iter().find(|before| same(before, &bind));
+                binds.push(before.map_or_else(|| Arc::new(bind), Arc::clone));
             }
         }
-        binds
+        self.made = binds;
+        &self.made
+    }
+
+    /// Binds as they were last made.
+    pub(super) fn made(&self) -> &[Arc<Bind>] {
+        &self.made
     }
 
     /// Its status.
@@ -271,6 +285,18 @@ impl<'a> Gateway<'a> {
             }
         }
     }
+}
+
+/// Whether nothing of a bind has changed.
+fn same(before: &Bind, now: &Bind) -> bool {
+    let listeners = before.listeners.iter().zip(&now.listeners);
+    before.key == now.key
+        && before.gateway == now.gateway
+        && before.protocol == now.protocol
+        && before.builtin_ready == now.builtin_ready
+        && before.policy == now.policy
+        && before.listeners.len() == now.listeners.len()
+        && listeners.fold(true, |same, (a, b)| same && Arc::ptr_eq(a, b))
 }
 
 /// In files a Gateway whose class does not exist is nobody's: it gets a status that says so.

@@ -5,42 +5,55 @@ use std::ops::Bound;
 
 use crate::snapshot::{Hostname, ObjectKey};
 
-/// A set of hostnames, each with the first route that has it.
+/// A set of hostnames, each with the routes that have it in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     /// Any host.
-    any: Option<ObjectKey>,
+    any: Vec<ObjectKey>,
     /// By labels from the right, each with a dot behind it: `com.example.a.`, and `com.example.*` for a wildcard. So
     /// all names below one stand together.
-    named: BTreeMap<String, ObjectKey>,
+    named: BTreeMap<String, Vec<ObjectKey>>,
 }
 
 impl Hosts {
     pub(super) fn insert(&mut self, hostname: Option<&Hostname>, route: &ObjectKey) {
         match hostname {
-            None => drop(self.any.get_or_insert_with(|| route.clone())),
+            None => self.any.push(route.clone()),
             Some(hostname) => {
-                let (below, wildcard) = reversed(hostname);
-                let key = if wildcard { format!("{below}*") } else { below };
-                self.named.entry(key).or_insert_with(|| route.clone());
+                let of_name = self.named.entry(key(hostname)).or_default();
+                of_name.push(route.clone());
+            }
+        }
+    }
+
+    /// Takes a route from a hostname that it was put in for.
+    pub(super) fn remove(&mut self, hostname: Option<&Hostname>, route: &ObjectKey) {
+        let Some(hostname) = hostname else {
+            return self.any.retain(|other| other != route);
+        };
+        let key = key(hostname);
+        if let Some(of_name) = self.named.get_mut(&key) {
+            of_name.retain(|other| other != route);
+            if of_name.is_empty() {
+                self.named.remove(&key);
             }
         }
     }
 
     /// A route of the set that has a name in common with this hostname.
     pub(super) fn sharing(&self, hostname: Option<&Hostname>) -> Option<&ObjectKey> {
-        if self.any.is_some() {
-            return self.any.as_ref();
+        if let Some(route) = self.any.first() {
+            return Some(route);
         }
         let Some(hostname) = hostname else {
-            return self.named.values().next();
+            return self.named.values().next()?.first();
         };
         let (own, wildcard) = reversed(hostname);
         let ends = own.match_indices('.').map(|(at, _)| at + 1);
         let mut wider = ends
             .filter(|end| *end < own.len())
             .filter_map(|end| self.named.get(&format!("{}*", &own[..end])));
-        wider.next().or_else(|| {
+        let found = wider.next().or_else(|| {
             if !wildcard {
                 return self.named.get(&own);
             }
@@ -49,8 +62,14 @@ impl Hosts {
             let mut below = self.named.range::<str, _>((from, Bound::Unbounded));
             let (key, route) = below.next()?;
             key.starts_with(&own).then_some(route)
-        })
+        });
+        found?.first()
     }
+}
+
+fn key(hostname: &Hostname) -> String {
+    let (below, wildcard) = reversed(hostname);
+    if wildcard { format!("{below}*") } else { below }
 }
 
 /// The labels from the right, without the asterisk of a wildcard.
@@ -120,5 +139,12 @@ mod tests {
         hosts.insert(None, &first);
         hosts.insert(None, &second);
         assert_eq!(hosts.sharing(None), Some(&first));
+        hosts.remove(None, &first);
+        assert_eq!(hosts.sharing(None), Some(&second));
+        hosts.remove(None, &second);
+        let name = Hostname::parse("a.com").expect("valid");
+        hosts.insert(Some(&name), &first);
+        hosts.remove(Some(&name), &first);
+        assert_eq!(hosts.sharing(None), None);
     }
 }

@@ -67,11 +67,21 @@ macro_rules! kinds {
                 }
             }
 
+            /// Takes over what another one holds, and says which objects came, went or were replaced. One that is the
+            /// same allocation is the same object and costs no more than the look at it.
+            pub(super) fn follow(&mut self, next: &Self) -> Changes {
+                Changes { $($field: follow(&mut self.$field, &next.$field),)* }
+            }
+
             /// Takes an object out; says whether it was there.
             pub fn remove(&mut self, id: &ObjectId) -> bool {
                 match id.kind { $(Kind::$kind => self.$field.remove(&id.key).is_some(),)* }
             }
         }
+
+        /// What differs between two states, by kind.
+        #[derive(Debug, Default)]
+        pub(super) struct Changes { $(#[doc = $doc] pub(super) $field: Vec<Change<$type>>,)* }
     };
 }
 
@@ -90,6 +100,41 @@ kinds! {
     DestinationRule, DestinationRule, destination_rules, "DestinationRule", "Istio's DestinationRule.";
     AddressPool, AddressPool, address_pools, "AddressPool", "Forebay's AddressPool.";
     TrafficPolicy, TrafficPolicy, traffic_policies, "TrafficPolicy", "Forebay's TrafficPolicy.";
+}
+
+/// An object that came, went or was replaced: its key, and what was there before.
+pub(super) type Change<T> = (ObjectKey, Option<Arc<T>>);
+
+fn follow<T>(
+    own: &mut BTreeMap<ObjectKey, Arc<T>>,
+    next: &BTreeMap<ObjectKey, Arc<T>>,
+) -> Vec<Change<T>> {
+    let mut changed = Vec::new();
+    let mut old = own.iter().peekable();
+    'objects: for (key, object) in next {
+        // The key follows from the object and need not be looked at if that is the same.
+        let up_to =
+            |(known, before): &(&ObjectKey, &Arc<T>)| Arc::ptr_eq(before, object) || *known <= key;
+        while let Some((known, before)) = old.next_if(up_to) {
+            if Arc::ptr_eq(before, object) {
+                continue 'objects;
+            }
+            changed.push(known.clone());
+            if known == key {
+                continue 'objects;
+            }
+        }
+        changed.push(key.clone());
+    }
+    changed.extend(old.map(|(key, _)| key.clone()));
+    let take_over = |key: ObjectKey| {
+        let before = match next.get(&key) {
+            Some(object) => own.insert(key.clone(), Arc::clone(object)),
+            None => own.remove(&key),
+        };
+        (key, before)
+    };
+    changed.into_iter().map(take_over).collect()
 }
 
 /// Kind and key of an object: unique among all objects.

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use super::condition::{
     AncestorRef, AncestorStatus, Condition, Conditions, PolicyStatus, sentences,
 };
+use super::gateway::Gateways;
 use super::inputs::Kind;
 use super::listener::{Fault, GROUP};
 use super::objects::{ClientAddressSpec, L4PolicySpec, PolicyTargetRef, TrafficPolicy};
-use super::route::Gateways;
 use super::{Inputs, gateway_class};
 use crate::snapshot::{
     ClientAddress, L4Policy, ObjectKey, Prefix, ReturnPath, Sources, Transport, UdpHash,
@@ -70,11 +70,7 @@ enum Target {
 }
 
 /// Reads all policies, the oldest first, and gives them to their targets.
-pub(super) fn read(
-    inputs: &Inputs,
-    gateways: &Gateways<'_>,
-    conditions: &mut Conditions,
-) -> Policies {
+pub(super) fn read(inputs: &Inputs, gateways: &Gateways, conditions: &mut Conditions) -> Policies {
     let mut all: Vec<Read<'_>> = inputs
         .traffic_policies
         .iter()
@@ -144,7 +140,7 @@ impl<'a> Read<'a> {
     fn judge<'p>(
         &'p self,
         reference: &PolicyTargetRef,
-        gateways: &Gateways<'_>,
+        gateways: &Gateways,
         winners: &mut BTreeMap<Target, &'p Read<'a>>,
     ) -> Result<(), Fault> {
         let target = self.find(reference, gateways)?;
@@ -167,7 +163,7 @@ impl<'a> Read<'a> {
         }
     }
 
-    fn find(&self, reference: &PolicyTargetRef, gateways: &Gateways<'_>) -> Result<Target, Fault> {
+    fn find(&self, reference: &PolicyTargetRef, gateways: &Gateways) -> Result<Target, Fault> {
         let ancestor = self.ancestor(reference);
         if (ancestor.group.as_str(), ancestor.kind.as_str()) != (GROUP, "Gateway") {
             let message = format!(
@@ -198,7 +194,7 @@ impl<'a> Read<'a> {
     }
 
     /// Whether the target is or has a listener whose datagrams nothing can go before.
-    fn meets_udp(&self, reference: &PolicyTargetRef, gateways: &Gateways<'_>) -> bool {
+    fn meets_udp(&self, reference: &PolicyTargetRef, gateways: &Gateways) -> bool {
         match self.find(reference, gateways) {
             Ok(Target::Port(_, (_, transport))) => transport == Transport::Udp,
             Ok(Target::Whole(key)) => gateways.get(&key).is_some_and(|gateway| {

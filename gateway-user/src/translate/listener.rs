@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::Inputs;
 use super::condition::{Condition, ListenerStatus, SupportedKind};
-use super::hosts::Hosts;
+use super::listener_routes::ListenerRoutes;
 use super::namespace;
 use super::objects::{Gateway, LabelSelector, ListenerSpec, RouteGroupKind};
-use super::precedence::Candidate;
 use super::tls::{self, Tls};
-use crate::snapshot::{Hostname, ListenerTls, ObjectKey, Protocol, Transport};
+use crate::snapshot::{
+    Hostname, Listener as SnapshotListener, ListenerTls, ObjectKey, Protocol, Transport,
+};
 
 /// Gateway API's group.
 pub(super) const GROUP: &str = "gateway.networking.k8s.io";
@@ -36,27 +37,23 @@ pub(super) const UDP_ROUTE: SupportedKind = SupportedKind {
 /// Why something is not as it should be: a CamelCase reason and a sentence.
 pub(super) type Fault = (&'static str, String);
 
-/// One listener while routes attach to it.
-pub(super) struct Listener<'a> {
-    pub(super) spec: &'a ListenerSpec,
+/// One listener with the routes that attach to it.
+pub(super) struct Listener {
+    pub(super) spec: ListenerSpec,
     pub(super) hostname: Option<Hostname>,
     fault: Option<Fault>,
     conflict: Option<Fault>,
     kinds: Vec<SupportedKind>,
     bad_kinds: Vec<String>,
-    allowed: Allowed<'a>,
+    allowed: Allowed,
     /// TLS, if its protocol has it and nothing of it is at fault.
     pub(super) tls: Option<Tls>,
     /// The condition OverlappingTLSConfig, if it has it.
     overlap: Option<Condition>,
-    /// Routes that are accepted for it, by kind.
-    attached: BTreeSet<(&'static str, ObjectKey)>,
-    /// Hostnames of the attached routes that have matches, by kind.
-    pub(super) hosts: BTreeMap<&'static str, Hosts>,
-    /// Their matches, if they have any.
-    pub(super) candidates: Vec<Candidate>,
-    /// The rule of the oldest route without matches.
-    pub(super) first: Option<FirstRule>,
+    /// What follows from the routes.
+    pub(super) routes: ListenerRoutes,
+    /// As it was last made for a snapshot.
+    made: Option<Arc<SnapshotListener>>,
 }
 
 /// The rule of a route without matches, which takes all traffic of its listener; the least one wins.
@@ -66,21 +63,21 @@ pub(super) struct FirstRule {
     pub(super) created: String,
     /// The route.
     pub(super) route: ObjectKey,
-    /// Position in the snapshot's rules.
+    /// Place in the snapshot's rules.
     pub(super) rule: u32,
 }
 
-enum Allowed<'a> {
+enum Allowed {
     Same,
     All,
-    Selector(&'a LabelSelector),
+    Selector(LabelSelector),
     Nobody,
 }
 
 /// Reads the listeners of a Gateway.
-pub(super) fn read<'a>(inputs: &Inputs, gateway: &'a Gateway) -> Vec<Listener<'a>> {
+pub(super) fn read(inputs: &Inputs, gateway: &Gateway) -> Vec<Listener> {
     let mut names = BTreeSet::new();
-    let mut listeners: Vec<Listener<'_>> = gateway
+    let mut listeners: Vec<Listener> = gateway
         .spec
         .listeners
         .iter()
@@ -101,8 +98,8 @@ pub(super) fn read<'a>(inputs: &Inputs, gateway: &'a Gateway) -> Vec<Listener<'a
     listeners
 }
 
-impl<'a> Listener<'a> {
-    fn read(spec: &'a ListenerSpec, first_of_its_name: bool) -> Self {
+impl Listener {
+    fn read(spec: &ListenerSpec, first_of_its_name: bool) -> Self {
         let mut fault = None;
         let mut note = |reason, message: String| {
             fault.get_or_insert((reason, message));
@@ -143,7 +140,7 @@ impl<'a> Listener<'a> {
             own => read_kinds(spec, own),
         };
         Self {
-            spec,
+            spec: spec.clone(),
             hostname,
             fault,
             conflict: None,
@@ -152,10 +149,8 @@ impl<'a> Listener<'a> {
             allowed,
             tls: None,
             overlap: None,
-            attached: BTreeSet::new(),
-            hosts: BTreeMap::new(),
-            candidates: Vec::new(),
-            first: None,
+            routes: ListenerRoutes::default(),
+            made: None,
         }
     }
 
@@ -202,7 +197,7 @@ impl<'a> Listener<'a> {
     }
 
     /// Its TLS, as the snapshot has it.
-    pub(super) fn tls_for_snapshot(&self) -> Option<Arc<ListenerTls>> {
+    fn tls_for_snapshot(&self) -> Option<Arc<ListenerTls>> {
         self.tls.as_ref().map(Tls::for_snapshot)
     }
 
@@ -230,9 +225,22 @@ impl<'a> Listener<'a> {
             }
     }
 
-    /// Counts a route as attached; false if it was before.
-    pub(super) fn attach(&mut self, kind: &'static str, route: &ObjectKey) -> bool {
-        self.attached.insert((kind, route.clone()))
+    /// The listener as snapshots have it: the last one, unless something of it has changed.
+    pub(super) fn for_snapshot(&mut self, gateway: &ObjectKey) -> Arc<SnapshotListener> {
+        let changed = self.routes.settle();
+        if let Some(made) = self.made.as_ref().filter(|_| !changed) {
+            return Arc::clone(made);
+        }
+        let made = Arc::new(SnapshotListener {
+            gateway: gateway.clone(),
+            name: self.spec.name.as_str().into(),
+            hostname: self.hostname.clone(),
+            tls: self.tls_for_snapshot(),
+            router: self.routes.router().clone(),
+            rule: self.routes.first(),
+        });
+        self.made = Some(Arc::clone(&made));
+        made
     }
 
     /// Its status; `served` is false if the Gateway as a whole cannot be programmed.
@@ -260,7 +268,7 @@ impl<'a> Listener<'a> {
         ListenerStatus {
             name: self.spec.name.clone(),
             supported_kinds: self.kinds.clone(),
-            attached_routes: self.attached.len(),
+            attached_routes: self.routes.attached(),
             conditions: [accepted, programmed, self.resolved_refs(), conflicted]
                 .into_iter()
                 .chain(self.overlap.clone())
@@ -323,7 +331,7 @@ fn transport(protocol: &str) -> Transport {
     }
 }
 
-fn read_allowed(spec: &ListenerSpec) -> Result<Allowed<'_>, String> {
+fn read_allowed(spec: &ListenerSpec) -> Result<Allowed, String> {
     let namespaces = &spec.allowed_routes.namespaces;
     match namespaces.from.as_deref().unwrap_or("Same") {
         "Same" => Ok(Allowed::Same),
@@ -333,7 +341,7 @@ fn read_allowed(spec: &ListenerSpec) -> Result<Allowed<'_>, String> {
                 "allowedRoutes.namespaces.from is Selector, but there is no selector beside it",
             )?;
             match selector.bad_operator() {
-                None => Ok(Allowed::Selector(selector)),
+                None => Ok(Allowed::Selector(selector.clone())),
                 Some(operator) => Err(format!(
                     "allowedRoutes.namespaces.selector has the unknown operator {operator:?}"
                 )),
@@ -377,7 +385,7 @@ fn family(protocol: &str) -> Option<&'static str> {
 }
 
 /// Inside one Gateway all listeners of a clash lose.
-fn mark_conflicts(listeners: &mut [Listener<'_>]) {
+fn mark_conflicts(listeners: &mut [Listener]) {
     // TCP and UDP have ports of their own.
     let mut ports: BTreeMap<(u16, Transport), Vec<usize>> = BTreeMap::new();
     for (at, listener) in listeners.iter().enumerate() {

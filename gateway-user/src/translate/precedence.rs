@@ -54,21 +54,20 @@ pub(super) struct Candidate {
     pub(super) rule_index: u16,
     /// Position of the match in the rule.
     pub(super) match_index: usize,
-    /// Position in the snapshot's rules.
+    /// Place in the snapshot's rules.
     pub(super) rule: u32,
 }
 
 /// Sorts best first and makes the router's entries.
-pub(super) fn entries(mut candidates: Vec<Candidate>) -> Vec<Entry> {
+pub(super) fn entries(candidates: &mut [Candidate]) -> Vec<Entry> {
     candidates.sort_by(compare);
-    candidates
-        .into_iter()
-        .map(|candidate| Entry {
-            hostname: candidate.hostname,
-            matching: Arc::unwrap_or_clone(candidate.matching),
-            rule: candidate.rule,
-        })
-        .collect()
+    let candidates = candidates.iter();
+    let entries = candidates.map(|candidate| Entry {
+        hostname: candidate.hostname.clone(),
+        matching: RouteMatch::clone(&candidate.matching),
+        rule: candidate.rule,
+    });
+    entries.collect()
 }
 
 fn compare(a: &Candidate, b: &Candidate) -> Ordering {

@@ -7,7 +7,7 @@
 //! Of an HTTPRoute and a GRPCRoute that have a hostname in common on a listener only one is accepted there: the older,
 //! then the first by namespace and name (GRPCRoute.spec.hostnames in Gateway API). Routes attach in that order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ use super::condition::{
     ATTACHED, ParentStatus, RouteStatus, SupportedKind, list, route_conditions,
 };
 use super::filter::{self, Place};
-use super::gateway::Gateway;
-use super::gathered::Gathered;
-use super::listener::{Fault, GROUP, GRPC_ROUTE, HTTP_ROUTE, Listener};
+use super::gateway::{Gateway, Gateways};
+use super::gathered::{Attachment, Gathered, Place as Admission};
+use super::listener::{Fault, GROUP, Listener};
+use super::listener_routes::RouteId;
 use super::objects::{BackendRef, Metadata, ParentRef, Unread};
 use super::precedence::{Candidate, Rank};
 use super::{Context, Inputs, gateway_class};
@@ -26,9 +27,6 @@ use crate::snapshot::{Backend, Filters, Hostname, ObjectKey, Retry, RouteMatch, 
 
 /// Largest weight that Gateway API admits.
 pub(super) const MAX_WEIGHT: u32 = 1_000_000;
-
-/// Our Gateways by key.
-pub(super) type Gateways<'a> = BTreeMap<ObjectKey, Gateway<'a>>;
 
 /// What an object says beside its rules.
 pub(super) struct Head<'a> {
@@ -93,9 +91,18 @@ struct Resolved {
     faults: Vec<Fault>,
 }
 
-/// Listeners that a route attaches to, and the message of its condition `Accepted`.
+/// Hostnames that a route serves on a listener, each with the most specific own hostname that leads to it.
+type Effective = BTreeMap<Option<Hostname>, Option<Hostname>>;
+
+/// A listener that admits a route and has a hostname in common with it.
+struct Claim {
+    listener: usize,
+    hosts: Effective,
+}
+
+/// Which of the claims a route gets, and the message of its condition `Accepted`.
 struct Attached {
-    listeners: Vec<usize>,
+    claims: Vec<usize>,
     message: String,
 }
 
@@ -226,27 +233,22 @@ impl<'a> Route<'a> {
         fault
     }
 
-    /// Namespace and name, and what orders routes: the older first.
-    pub(super) fn age(&self) -> (&str, &str, &str) {
-        self.head.metadata.age()
+    fn id(&self) -> RouteId {
+        (self.head.kind.kind, self.head.key.clone())
     }
 
-    /// Kind and key.
-    pub(super) fn id(&self) -> (SupportedKind, &'a ObjectKey) {
-        (self.head.kind, self.head.key)
-    }
-
-    /// Attaches the route to all Gateways that it names; `None` if none of them is ours.
+    /// Attaches the route to all Gateways that it names. Rules that it had `before` keep their places.
     pub(super) fn attach(
         &self,
-        inputs: &'a Inputs,
+        inputs: &Inputs,
         context: &Context<'_>,
-        gateways: &mut Gateways<'_>,
-        gathered: &mut Gathered<'a>,
-    ) -> Option<RouteStatus> {
+        gateways: &mut Gateways,
+        gathered: &mut Gathered,
+        before: &mut Vec<(u32, Arc<Rule>)>,
+    ) -> Attachment {
         let generation = self.head.metadata.generation();
         let mut by_namespace: BTreeMap<&str, Resolved> = BTreeMap::new();
-        let first_rule = gathered.rules.len();
+        let mut made = Attachment::default();
         let mut parents = Vec::new();
         for parent in self.head.parents {
             if parent.group.as_deref().unwrap_or(GROUP) != GROUP
@@ -257,8 +259,8 @@ impl<'a> Route<'a> {
             let own = &self.head.key.namespace;
             let namespace = parent.namespace.as_deref().unwrap_or(own);
             let key = ObjectKey::new(namespace, parent.name.as_str());
-            let attached = match gateways.get(&key) {
-                Some(gateway) => self.find_listeners(inputs, gateway, parent),
+            let claims = match gateways.get(&key) {
+                Some(gateway) => self.claims(inputs, gateway, parent),
                 None => match missing(inputs, context, &key) {
                     Some(message) => Err(("NoMatchingParent", message)),
                     None => continue,
@@ -266,13 +268,24 @@ impl<'a> Route<'a> {
             };
             let resolved = by_namespace
                 .entry(namespace)
-                .or_insert_with(|| self.resolve(inputs, gathered, namespace));
-            if let (Ok(attached), Some(gateway)) = (&attached, gateways.get_mut(&key)) {
-                let positions = self.add_rules(resolved, first_rule, gathered);
-                for &at in &attached.listeners {
-                    self.enter(&mut gateway.listeners[at], &positions);
+                .or_insert_with(|| self.resolve(inputs, gathered, namespace, &mut made.services));
+            let gateway = gateways.get_mut(&key);
+            let attached = match (claims, gateway) {
+                (Ok(claims), Some(gateway)) => {
+                    self.admit(gateway, &claims, &mut made);
+                    let attached = self.judge(gateway, &claims);
+                    if let Ok(attached) = &attached {
+                        let positions = self.add_rules(resolved, &mut made, before, gathered);
+                        for &at in &attached.claims {
+                            let Claim { listener, hosts } = &claims[at];
+                            self.enter(&mut gateway.listeners[*listener], hosts, &positions);
+                        }
+                    }
+                    attached
                 }
-            }
+                (Ok(_), None) => continue,
+                (Err(fault), _) => Err(fault),
+            };
             let accepted = attached.map(|attached| attached.message);
             parents.push(ParentStatus {
                 parent_ref: parent.clone(),
@@ -282,33 +295,60 @@ impl<'a> Route<'a> {
                     .collect(),
             });
         }
-        (!parents.is_empty()).then_some(RouteStatus { parents })
+        made.status = (!parents.is_empty()).then(|| Arc::new(RouteStatus { parents }));
+        made
     }
 
-    /// The listeners that it attaches to, or why there is none.
-    fn find_listeners(
+    /// The listeners that admit it and have a hostname in common with it, or why there is none.
+    fn claims(
         &self,
         inputs: &Inputs,
-        gateway: &Gateway<'_>,
+        gateway: &Gateway,
         parent: &ParentRef,
-    ) -> Result<Attached, Fault> {
+    ) -> Result<Vec<Claim>, Fault> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        let mut matching = gateway.admitting(inputs, parent, self.head.kind, self.head.key)?;
-        matching.retain(|(_, listener)| !self.effective(listener).is_empty());
-        if matching.is_empty() {
+        let admitting = gateway.admitting(inputs, parent, self.head.kind, self.head.key)?;
+        let claims = admitting.into_iter().map(|(at, listener)| Claim {
+            listener: at,
+            hosts: self.effective(listener),
+        });
+        let claims: Vec<Claim> = claims.filter(|claim| !claim.hosts.is_empty()).collect();
+        if claims.is_empty() {
             let message = format!(
                 "no listener of Gateway {} has a hostname in common with the route",
                 gateway.key
             );
             return Err(("NoMatchingListenerHostname", message));
         }
-        let mut listeners = Vec::new();
+        Ok(claims)
+    }
+
+    /// Tells the listeners what it claims of them, once each.
+    fn admit(&self, gateway: &mut Gateway, claims: &[Claim], made: &mut Attachment) {
+        for Claim { listener, hosts } in claims {
+            if !made.has(&gateway.key, *listener) {
+                let routes = &mut gateway.listeners[*listener].routes;
+                routes.claim(&self.id(), hosts.keys());
+                gateway.changed = true;
+                made.places.push(Admission {
+                    gateway: gateway.key.clone(),
+                    listener: *listener,
+                    hosts: hosts.keys().cloned().collect(),
+                });
+            }
+        }
+    }
+
+    /// Which of the claims it gets, or why none.
+    fn judge(&self, gateway: &Gateway, claims: &[Claim]) -> Result<Attached, Fault> {
+        let mut got = Vec::new();
         let mut lost = Vec::new();
-        for (at, listener) in matching {
-            match self.rival(listener) {
-                None => listeners.push(at),
+        for (at, claim) in claims.iter().enumerate() {
+            let listener = &gateway.listeners[claim.listener];
+            match listener.routes.rival(self.head.kind.kind, claim.hosts.keys()) {
+                None => got.push(at),
                 Some((kind, route)) => lost.push(format!(
                     "listener {} of Gateway {} serves {kind} {route}, which has a hostname in common",
                     listener.spec.name, gateway.key
@@ -321,34 +361,23 @@ impl<'a> Route<'a> {
                 "{}; of an HTTPRoute and a GRPCRoute the older is served, then the first by namespace and name",
                 list(&lost)
             );
-            if listeners.is_empty() {
+            if got.is_empty() {
                 return Err(("HostnameConflict", why));
             }
             message = format!("{ATTACHED}, but not everywhere: {why}");
         }
-        Ok(Attached { listeners, message })
-    }
-
-    /// A route of the other kind on the listener that has a hostname in common with this one.
-    fn rival<'l>(&self, listener: &'l Listener<'_>) -> Option<(&'static str, &'l ObjectKey)> {
-        let others = [HTTP_ROUTE, GRPC_ROUTE].map(|other| other.kind);
-        let mut others = others
-            .into_iter()
-            .filter(|kind| *kind != self.head.kind.kind)
-            .filter_map(|kind| Some((kind, listener.hosts.get(kind)?)));
-        let own = self.effective(listener);
-        others.find_map(|(kind, hosts)| {
-            let mut shared = own.keys().filter_map(|host| hosts.sharing(host.as_ref()));
-            Some((kind, shared.next()?))
+        Ok(Attached {
+            claims: got,
+            message,
         })
     }
 
-    /// Hostnames that it serves on a listener, each with the most specific own hostname that leads to it.
-    fn effective(&self, listener: &Listener<'_>) -> BTreeMap<Option<Hostname>, Option<Hostname>> {
+    /// What it serves on a listener.
+    fn effective(&self, listener: &Listener) -> Effective {
         if self.hostnames.is_empty() {
             return BTreeMap::from([(listener.hostname.clone(), None)]);
         }
-        let mut effective: BTreeMap<Option<Hostname>, Option<Hostname>> = BTreeMap::new();
+        let mut effective = Effective::new();
         for own in &self.hostnames {
             let common = match &listener.hostname {
                 None => Some(own.clone()),
@@ -368,9 +397,10 @@ impl<'a> Route<'a> {
     /// Resolves all backendRefs, those of mirrors included.
     fn resolve(
         &self,
-        inputs: &'a Inputs,
-        gathered: &mut Gathered<'a>,
+        inputs: &Inputs,
+        gathered: &mut Gathered,
         gateway_namespace: &str,
+        services: &mut BTreeSet<ObjectKey>,
     ) -> Resolved {
         let mut resolver = Resolver {
             inputs,
@@ -379,6 +409,7 @@ impl<'a> Route<'a> {
             route_namespace: &self.head.key.namespace,
             gateway_namespace,
             faults: Vec::new(),
+            services,
         };
         let mut rules = Vec::with_capacity(self.rules.len());
         for CompiledRule { action, .. } in &self.rules {
@@ -398,25 +429,24 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Adds the rules to the snapshot's and gives their positions. Gateways that see the same backends share a rule;
+    /// Adds the rules to the snapshot's and gives their places. Gateways that see the same backends share a rule;
     /// where DestinationRules make them differ, several rules of the snapshot have one key.
     fn add_rules(
         &self,
         resolved: &Resolved,
-        first_rule: usize,
-        gathered: &mut Gathered<'_>,
+        made: &mut Attachment,
+        before: &mut Vec<(u32, Arc<Rule>)>,
+        gathered: &mut Gathered,
     ) -> Vec<u32> {
         let mut positions = Vec::with_capacity(self.rules.len());
         for (rule, (filters, backends)) in self.rules.iter().zip(&resolved.rules) {
-            let known = (0u32..)
-                .zip(&gathered.rules)
-                .skip(first_rule)
-                .find(|(_, r)| {
-                    r.key.index == rule.index && r.backends == *backends && r.filters == *filters
-                });
-            let position = match known {
-                Some((position, _)) => position,
-                None => gathered.add(Rule {
+            let known = made.rules.iter().find(|(_, r)| {
+                r.key.index == rule.index && r.backends == *backends && r.filters == *filters
+            });
+            let position = if let Some((position, _)) = known {
+                *position
+            } else {
+                let rule = Rule {
                     key: RuleKey {
                         kind: self.head.kind.kind,
                         route: self.head.key.clone(),
@@ -428,7 +458,11 @@ impl<'a> Route<'a> {
                     request_timeout: rule.action.request_timeout,
                     backend_timeout: rule.action.backend_timeout,
                     retry: rule.action.retry.clone(),
-                }),
+                };
+                let added = gathered.add(rule, before);
+                let position = added.0;
+                made.rules.push(added);
+                position
             };
             positions.push(position);
         }
@@ -436,26 +470,26 @@ impl<'a> Route<'a> {
     }
 
     /// Puts all matches into a listener's table; a second parentRef to the same listener adds nothing.
-    fn enter(&self, listener: &mut Listener<'_>, positions: &[u32]) {
-        let kind = self.head.kind.kind;
-        if !listener.attach(kind, self.head.key) {
+    fn enter(&self, listener: &mut Listener, hosts: &Effective, positions: &[u32]) {
+        let id = self.id();
+        let routes = &mut listener.routes;
+        if !routes.attach(&id) {
             return;
         }
         let created = self.head.metadata.creation_timestamp.as_deref();
         let created: Arc<str> = created.unwrap_or("").into();
-        for (hostname, own_hostname) in self.effective(listener) {
-            let hosts = listener.hosts.entry(kind).or_default();
-            hosts.insert(hostname.as_ref(), self.head.key);
+        for (hostname, own_hostname) in hosts {
+            routes.serve(&id, hostname.as_ref());
             for (rule, &position) in self.rules.iter().zip(positions) {
                 for (match_index, Match { matching, rank }) in rule.matches.iter().enumerate() {
-                    listener.candidates.push(Candidate {
+                    routes.add(Candidate {
                         hostname: hostname.clone(),
                         own_hostname: own_hostname.clone(),
                         matching: Arc::clone(matching),
                         rank: *rank,
                         created: Arc::clone(&created),
-                        kind,
-                        route: self.head.key.clone(),
+                        kind: id.0,
+                        route: id.1.clone(),
                         rule_index: rule.index,
                         match_index,
                         rule: position,

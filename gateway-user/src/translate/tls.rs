@@ -135,7 +135,7 @@ pub(super) fn fault(spec: &ListenerSpec) -> Option<Fault> {
 
 /// The condition OverlappingTLSConfig of each listener that has it, by position: a client may use a connection to one
 /// listener of a port for hosts of another, as far as hostnames or certificates let it.
-pub(super) fn overlaps(listeners: &[Listener<'_>]) -> BTreeMap<usize, Condition> {
+pub(super) fn overlaps(listeners: &[Listener]) -> BTreeMap<usize, Condition> {
     let mut ports: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
     for (at, listener) in listeners.iter().enumerate() {
         if listener.tls.is_some() && listener.accepted() {
@@ -173,7 +173,7 @@ pub(super) fn overlaps(listeners: &[Listener<'_>]) -> BTreeMap<usize, Condition>
     found.map(|(at, with)| (at, condition(with))).collect()
 }
 
-fn share_hosts(a: &Listener<'_>, b: &Listener<'_>) -> bool {
+fn share_hosts(a: &Listener, b: &Listener) -> bool {
     match (&a.hostname, &b.hostname) {
         (Some(a), Some(b)) => a.intersect(b).is_some(),
         _ => true,
@@ -181,7 +181,7 @@ fn share_hosts(a: &Listener<'_>, b: &Listener<'_>) -> bool {
 }
 
 /// Whether a certificate of one listener is for hosts that belong to another.
-fn covers(one: &Listener<'_>, other: &Listener<'_>) -> bool {
+fn covers(one: &Listener, other: &Listener) -> bool {
     let (Some(tls), Some(hostname)) = (&one.tls, &other.hostname) else {
         return false;
     };

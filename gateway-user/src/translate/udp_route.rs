@@ -3,14 +3,15 @@
 //! A UDPRoute has no matches, so its first rule takes everything. Several routes on one listener are all accepted and
 //! counted, as Gateway API has it; the oldest gets the traffic, ties by namespace and name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::condition::{ATTACHED, ParentStatus, RouteStatus, route_conditions};
-use super::gateway::Gateway;
-use super::gathered::Gathered;
+use super::gateway::{Gateway, Gateways};
+use super::gathered::{Attachment, Gathered, Place};
 use super::listener::{Fault, FirstRule, GROUP, Listener, UDP_ROUTE};
 use super::objects::{L4RuleSpec, ParentRef, UdpRoute};
-use super::route::{Gateways, MAX_WEIGHT, missing};
+use super::route::{MAX_WEIGHT, missing};
 use super::{Context, Inputs, backend_ref, gateway_class};
 use crate::snapshot::{Backend, ObjectKey, Rule, RuleKey};
 
@@ -25,7 +26,7 @@ struct Route<'a> {
     fault: Option<Fault>,
 }
 
-/// Its backends as Gateways of one namespace see them, and the rule of the snapshot once there is one.
+/// Its backends as Gateways of one namespace see them, and the place of its rule once there is one.
 #[derive(Default)]
 struct Resolved {
     backends: Vec<Backend>,
@@ -33,17 +34,19 @@ struct Resolved {
     position: Option<u32>,
 }
 
-/// Attaches one route to all Gateways that it names; `None` if none of them is ours.
-pub(super) fn attach<'a>(
-    inputs: &'a Inputs,
+/// Attaches one route to all Gateways that it names. Rules that it had `before` keep their places.
+pub(super) fn attach(
+    inputs: &Inputs,
     context: &Context<'_>,
-    (key, object): (&'a ObjectKey, &'a UdpRoute),
-    gateways: &mut Gateways<'_>,
-    gathered: &mut Gathered<'a>,
-) -> Option<RouteStatus> {
+    (key, object): (&ObjectKey, &UdpRoute),
+    gateways: &mut Gateways,
+    gathered: &mut Gathered,
+    before: &mut Vec<(u32, Arc<Rule>)>,
+) -> Attachment {
     let route = Route::read(key, object);
     let generation = object.metadata.generation();
     let mut by_namespace: BTreeMap<&str, Resolved> = BTreeMap::new();
+    let mut made = Attachment::default();
     let mut parents = Vec::new();
     for parent in &object.spec.parent_refs {
         if parent.group.as_deref().unwrap_or(GROUP) != GROUP
@@ -62,10 +65,18 @@ pub(super) fn attach<'a>(
         };
         let resolved = by_namespace
             .entry(namespace)
-            .or_insert_with(|| route.resolve(inputs, gathered, namespace));
+            .or_insert_with(|| route.resolve(inputs, gathered, namespace, &mut made.services));
         if let (Ok(listeners), Some(gateway)) = (&attached, gateways.get_mut(&gateway_key)) {
-            let rule = route.add_rule(resolved, gathered);
+            let rule = route.add_rule(resolved, &mut made, before, gathered);
+            gateway.changed = true;
             for &at in listeners {
+                if !made.has(&gateway_key, at) {
+                    made.places.push(Place {
+                        gateway: gateway_key.clone(),
+                        listener: at,
+                        hosts: Vec::new(),
+                    });
+                }
                 route.enter(&mut gateway.listeners[at], rule);
             }
         }
@@ -78,7 +89,8 @@ pub(super) fn attach<'a>(
                 .collect(),
         });
     }
-    (!parents.is_empty()).then_some(RouteStatus { parents })
+    made.status = (!parents.is_empty()).then(|| Arc::new(RouteStatus { parents }));
+    made
 }
 
 impl<'a> Route<'a> {
@@ -122,7 +134,7 @@ impl<'a> Route<'a> {
     fn find_listeners(
         &self,
         inputs: &Inputs,
-        gateway: &Gateway<'_>,
+        gateway: &Gateway,
         parent: &ParentRef,
     ) -> Result<Vec<usize>, Fault> {
         if let Some(fault) = &self.fault {
@@ -134,9 +146,10 @@ impl<'a> Route<'a> {
 
     fn resolve(
         &self,
-        inputs: &'a Inputs,
-        gathered: &mut Gathered<'a>,
+        inputs: &Inputs,
+        gathered: &mut Gathered,
         gateway_namespace: &str,
+        services: &mut BTreeSet<ObjectKey>,
     ) -> Resolved {
         let mut resolver = backend_ref::Resolver {
             inputs,
@@ -145,6 +158,7 @@ impl<'a> Route<'a> {
             route_namespace: &self.key.namespace,
             gateway_namespace,
             faults: Vec::new(),
+            services,
         };
         let given = self.rule.map_or(&[][..], |rule| &rule.backend_refs);
         let mut backends: Vec<Backend> = given
@@ -161,12 +175,18 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Position of its rule among the snapshot's.
-    fn add_rule(&self, resolved: &mut Resolved, gathered: &mut Gathered<'_>) -> u32 {
+    /// Place of its rule among the snapshot's.
+    fn add_rule(
+        &self,
+        resolved: &mut Resolved,
+        made: &mut Attachment,
+        before: &mut Vec<(u32, Arc<Rule>)>,
+        gathered: &mut Gathered,
+    ) -> u32 {
         if let Some(position) = resolved.position {
             return position;
         }
-        let position = gathered.add(Rule {
+        let rule = Rule {
             key: RuleKey {
                 kind: UDP_ROUTE.kind,
                 route: self.key.clone(),
@@ -178,14 +198,17 @@ impl<'a> Route<'a> {
             request_timeout: None,
             backend_timeout: None,
             retry: None,
-        });
+        };
+        let added = gathered.add(rule, before);
+        let position = added.0;
+        made.rules.push(added);
         resolved.position = Some(position);
         position
     }
 
     /// Counts it on a listener; the oldest route there gets the traffic.
-    fn enter(&self, listener: &mut Listener<'_>, rule: u32) {
-        if !listener.attach(UDP_ROUTE.kind, self.key) {
+    fn enter(&self, listener: &mut Listener, rule: u32) {
+        if !listener.routes.attach(&(UDP_ROUTE.kind, self.key.clone())) {
             return;
         }
         let metadata = &self.object.metadata;
@@ -194,10 +217,7 @@ impl<'a> Route<'a> {
             route: self.key.clone(),
             rule,
         };
-        listener.first = match listener.first.take() {
-            Some(first) => Some(first.min(own)),
-            None => Some(own),
-        };
+        listener.routes.add_first(own);
     }
 }
 

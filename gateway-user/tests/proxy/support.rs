@@ -337,7 +337,7 @@ pub(crate) fn snapshot(
     };
     Snapshot {
         binds: [(key, Arc::new(bind))].into(),
-        rules: vec![Arc::new(rule)],
+        rules: vec![Arc::new(rule)].into(),
         clusters: clusters.iter().map(|(_, c)| Arc::clone(c)).collect(),
         ..Snapshot::default()
     }
