@@ -36,6 +36,20 @@ const PENDING_RESETS: usize = 20;
 /// Streams that we reset for a client's errors before the connection goes.
 const ERROR_RESETS: usize = 200;
 
+fn builder(streams: &Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams.clone());
+    builder
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEADER_LIST_MAX)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(ERROR_RESETS)
+        .enable_connect_protocol();
+    builder
+}
+
 /// Serves a connection until it is closed.
 pub(super) async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stream: ClientStream) {
     let streams = Streams::default();
@@ -50,16 +64,7 @@ pub(super) async fn drive(worker: &Rc<Worker>, downstream: &Rc<Downstream>, stre
             request,
         )
     });
-    let connection = http2::Builder::new(streams.clone())
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(HEADER_LIST_MAX)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(ERROR_RESETS)
-        .enable_connect_protocol()
-        .serve_connection(TokioIo::new(io), service);
+    let connection = builder(&streams).serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
     let mut clock = pin!(Clock::new(downstream, worker.timers()));
     let mut closing = false;

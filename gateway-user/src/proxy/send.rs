@@ -140,9 +140,7 @@ impl Tries<'_> {
                 // The answer that is not wanted goes before its place does.
                 drop(result);
                 exchange.lease = None;
-                if let Err(late) = self.pause().await {
-                    return Err(late);
-                }
+                self.pause().await?;
                 next = Some(more);
                 continue;
             }

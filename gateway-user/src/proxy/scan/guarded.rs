@@ -6,9 +6,9 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -64,6 +64,8 @@ struct Shared {
     /// 0: none, else the number of the reason and one.
     refusal: AtomicU8,
     upgrade: AtomicU8,
+    /// Who waits for the decision on an upgrade: reading, hyper would not ask again by itself.
+    reader: Mutex<Option<Waker>>,
 }
 
 impl Admission {
@@ -110,12 +112,23 @@ impl Admission {
     /// With [`Limits::hold_upgrades`]: takes what follows the upgrade request as the next request. To be called before
     /// the response that refuses the upgrade is given to hyper.
     pub fn resume(&self) {
-        self.0.upgrade.store(RESUME, Ordering::Relaxed);
+        self.decide(RESUME);
     }
 
     /// With [`Limits::hold_upgrades`]: lets everything that follows pass unseen. To be called before the 101 is given to hyper.
     pub fn tunnel(&self) {
-        self.0.upgrade.store(TUNNEL, Ordering::Relaxed);
+        self.decide(TUNNEL);
+    }
+
+    fn decide(&self, decision: u8) {
+        self.0.upgrade.store(decision, Ordering::Relaxed);
+        if let Some(reader) = self.reader().take() {
+            reader.wake();
+        }
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.0.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn publish(
@@ -313,6 +326,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
                 }
                 Some(Verdict::Hold) => {
+                    *this.admission.reader() = Some(cx.waker().clone());
                     if this.decide_upgrade() {
                         continue;
                     }

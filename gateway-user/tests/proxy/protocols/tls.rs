@@ -259,6 +259,7 @@ async fn each_name_gets_its_own_certificate_and_others_none() {
     assert!(why.contains("HandshakeFailure"), "{why}");
     let why = shake(at, &only_rsa, "x.b.example").await;
     assert!(why.is_err(), "its key is of no use to the client");
+    until(|| proxy.stats().open_connections() == 0).await;
     let event = |event| proxy.stats().event(event);
     assert_eq!(
         (
@@ -651,7 +652,7 @@ async fn a_proxy_header_comes_before_tls() {
         Some("192.0.2.7")
     );
     assert!(shake(at, &Arc::new(config()), "a.example").await.is_err());
-    assert_eq!(proxy.stats().event(Event::ProxyHeaderErrors), 1);
+    until(|| proxy.stats().event(Event::ProxyHeaderErrors) == 1).await;
 }
 
 /// An endpoint that speaks TLS and answers with what was negotiated.

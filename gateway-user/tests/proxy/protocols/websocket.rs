@@ -181,6 +181,7 @@ async fn a_refused_upgrade_is_an_answer_and_requests_go_on() {
     }))
     .await;
     let (proxy, at) = started(server.address, Timers::default(), Destination::Off);
+    let begun = std::time::Instant::now();
     let mut client = Client::connect(at).await;
     client.send(&format!("{ASK}{}", request("/next"))).await;
     let refused = client.next().await.unwrap();
@@ -204,6 +205,10 @@ async fn a_refused_upgrade_is_an_answer_and_requests_go_on() {
             assert_eq!(post.header(name), None, "{upgrade}");
         }
     }
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "none of them waits for a timer"
+    );
     drop(client);
     until(|| proxy.stats().open_connections() == 0).await;
     assert_eq!(proxy.stats().event(Event::Upgrades), 0);
