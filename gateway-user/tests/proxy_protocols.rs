@@ -1,5 +1,9 @@
 //! HTTP/2, TLS, retries, mirrors and tunnels end to end over loopback sockets, with honest and hostile peers.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+#![allow(
+    clippy::too_many_lines,
+    reason = "a scenario is read whole, and its length is no complexity"
+)]
 
 #[path = "proxy/protocols/abuse.rs"]
 mod abuse;

@@ -124,7 +124,7 @@ fn is_clean(seen: &Seen) -> Result<(), String> {
             return Err(format!("{name} goes on"));
         }
     }
-    let total = seen.header("content-length").map(|v| v.parse::<usize>());
+    let total = seen.header("content-length").map(str::parse::<usize>);
     if total.is_some_and(|total| total != Ok(seen.body.len())) {
         return Err("another length".to_owned());
     }
@@ -161,7 +161,7 @@ fn refused() -> Vec<Case> {
             cases.push(with(pseudo, &[before, bad].concat()));
         }
         cases.push(case(format!("a name {bad:?}"), |f| {
-            f.push((bad.to_vec(), b"v".to_vec()))
+            f.push((bad.to_vec(), b"v".to_vec()));
         }));
     }
     for name in [
@@ -323,7 +323,7 @@ fn refused() -> Vec<Case> {
     }
     for missing in [":method", ":scheme", ":path", ":authority"] {
         cases.push(case(format!("no {missing}"), |f| {
-            f.retain(|(n, _)| n != missing.as_bytes())
+            f.retain(|(n, _)| n != missing.as_bytes());
         }));
     }
     cases.push(case("a pseudo-header late", |f| {

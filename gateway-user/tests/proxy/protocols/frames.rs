@@ -307,23 +307,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
         }
         code
     }
-
-    /// The body of a stream, to its end.
-    pub(crate) async fn body(&mut self, stream: u32) -> Vec<u8> {
-        let mut out = Vec::new();
-        loop {
-            let next = self.next().await.expect("the rest of the body");
-            if next.stream != stream {
-                continue;
-            }
-            match next.kind {
-                DATA => out.extend(&next.payload),
-                RST_STREAM => panic!("reset: {}", next.code(0)),
-                _ => {}
-            }
-            if next.flags & END_STREAM != 0 && matches!(next.kind, DATA | HEADERS) {
-                return out;
-            }
-        }
-    }
 }

@@ -106,7 +106,7 @@ async fn a_connection_that_names_a_client_serves_no_other() {
         for task in tasks {
             task.await.unwrap();
         }
-        let told = told.lock().unwrap();
+        let told = std::mem::take(&mut *told.lock().unwrap());
         assert_eq!(told.len(), 120);
         let wrong = told.iter().filter(|(named, own)| named != own).count();
         assert_eq!(wrong, 0, "{workers} workers, HTTP/2 {h2}");
