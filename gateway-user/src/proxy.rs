@@ -28,6 +28,7 @@ mod reply;
 mod runtime;
 pub mod scan;
 mod send;
+mod settings;
 pub mod stats;
 mod stream;
 mod tls;
@@ -40,7 +41,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -49,99 +49,17 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::UnboundedSender;
 
-use self::access_log::Destination;
 pub use self::cluster::{ClusterStatus, EndpointStatus};
 pub use self::downstream::Timers;
-use self::held::Held;
 use self::runtime::{Basis, Live};
+pub use self::settings::{Mode, OpenUdp, ProxySettings, StartError};
 use self::stats::Stats;
 pub use self::tls::TicketKeys;
 use self::tls::TlsBasis;
 pub use self::udp::SessionLimits;
 pub use self::worker::{BEAT, Readiness};
 use self::worker::{Command, Shared};
-use crate::datapath::SessionTags;
 use crate::snapshot::{BindKey, ObjectKey, Snapshot, Transport};
-
-/// How connections reach the proxy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Sockets on the Gateway's own addresses (`--datapath off`).
-    #[default]
-    Direct,
-    /// Sockets on loopback ports, to which the kernel program hands connections to VIPs.
-    Steered,
-}
-
-/// Opens a UDP socket on a VIP, or says in one sentence why it cannot.
-pub type OpenUdp = dyn Fn(SocketAddr) -> Result<OwnedFd, String> + Send + Sync;
-
-/// What a proxy is started with.
-pub struct ProxySettings {
-    /// Worker threads, at least 1.
-    pub workers: usize,
-    /// How connections reach the proxy.
-    pub mode: Mode,
-    /// Largest TCP segment, if it must leave room for encapsulation (bytes).
-    pub max_segment: Option<u32>,
-    /// Limits on slow clients.
-    pub timers: Timers,
-    /// Where the access log goes.
-    pub access_log: Destination,
-    /// Differs from node to node: where cursors start.
-    pub seed: u64,
-    /// Whether this node is ready, for the built-in listener.
-    pub ready: Box<Readiness>,
-    /// Where this process answers for its readiness itself: no built-in listener is opened on an address that this
-    /// one covers, which the system would refuse.
-    pub ready_endpoint: Option<SocketAddr>,
-    /// Opens the sockets of UDP listeners.
-    pub open_udp: Box<OpenUdp>,
-    /// Where UDP sessions are told to the kernel, if it steers.
-    pub tags: Option<Arc<SessionTags>>,
-    /// Bounds on the UDP sessions of each worker.
-    pub sessions: SessionLimits,
-    /// Where open connections are counted by steering row, if packets are steered.
-    pub held: Option<Arc<Held>>,
-}
-
-impl Default for ProxySettings {
-    fn default() -> Self {
-        Self {
-            workers: 1,
-            mode: Mode::default(),
-            max_segment: None,
-            timers: Timers::default(),
-            access_log: Destination::default(),
-            seed: 0,
-            ready: Box::new(|| true),
-            ready_endpoint: None,
-            open_udp: Box::new(acceptor::open_udp),
-            tags: None,
-            sessions: SessionLimits::default(),
-            held: None,
-        }
-    }
-}
-
-/// Why a proxy cannot be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The access log cannot be written.
-    #[error("--access-log {path} cannot be opened: {why}; give a file that can be written, stdout or off", path = .path.display())]
-    AccessLog {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        why: String,
-    },
-    /// No secret for session tickets.
-    #[error("the system gives no random bytes; check that /dev/urandom can be read")]
-    Randomness,
-    /// No thread or runtime.
-    #[error("cannot start a worker: {0}; check the limits on processes and open files")]
-    Worker(#[source] io::Error),
-}
 
 /// What became of a published snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

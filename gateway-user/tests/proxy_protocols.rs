@@ -28,3 +28,10 @@ mod support;
 mod tls;
 #[path = "proxy/protocols/websocket.rs"]
 mod websocket;
+
+/// Keeps the pace of a slow client or endpoint; never a wait for what the other side does.
+pub(crate) async fn pace(time: std::time::Duration) {
+    let mut tick = tokio::time::interval(time);
+    tick.tick().await;
+    tick.tick().await;
+}

@@ -4,117 +4,25 @@
 //! moves itself, so that no request sets a timer. Every limit is at least [`Timers::tick`], which is how often it looks
 //! at most, so none is noticed late.
 
+mod timers;
+mod watched;
+
 use std::cell::{Cell, OnceCell, RefCell};
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
+pub use self::timers::Timers;
+pub(super) use self::timers::{Check, Cut};
+pub(super) use self::watched::Watched;
 use super::body::Progress;
 use super::http2::Streams;
 use super::scan::{Admission, Phase, Refusal};
-use super::stats::{Event, Flag};
+use super::stats::Event;
 use super::tunnel::Tunnel;
 use crate::snapshot::{BindKey, ClientAddress, Scheme};
-
-/// Limits on slow and idle clients (research: reliability 3.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Timers {
-    /// From the first byte of a request head to its last.
-    pub header: Duration,
-    /// Without a byte of the request body while we wait for one.
-    pub body_idle: Duration,
-    /// Least bytes per second of a request body, over [`Self::body_idle`].
-    pub body_rate: u64,
-    /// Without the client taking a response byte that we want to send.
-    pub write_idle: Duration,
-    /// Between requests.
-    pub keep_alive: Duration,
-    /// Without a byte in any direction during an exchange.
-    pub stream_idle: Duration,
-    /// Age after which the next answer closes the connection; spread by a tenth.
-    pub max_age: Duration,
-    /// How long an idle connection stays open once draining has begun.
-    pub drain_idle: Duration,
-    /// After how long an idle connection by HTTP/1 gives its buffers back.
-    pub rest: Duration,
-}
-
-impl Default for Timers {
-    fn default() -> Self {
-        Self {
-            header: Duration::from_secs(10),
-            body_idle: Duration::from_secs(30),
-            body_rate: 100,
-            write_idle: Duration::from_secs(30),
-            keep_alive: Duration::from_secs(60),
-            stream_idle: Duration::from_secs(300),
-            max_age: Duration::from_secs(3600),
-            drain_idle: Duration::from_secs(3),
-            rest: Duration::from_secs(1),
-        }
-    }
-}
-
-impl Timers {
-    /// How often a connection looks at its clock at most: the shortest limit that can begin unnoticed.
-    fn tick(&self) -> Duration {
-        self.header
-            .min(self.body_idle)
-            .min(self.write_idle)
-            .min(self.keep_alive)
-            .min(self.stream_idle)
-    }
-}
-
-/// What the timer finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Check {
-    /// All is well; look again then.
-    Wait(Instant),
-    /// Idle for long enough: close without cutting anything off.
-    Retire(Event),
-    /// A limit has passed: close now.
-    Abort(Event),
-}
-
-/// Why we cut off a connection with an exchange on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
-    /// A limit has passed.
-    Limit(Event),
-    /// The time for draining is over.
-    Drained,
-}
-
-impl Cut {
-    /// Flag and details in the access log, as Envoy names them: to Envoy, too, a connection that it closes itself ends with
-    /// `DC`, and the details say whose doing it was.
-    pub(super) fn told(self) -> (Flag, &'static str) {
-        match self {
-            Self::Limit(Event::StreamTimeouts) => (Flag::StreamIdle, "stream_idle_timeout"),
-            Self::Limit(Event::BodyTimeouts) => (
-                Flag::DownstreamClosed,
-                "downstream_local_disconnect(request_body_timeout)",
-            ),
-            Self::Limit(Event::WriteTimeouts) => (
-                Flag::DownstreamClosed,
-                "downstream_local_disconnect(response_write_timeout)",
-            ),
-            Self::Limit(Event::Http2Floods) => (Flag::DownstreamProtocol, "http2_flood"),
-            Self::Limit(_) => (Flag::DownstreamClosed, "downstream_local_disconnect"),
-            Self::Drained => (
-                Flag::DownstreamClosed,
-                "downstream_local_disconnect(drain_timeout)",
-            ),
-        }
-    }
-}
 
 /// Notes about one client connection.
 #[derive(Debug)]
@@ -482,79 +390,6 @@ pub(super) struct Tunnelling(Rc<Downstream>);
 impl Drop for Tunnelling {
     fn drop(&mut self) {
         self.0.tunnels.set(self.0.tunnels.get().saturating_sub(1));
-    }
-}
-
-/// An I/O object that notes progress.
-#[derive(Debug)]
-pub(super) struct Watched<T> {
-    inner: T,
-    notes: Rc<Downstream>,
-}
-
-impl<T> Watched<T> {
-    /// Wraps `inner`.
-    pub(super) fn new(inner: T, notes: Rc<Downstream>) -> Self {
-        Self { inner, notes }
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
-        self.notes.note_read(match &result {
-            Poll::Ready(_) => Some(buf.filled().len() - before),
-            Poll::Pending => None,
-        });
-        result
-    }
-}
-
-impl<T> Watched<T> {
-    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.notes.note_write(match &result {
-            Poll::Ready(Ok(n)) => Some(*n),
-            Poll::Ready(Err(_)) => Some(0),
-            Poll::Pending => None,
-        });
-        result
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.wrote(result)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
-        self.wrote(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 

@@ -371,7 +371,7 @@ async fn a_stream_without_a_window_ends_alone() {
                 let more = u32::try_from(next.payload.len()).unwrap() * 2;
                 raw.send(&window(5, more.min(65_536))).await;
                 raw.send(&window(0, more.min(65_536))).await;
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                crate::pace(Duration::from_millis(10)).await;
             }
             _ => {}
         }
@@ -433,7 +433,7 @@ async fn an_upload_that_stalls_ends_alone() {
     let mut reset = None;
     for _ in 0..100 {
         assert!(raw.send(&frame(PING, 0, 0, &[1; 8])).await);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        crate::pace(Duration::from_millis(20)).await;
         while reset.is_none() {
             match raw.soon(Duration::from_millis(1)).await {
                 Some(next) if next.stream == 1 => reset = Some(next),

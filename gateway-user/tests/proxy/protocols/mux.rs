@@ -273,7 +273,7 @@ async fn a_connection_that_goes_away_keeps_its_permit_until_it_is_closed() {
     let proxy = start(2, &snapshot(at, &[(1, live)], |_| {}));
     let first = tokio::spawn(get(at, "/"));
     until(|| proxy.endpoints()[0].in_use.requests == 1).await;
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    crate::pace(Duration::from_millis(30)).await;
     let tasks: Vec<_> = (0..5).map(|_| tokio::spawn(get(at, "/"))).collect();
     until(|| proxy.endpoints()[0].in_use.pending == 5).await;
     gate.add_permits(1);
@@ -296,7 +296,7 @@ async fn a_connection_that_goes_away_keeps_its_permit_until_it_is_closed() {
 #[tokio::test]
 async fn endpoints_and_policies_change_without_a_failed_request() {
     let slow = |_| async {
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        crate::pace(Duration::from_millis(3)).await;
         Response::new(full("ok"))
     };
     let (one, two) = (endpoint(slow).await, endpoint(slow).await);
@@ -332,7 +332,7 @@ async fn endpoints_and_policies_change_without_a_failed_request() {
             ..ConnectionPool::default()
         };
         assert_eq!(proxy.publish(&with(pool, &endpoints)).failed, []);
-        tokio::time::sleep(Duration::from_millis(15)).await;
+        crate::pace(Duration::from_millis(15)).await;
     }
     stop.store(true, SeqCst);
     let mut total = 0;
@@ -439,7 +439,7 @@ async fn an_endpoint_that_admits_few_streams_gets_more_connections() {
     assert_eq!(get(at, "/first").await.status, 200);
     let hang = tokio::spawn(get(at, "/hang"));
     until(|| proxy.endpoints()[0].in_use.requests == 1).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    crate::pace(Duration::from_millis(50)).await;
     assert_eq!(
         get(at, "/second").await.status,
         200,

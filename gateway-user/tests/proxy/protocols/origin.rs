@@ -45,7 +45,7 @@ async fn endpoint(h2: bool) -> (SocketAddr, Told) {
                         let own = request.headers()["x-port"].to_str().unwrap().to_owned();
                         noted.lock().unwrap().push((port.clone(), own));
                         async {
-                            tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+                            crate::pace(std::time::Duration::from_millis(3)).await;
                             Ok::<_, std::convert::Infallible>(http::Response::new(full("ok")))
                         }
                     },

@@ -275,7 +275,7 @@ async fn by_http2_they_are_streams() {
     assert!(!data(&mut raw, 1, "first").await);
     raw.send(&get_frame(3, "/")).await;
     assert_eq!(raw.outcome(3).await, Outcome::Status(200), "beside it");
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    crate::pace(Duration::from_millis(500)).await;
     raw.send(&frame(DATA, 0, 1, b"hello")).await;
     assert!(!data(&mut raw, 1, "HELLO").await);
     assert_eq!(used(&proxy).1, 1);
@@ -347,7 +347,7 @@ async fn whichever_side_breaks_ends_the_other() {
         head(&mut client).await;
         client.write_all(byte.as_bytes()).await.unwrap();
         if flag == "DC" {
-            tokio::time::sleep(Duration::from_millis(30)).await;
+            crate::pace(Duration::from_millis(30)).await;
             client.set_zero_linger().unwrap();
         } else {
             let mut rest = Vec::new();
