@@ -370,3 +370,20 @@ fn threads_never_overshoot_and_nobody_is_forgotten() {
     let home = limiter.in_use();
     assert_eq!((home.connections, home.requests, home.pending), (0, 0, 0));
 }
+
+#[test]
+fn a_place_goes_to_the_first_that_fits_and_the_others_wait_on() {
+    let limiter = Limiter::new(&pool(1, 5, 2));
+    assert!(limiter.try_connection() && limiter.try_request());
+    for token in 1..=4 {
+        assert!(matches!(limiter.wait(token), Wait::Queued(_)));
+    }
+    let even = |token: &i32| token % 2 == 0;
+    assert_eq!(limiter.offer_to(|_| false), []);
+    assert_eq!(limiter.offer_to(even), [Wake::Granted(2)]);
+    assert_eq!(limiter.offer_to(even), [Wake::Overflow(4)]);
+    let in_use = limiter.in_use();
+    assert_eq!((in_use.requests, in_use.pending), (2, 2));
+    limiter.release_request();
+    assert_eq!(limiter.release_connection(), [Wake::Granted(1)]);
+}

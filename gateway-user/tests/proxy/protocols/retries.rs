@@ -62,7 +62,7 @@ async fn listed_codes_and_broken_connections_are_tried_again() {
     let proxy = start(
         2,
         &snapshot(at, &[(1, live)], |rule| {
-            rule.retry = retry(&[500, 503], 2, 1)
+            rule.retry = retry(&[500, 503], 2, 1);
         }),
     );
     let mut retries = 0;
