@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use super::config::{BindTls, NoConfig};
 use crate::proxy::stream::Socket;
 
-/// Handshakes of one worker at once; more are closed at once, as they would only wait.
+/// Handshakes of one worker between the ClientHello and the end; more are closed at once, as they would only wait.
 const AT_ONCE: usize = 2048;
 /// Signatures in one turn of a worker.
 const IN_ONE_TURN: usize = 4;
@@ -69,11 +69,12 @@ pub(in crate::proxy) async fn accept(
     tls: &BindTls,
     socket: Socket,
 ) -> Result<(TlsStream<Socket>, Option<Box<str>>), Refused> {
+    // A connection that says nothing costs its socket and takes no place.
+    let mut hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
     let _place = match handshakes.places.try_acquire() {
         Ok(place) => place,
         Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => return Err(Refused::Crowded),
     };
-    let mut hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
     let name = hello.client_hello().server_name().map(|name| {
         let name = name.strip_suffix('.').unwrap_or(name);
         name.to_ascii_lowercase().into_boxed_str()
