@@ -108,6 +108,7 @@ fn manifest(dice: &mut Dice, (api_version, kind): (&str, &str)) -> Value {
     object
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn fill(dice: &mut Dice, kind: &str, object: &mut Value) {
     match kind {
         "GatewayClass" => {
@@ -472,6 +473,7 @@ fn replaced(before: &Translation, now: &Translation) -> Vec<String> {
     replaced
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 #[test]
 fn what_a_change_does_not_touch_stays_the_same_object() {
     let gone = |inputs: &mut Inputs, kind, name: &str| {

@@ -563,11 +563,11 @@ mod tests {
         let mut files = Files::default();
         let mut read = |text: &str| {
             files.update(listing(&[("x.yaml", text)]));
-            std::sync::Arc::clone(&files.merged().inputs.secrets[&key])
+            Arc::clone(&files.merged().inputs.secrets[&key])
         };
         let first = read(&secret("one"));
         let beside = read(&format!("{}{}", secret("one"), gateway("a", "80")));
-        assert!(std::sync::Arc::ptr_eq(&first, &beside));
+        assert!(Arc::ptr_eq(&first, &beside));
         let other = read(&secret("two"));
         assert_eq!(other.string_data["a"], "two");
     }
