@@ -167,7 +167,7 @@ impl Plane {
         (spread(served), spread(told))
     }
 
-    fn from_scratch(&self) -> Duration {
+    fn scratch(&self) -> Duration {
         let context = Context {
             on_cluster: false,
             allocations: &self.allocations,
@@ -224,7 +224,7 @@ fn pick(size: Size, router: &Router) -> Spread {
 
 fn measure(size: Size, rounds: usize) -> (Duration, Spread, Spread) {
     let mut plane = Plane::new(size);
-    let scratch = (0..3).map(|_| plane.from_scratch()).min();
+    let scratch = (0..3).map(|_| plane.scratch()).min();
     let scratch = scratch.expect("three of them");
     let first = plane.live();
     let bind = BindKey {

@@ -198,8 +198,9 @@ impl<K: Ord + Clone> Outlier<K> {
         keys: impl IntoIterator<Item = K>,
     ) {
         let mut old = std::mem::take(&mut self.hosts);
+        // Switched off, which is the common case, there is nothing to remember: no endpoint costs memory.
+        let keys = keys.into_iter().filter(|_| policy.is_some());
         self.hosts = keys
-            .into_iter()
             .map(|key| {
                 let host = old.remove(&key).unwrap_or_default();
                 (key, host)
@@ -210,11 +211,6 @@ impl<K: Ord + Clone> Outlier<K> {
         }
         self.policy = policy.cloned();
         self.next_sweep = policy.map(|p| now + p.interval);
-        if policy.is_none() {
-            for host in self.hosts.values_mut() {
-                *host = Host::default();
-            }
-        }
     }
 
     /// Acts on a detection: ejects unless the cap forbids it. The detector's counter starts again either way.

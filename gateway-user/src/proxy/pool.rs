@@ -205,7 +205,7 @@ async fn turn(
         return Ok(Turn::Mine(None));
     }
     let failures = endpoint.failures.load(Relaxed);
-    let turn = Arc::clone(&endpoint.opening).lock_owned().await;
+    let turn = Arc::clone(endpoint.opening()).lock_owned().await;
     let (origin, epoch) = demand.marks();
     if let Some(stream) = cluster.take_stream(endpoint, origin, epoch) {
         return Ok(Turn::Served(stream));

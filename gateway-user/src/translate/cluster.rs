@@ -24,8 +24,8 @@ type Warnings = Vec<(ObjectKey, String)>;
 #[derive(Default)]
 pub(super) struct Clusters {
     pub(super) rules: Rules,
-    /// Slices by Service.
-    slices: BTreeMap<ObjectKey, BTreeMap<ObjectKey, Arc<EndpointSlice>>>,
+    /// Slices by Service, in the order of their keys.
+    slices: BTreeMap<ObjectKey, Vec<(ObjectKey, Arc<EndpointSlice>)>>,
     positions: BTreeMap<ClusterKey, u32>,
     wanted: Vec<Option<Wanted>>,
     free: BTreeSet<u32>,
@@ -59,7 +59,7 @@ impl Clusters {
     ) {
         if let Some((service, key)) = before.and_then(|slice| belongs_to(slice)) {
             if let Some(slices) = self.slices.get_mut(&service) {
-                slices.remove(&key);
+                slices.retain(|(other, _)| *other != key);
                 if slices.is_empty() {
                     self.slices.remove(&service);
                 }
@@ -71,7 +71,8 @@ impl Clusters {
         {
             self.endpoints_changed(&service);
             let slices = self.slices.entry(service).or_default();
-            slices.insert(key, Arc::clone(slice));
+            let at = slices.partition_point(|(other, _)| *other < key);
+            slices.insert(at, (key, Arc::clone(slice)));
         }
     }
 

@@ -17,7 +17,8 @@ pub(super) struct Gathered {
     free: BTreeSet<u32>,
 }
 
-/// What became of one route: all that has to be undone before it is read again.
+/// What became of one route: all that has to be undone before it is read again. There is one for each route, so it holds
+/// lists: a set of one element has the size of eleven.
 #[derive(Default)]
 pub(super) struct Attachment {
     /// Its status; none: it names none of our Gateways.
@@ -25,7 +26,7 @@ pub(super) struct Attachment {
     /// Its rules with their places.
     pub(super) rules: Vec<(u32, Arc<Rule>)>,
     /// Services that its backendRefs name, those of mirrors included.
-    pub(super) services: BTreeSet<ObjectKey>,
+    pub(super) services: Vec<ObjectKey>,
     /// Listeners that admit it.
     pub(super) places: Vec<Place>,
 }
@@ -64,7 +65,7 @@ impl Attachment {
         self.places.iter().any(|place| {
             let gateway = gateways.get(&place.gateway);
             let listener = gateway.and_then(|gateway| gateway.listeners.get(place.listener));
-            listener.is_some_and(|listener| listener.routes.contests(route.0, &place.hosts))
+            listener.is_some_and(|listener| listener.routes.contests(route.0, place.hosts.iter()))
         })
     }
 }

@@ -52,12 +52,13 @@ impl ListenerRoutes {
     pub(super) fn contests<'h>(
         &self,
         kind: &str,
-        hosts: impl IntoIterator<Item = &'h Option<Hostname>> + Clone,
+        hosts: impl Iterator<Item = &'h Option<Hostname>> + Clone,
     ) -> bool {
         let mut others = self.claims.iter().filter(|(other, _)| **other != kind);
         others.any(|(_, claims)| {
-            let mut hosts = hosts.clone().into_iter();
-            hosts.any(|host| claims.sharing(host.as_ref()).is_some())
+            hosts
+                .clone()
+                .any(|host| claims.sharing(host.as_ref()).is_some())
         })
     }
 
@@ -65,7 +66,7 @@ impl ListenerRoutes {
     pub(super) fn rival<'h>(
         &self,
         kind: &str,
-        hosts: impl IntoIterator<Item = &'h Option<Hostname>> + Clone,
+        hosts: impl Iterator<Item = &'h Option<Hostname>> + Clone,
     ) -> Option<(&'static str, &ObjectKey)> {
         // HTTPRoute before GRPCRoute.
         let others = self
@@ -74,8 +75,7 @@ impl ListenerRoutes {
             .rev()
             .filter(|(other, _)| **other != kind);
         for (other, served) in others {
-            let mut hosts = hosts.clone().into_iter();
-            let shared = hosts.find_map(|host| served.sharing(host.as_ref()));
+            let shared = hosts.clone().find_map(|host| served.sharing(host.as_ref()));
             if let Some(route) = shared {
                 return Some((other, route));
             }

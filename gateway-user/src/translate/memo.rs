@@ -41,7 +41,7 @@ pub(super) struct Memo {
     gathered: Gathered,
     routes: BTreeMap<RouteId, Attachment>,
     /// Routes that name a Service.
-    referrers: BTreeMap<ObjectKey, BTreeSet<RouteId>>,
+    referrers: BTreeMap<ObjectKey, Vec<RouteId>>,
     /// Statuses of what follows from few objects, with the warnings that are about none but them.
     edge: Conditions,
     gateway_statuses: BTreeMap<ObjectKey, GatewayStatus>,
@@ -290,12 +290,14 @@ impl Memo {
             return self.forget(route, before);
         };
         self.gathered.remove(before.rules);
-        for gone in before.services.difference(&made.services) {
+        let gone = before.services.iter();
+        for gone in gone.filter(|service| !made.services.contains(service)) {
             unrefer(&mut self.referrers, gone, route);
         }
-        for new in made.services.difference(&before.services) {
+        let new = made.services.iter();
+        for new in new.filter(|service| !before.services.contains(service)) {
             let referrers = self.referrers.entry(new.clone()).or_default();
-            referrers.insert(route.clone());
+            referrers.push(route.clone());
         }
         self.route_statuses.set(route, made.status.as_ref());
         self.routes.insert(route.clone(), made);
@@ -389,12 +391,12 @@ impl RouteStatuses {
 }
 
 fn unrefer(
-    referrers: &mut BTreeMap<ObjectKey, BTreeSet<RouteId>>,
+    referrers: &mut BTreeMap<ObjectKey, Vec<RouteId>>,
     service: &ObjectKey,
     route: &RouteId,
 ) {
     if let Some(routes) = referrers.get_mut(service) {
-        routes.remove(route);
+        routes.retain(|other| other != route);
         if routes.is_empty() {
             referrers.remove(service);
         }

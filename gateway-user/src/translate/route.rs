@@ -249,6 +249,7 @@ impl<'a> Route<'a> {
         let generation = self.head.metadata.generation();
         let mut by_namespace: BTreeMap<&str, Resolved> = BTreeMap::new();
         let mut made = Attachment::default();
+        let mut services = BTreeSet::new();
         let mut parents = Vec::new();
         for parent in self.head.parents {
             if parent.group.as_deref().unwrap_or(GROUP) != GROUP
@@ -268,7 +269,7 @@ impl<'a> Route<'a> {
             };
             let resolved = by_namespace
                 .entry(namespace)
-                .or_insert_with(|| self.resolve(inputs, gathered, namespace, &mut made.services));
+                .or_insert_with(|| self.resolve(inputs, gathered, namespace, &mut services));
             let gateway = gateways.get_mut(&key);
             let attached = match (claims, gateway) {
                 (Ok(claims), Some(gateway)) => {
@@ -295,6 +296,7 @@ impl<'a> Route<'a> {
                     .collect(),
             });
         }
+        made.services = services.into_iter().collect();
         made.status = (!parents.is_empty()).then(|| Arc::new(RouteStatus { parents }));
         made
     }

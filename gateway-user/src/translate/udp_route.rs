@@ -47,6 +47,7 @@ pub(super) fn attach(
     let generation = object.metadata.generation();
     let mut by_namespace: BTreeMap<&str, Resolved> = BTreeMap::new();
     let mut made = Attachment::default();
+    let mut services = BTreeSet::new();
     let mut parents = Vec::new();
     for parent in &object.spec.parent_refs {
         if parent.group.as_deref().unwrap_or(GROUP) != GROUP
@@ -65,7 +66,7 @@ pub(super) fn attach(
         };
         let resolved = by_namespace
             .entry(namespace)
-            .or_insert_with(|| route.resolve(inputs, gathered, namespace, &mut made.services));
+            .or_insert_with(|| route.resolve(inputs, gathered, namespace, &mut services));
         if let (Ok(listeners), Some(gateway)) = (&attached, gateways.get_mut(&gateway_key)) {
             let rule = route.add_rule(resolved, &mut made, before, gathered);
             gateway.changed = true;
@@ -89,6 +90,7 @@ pub(super) fn attach(
                 .collect(),
         });
     }
+    made.services = services.into_iter().collect();
     made.status = (!parents.is_empty()).then(|| Arc::new(RouteStatus { parents }));
     made
 }

@@ -1,7 +1,7 @@
 //! The live state of one endpoint of one cluster.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use crate::l7::outlier::Counters;
 use crate::snapshot::EndpointKey;
@@ -17,8 +17,7 @@ pub(in crate::proxy) struct LiveEndpoint {
     pub(super) active: AtomicU32,
     /// Listed and not ejected: requests may go to it and idle connections be kept.
     pub(super) usable_now: AtomicBool,
-    /// Held while a connection is opened that many can share: the others wait for that one.
-    pub(in crate::proxy) opening: Arc<tokio::sync::Mutex<()>>,
+    opening: OnceLock<Arc<tokio::sync::Mutex<()>>>,
     /// Connections that could not be opened; who waited for one of them need not try again.
     pub(in crate::proxy) failures: AtomicU64,
     /// Given the choice, it spoke HTTP/1.
@@ -33,10 +32,15 @@ impl LiveEndpoint {
             counters: Counters::default(),
             active: AtomicU32::new(0),
             usable_now: AtomicBool::new(true),
-            opening: Arc::default(),
+            opening: OnceLock::new(),
             failures: AtomicU64::new(0),
             chose_http1: AtomicBool::new(false),
         }
+    }
+
+    /// Held while a connection is opened that many can share: the others wait for that one.
+    pub(in crate::proxy) fn opening(&self) -> &Arc<tokio::sync::Mutex<()>> {
+        self.opening.get_or_init(Arc::default)
     }
 
     /// Whether it is listed and not ejected.
