@@ -7,6 +7,7 @@ pub mod debounce;
 pub mod document;
 pub mod keys;
 pub mod merge;
+mod problem;
 pub mod read;
 pub mod schema;
 pub mod state;

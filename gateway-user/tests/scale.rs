@@ -305,7 +305,7 @@ fn measure_files(size: Size, rounds: usize) -> (Duration, Spread) {
     let mut samples = Vec::new();
     for round in 1..=rounds {
         // Later than what the last change belongs to: a change by itself is acted on at once.
-        std::thread::sleep(Duration::from_millis(25));
+        std::thread::park_timeout(Duration::from_millis(25));
         let n = far(size, round);
         let text = manifests(size, n, round);
         let start = Instant::now();

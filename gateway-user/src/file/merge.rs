@@ -13,14 +13,13 @@
 //! that it states as before stays the same object.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::document;
+pub use super::problem::Problem;
 use super::read::{Content, Listing};
 use super::schema;
 use crate::translate::{Inputs, Object};
@@ -32,37 +31,6 @@ const GROUPS: [&str; 3] = [
     "networking.istio.io",
     "forebay.dev",
 ];
-
-/// Something that is wrong with a file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Problem {
-    /// Path below the directory; empty for the directory itself.
-    pub file: String,
-    /// Kind and name of the object, if it is about one.
-    pub object: Option<String>,
-    /// Path of the field, if it is about one.
-    pub field: Option<String>,
-    /// What is wrong and what is used instead.
-    pub message: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = if self.file.is_empty() {
-            "."
-        } else {
-            &self.file
-        };
-        write!(f, "{file}: ")?;
-        if let Some(object) = &self.object {
-            write!(f, "{object}: ")?;
-        }
-        if let Some(field) = &self.field {
-            write!(f, "field {field}: ")?;
-        }
-        f.write_str(&self.message)
-    }
-}
 
 /// The directory as last read.
 #[derive(Debug, Default)]

@@ -7,10 +7,12 @@
 //! Of an HTTPRoute and a GRPCRoute that have a hostname in common on a listener only one is accepted there: the older,
 //! then the first by namespace and name (GRPCRoute.spec.hostnames in Gateway API). Routes attach in that order.
 
+mod source;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
+pub(super) use self::source::{Action, Match, RuleSource};
 use super::backend_ref::{Referrer, Resolver};
 use super::condition::{
     ATTACHED, ParentStatus, RouteStatus, SupportedKind, list, route_conditions,
@@ -21,9 +23,9 @@ use super::gathered::{Attachment, Gathered, Place as Admission};
 use super::listener::{Fault, GROUP, Listener};
 use super::listener_routes::RouteId;
 use super::objects::{BackendRef, Metadata, ParentRef, Unread};
-use super::precedence::{Candidate, Rank};
+use super::precedence::Candidate;
 use super::{Context, Inputs, gateway_class};
-use crate::snapshot::{Backend, Filters, Hostname, ObjectKey, Retry, RouteMatch, Rule, RuleKey};
+use crate::snapshot::{Backend, Filters, Hostname, ObjectKey, Rule, RuleKey};
 
 /// Largest weight that Gateway API admits.
 pub(super) const MAX_WEIGHT: u32 = 1_000_000;
@@ -35,34 +37,6 @@ pub(super) struct Head<'a> {
     pub(super) key: &'a ObjectKey,
     pub(super) metadata: &'a Metadata,
     pub(super) parents: &'a [ParentRef],
-}
-
-/// A rule as an object of some kind states it.
-pub(super) trait RuleSource {
-    /// `name`.
-    fn name(&self) -> Option<&str>;
-
-    /// Its matches, or why they cannot be read.
-    fn matches(&self) -> Result<Vec<Match>, String>;
-
-    /// What is done to the requests that match, or why it cannot be carried out.
-    fn action(&self, matches: &[Match]) -> Result<Action<'_>, Fault>;
-}
-
-/// One match of a rule.
-pub(super) struct Match {
-    pub(super) matching: Arc<RouteMatch>,
-    pub(super) rank: Rank,
-}
-
-/// What is done to the requests of a rule; by default they answer 500.
-#[derive(Default)]
-pub(super) struct Action<'a> {
-    pub(super) filters: filter::Compiled<'a>,
-    pub(super) backends: Vec<(&'a BackendRef, filter::Compiled<'a>)>,
-    pub(super) request_timeout: Option<Duration>,
-    pub(super) backend_timeout: Option<Duration>,
-    pub(super) retry: Option<Retry>,
 }
 
 /// A route, checked and compiled, before it meets a Gateway.
