@@ -65,7 +65,7 @@ impl Attachment {
         self.places.iter().any(|place| {
             let gateway = gateways.get(&place.gateway);
             let listener = gateway.and_then(|gateway| gateway.listeners.get(place.listener));
-            listener.is_some_and(|listener| listener.routes.contests(route.0, place.hosts.iter()))
+            listener.is_some_and(|listener| listener.routes.contests(route.0, &place.hosts.iter()))
         })
     }
 }

@@ -52,7 +52,7 @@ impl ListenerRoutes {
     pub(super) fn contests<'h>(
         &self,
         kind: &str,
-        hosts: impl Iterator<Item = &'h Option<Hostname>> + Clone,
+        hosts: &(impl Iterator<Item = &'h Option<Hostname>> + Clone),
     ) -> bool {
         let mut others = self.claims.iter().filter(|(other, _)| **other != kind);
         others.any(|(_, claims)| {
@@ -66,7 +66,7 @@ impl ListenerRoutes {
     pub(super) fn rival<'h>(
         &self,
         kind: &str,
-        hosts: impl Iterator<Item = &'h Option<Hostname>> + Clone,
+        hosts: &(impl Iterator<Item = &'h Option<Hostname>> + Clone),
     ) -> Option<(&'static str, &ObjectKey)> {
         // HTTPRoute before GRPCRoute.
         let others = self

@@ -323,7 +323,7 @@ impl<'a> Route<'a> {
         let mut lost = Vec::new();
         for (at, claim) in claims.iter().enumerate() {
             let listener = &gateway.listeners[claim.listener];
-            match listener.routes.rival(self.head.kind.kind, claim.hosts.keys()) {
+            match listener.routes.rival(self.head.kind.kind, &claim.hosts.keys()) {
                 None => got.push(at),
                 Some((kind, route)) => lost.push(format!(
                     "listener {} of Gateway {} serves {kind} {route}, which has a hostname in common",

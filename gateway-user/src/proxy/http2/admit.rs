@@ -187,50 +187,39 @@ mod tests {
 
     #[test]
     fn what_is_refused() {
-        let table: [(&str, &[(&str, &str)], Reason); 15] = [
-            ("ftp://a/", &[], Reason::Scheme),
-            ("/", &[], Reason::HostMissing),
-            ("https://u@a/", &[], Reason::HostInvalid),
-            ("https://a:0/", &[], Reason::HostInvalid),
-            ("https://a/", &[("host", "b")], Reason::HostInvalid),
+        let table: [(&str, &str, Reason); 15] = [
+            ("ftp://a/", "", Reason::Scheme),
+            ("/", "", Reason::HostMissing),
+            ("https://u@a/", "", Reason::HostInvalid),
+            ("https://a:0/", "", Reason::HostInvalid),
+            ("https://a/", "host: b", Reason::HostInvalid),
+            ("https://a/", "host: a; host: a", Reason::HostDuplicate),
+            ("https://a/%00", "", Reason::TargetEncoding),
+            ("https://a/%2", "", Reason::TargetEncoding),
+            ("https://a/", "content_length: 1", Reason::UnderscoreTwin),
+            ("https://a/", "x_forwarded_for: 1", Reason::UnderscoreTwin),
+            ("https://a/", "expect: 200-ok", Reason::Expect),
             (
                 "https://a/",
-                &[("host", "a"), ("host", "a")],
-                Reason::HostDuplicate,
-            ),
-            ("https://a/%00", &[], Reason::TargetEncoding),
-            ("https://a/%2", &[], Reason::TargetEncoding),
-            (
-                "https://a/",
-                &[("content_length", "1")],
-                Reason::UnderscoreTwin,
-            ),
-            (
-                "https://a/",
-                &[("x_forwarded_for", "1")],
-                Reason::UnderscoreTwin,
-            ),
-            ("https://a/", &[("expect", "200-ok")], Reason::Expect),
-            (
-                "https://a/",
-                &[("content-length", "1"), ("content-length", "1")],
+                "content-length: 1; content-length: 1",
                 Reason::ContentLengthDuplicate,
             ),
             (
                 "https://a/",
-                &[("content-length", "1, 1")],
+                "content-length: 1, 1",
                 Reason::ContentLengthInvalid,
             ),
             (
                 "https://a/",
-                &[("content-length", "")],
+                "content-length: ",
                 Reason::ContentLengthInvalid,
             ),
-            ("https://a,b/", &[], Reason::HostInvalid),
+            ("https://a,b/", "", Reason::HostInvalid),
         ];
         for (uri, fields, reason) in table {
             let mut request = Request::get(uri).body(()).unwrap();
-            for (name, value) in fields {
+            for field in fields.split("; ").filter(|field| !field.is_empty()) {
+                let (name, value) = field.split_once(": ").unwrap();
                 let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
                 request
                     .headers_mut()
@@ -239,7 +228,7 @@ mod tests {
             assert_eq!(
                 admit(&mut request),
                 Err(Refusal { reason }),
-                "{uri} {fields:?}"
+                "{uri} {fields}"
             );
         }
         let mut long = request("https://a/", &[]);
