@@ -76,7 +76,9 @@ async fn pipelined_second() {
 
 async fn all_cases(way: Way) {
     let mut door = Door::open().await;
-    for case in cases() {
+    // What begins like this is HTTP/2 from its first byte on and never comes to the scanner.
+    let by_http1 = |case: &Case| !case.bytes.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    for case in cases().into_iter().filter(by_http1) {
         door.try_case(&case, way).await;
     }
     let Door {

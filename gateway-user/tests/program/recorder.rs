@@ -100,17 +100,17 @@ async fn serve(mut stream: TcpStream, record: &Record) {
     }
 }
 
-/// RFC 9110, 10.1.4: TE is named in Connection, where nothing else of the client's stands.
-fn te_is_named(te: &[&str], connection: &[&str], head: &str) {
-    if te.is_empty() {
-        assert_eq!(connection, [""; 0], "{head:?}");
-    } else {
-        assert_eq!(
-            (te, connection),
-            (&["trailers"][..], &["TE"][..]),
-            "{head:?}"
-        );
-    }
+/// RFC 9110, 7.8 and 10.1.4: Upgrade and TE are named in Connection, where nothing else of the client's stands. The only
+/// upgrade that goes on is one to WebSocket.
+fn options_are_named(te: &[&str], upgrade: &[&str], connection: &[&str], head: &str) {
+    let named: &[&str] = match (te, upgrade) {
+        ([], []) => &[],
+        (["trailers"], []) => &["TE"],
+        ([], ["websocket"]) => &["Upgrade"],
+        (["trailers"], ["websocket"]) => &["Upgrade, TE"],
+        _ => panic!("{head:?}"),
+    };
+    assert_eq!(connection, named, "{head:?}");
 }
 
 /// The first request and its length, once it is whole. Anything but the one form that is expected ends the test.
@@ -129,7 +129,6 @@ fn request(bytes: &[u8]) -> Option<(usize, Seen)> {
         named.map(|(_, value)| *value).collect()
     };
     let hop = [
-        "upgrade",
         "http2-settings",
         "keep-alive",
         "expect",
@@ -147,7 +146,7 @@ fn request(bytes: &[u8]) -> Option<(usize, Seen)> {
     }
     assert_eq!(all("x-forwarded-for"), ["127.0.0.1"], "{head:?}");
     assert_eq!(all("x-forwarded-proto"), ["http"], "{head:?}");
-    te_is_named(&all("te"), &all("connection"), &head);
+    options_are_named(&all("te"), &all("upgrade"), &all("connection"), &head);
     let (length, coding, host) = (all("content-length"), all("transfer-encoding"), all("host"));
     assert!(length.len() + coding.len() <= 1, "{head:?}");
     assert!(host.len() == 1, "one Host, always: {head:?}");
