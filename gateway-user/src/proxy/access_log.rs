@@ -201,7 +201,7 @@ pub(super) struct Line<'a> {
     pub(super) details: Option<&'static str>,
     pub(super) received: u64,
     pub(super) sent: u64,
-    pub(super) endpoint: Option<&'a str>,
+    pub(super) endpoint: Option<SocketAddr>,
     pub(super) cluster: Option<&'a str>,
     pub(super) rule: Option<&'a str>,
     pub(super) peer: SocketAddr,
@@ -255,7 +255,7 @@ pub(super) fn write(out: &mut Vec<u8>, clock: &mut Clock, line: &Line<'_>) {
     ] {
         text(out, name, value.as_ref().map(HeaderValue::as_bytes));
     }
-    text(out, "upstream_host", line.endpoint.map(str::as_bytes));
+    address(out, "upstream_host", line.endpoint);
     text(out, "upstream_cluster", line.cluster.map(str::as_bytes));
     text(
         out,
@@ -278,7 +278,7 @@ pub(super) struct SessionLine<'a> {
     pub(super) received: (u64, u64),
     /// Datagrams and bytes to the client.
     pub(super) sent: (u64, u64),
-    pub(super) endpoint: &'a str,
+    pub(super) endpoint: SocketAddr,
     pub(super) cluster: &'a str,
     pub(super) rule: &'a str,
     pub(super) peer: SocketAddr,
@@ -296,7 +296,7 @@ pub(super) fn write_session(out: &mut Vec<u8>, clock: &mut Clock, line: &Session
         line.flag.map_or("-", Flag::name),
         line.took.as_millis(),
     );
-    text(out, "upstream_host", Some(line.endpoint.as_bytes()));
+    address(out, "upstream_host", Some(line.endpoint));
     text(out, "upstream_cluster", Some(line.cluster.as_bytes()));
     text(out, "route_name", Some(line.rule.as_bytes()));
     let _ = writeln!(
@@ -304,6 +304,13 @@ pub(super) fn write_session(out: &mut Vec<u8>, clock: &mut Clock, line: &Session
         ",\"downstream_remote_address\":\"{}\",\"downstream_local_address\":\"{}\"}}",
         line.peer, line.local
     );
+}
+
+fn address(out: &mut Vec<u8>, name: &str, value: Option<SocketAddr>) {
+    let _ = match value {
+        Some(value) => write!(out, ",\"{name}\":\"{value}\""),
+        None => write!(out, ",\"{name}\":null"),
+    };
 }
 
 fn text(out: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {

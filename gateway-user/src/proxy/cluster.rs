@@ -201,7 +201,7 @@ impl LiveCluster {
         match outlier.on_detection(Instant::now(), &endpoint.key, detector, &endpoint.counters) {
             Verdict::Ejected => {
                 self.outlier_stats.ejections.fetch_add(1, Relaxed);
-                tracing::info!(cluster = %self.name, endpoint = %endpoint.label, ?detector, "endpoint ejected");
+                tracing::info!(cluster = %self.name, endpoint = %endpoint.key.address, ?detector, "endpoint ejected");
                 self.reshow(&outlier);
                 drop(outlier);
                 self.close_idle_of(endpoint);
@@ -209,7 +209,7 @@ impl LiveCluster {
             Verdict::SuppressedByCap => {
                 self.outlier_stats.suppressed.fetch_add(1, Relaxed);
                 tracing::warn!(
-                    cluster = %self.name, endpoint = %endpoint.label, ?detector,
+                    cluster = %self.name, endpoint = %endpoint.key.address, ?detector,
                     "endpoint not ejected: maxEjectionPercent of the cluster would be passed"
                 );
             }

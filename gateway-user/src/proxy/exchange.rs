@@ -300,7 +300,7 @@ impl Exchange {
                 details: self.details(),
                 received: self.tunnelled + self.body.as_ref().map_or(0, |b| b.bytes()),
                 sent: self.sent,
-                endpoint: self.endpoint.as_ref().map(|e| &*e.label),
+                endpoint: self.endpoint.as_ref().map(|e| e.key.address),
                 cluster: self.cluster.as_ref().map(|c| &*c.name),
                 rule: self.rule.as_ref().map(|r| &*r.name),
                 peer: self.downstream.client(),

@@ -260,7 +260,7 @@ async fn open(
     let (stream, http2) = match connected {
         Ok(connected) => connected,
         Err(error) => {
-            tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.label, %error, "cannot connect");
+            tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.key.address, %error, "cannot connect");
             return None;
         }
     };

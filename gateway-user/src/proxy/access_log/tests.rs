@@ -24,7 +24,7 @@ fn line(edit: impl FnOnce(&mut Head, &mut Option<Flag>)) -> serde_json::Value {
         details: None,
         received: 1,
         sent: 2,
-        endpoint: Some("10.0.0.1:80"),
+        endpoint: Some("10.0.0.1:80".parse().unwrap()),
         cluster: None,
         rule: Some("default/r/rule/0"),
         peer: "192.0.2.1:5".parse().unwrap(),

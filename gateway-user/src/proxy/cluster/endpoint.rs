@@ -1,6 +1,6 @@
 //! The live state of one endpoint of one cluster.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use crate::l7::outlier::Counters;
@@ -11,15 +11,13 @@ use crate::snapshot::EndpointKey;
 pub(in crate::proxy) struct LiveEndpoint {
     /// Identity.
     pub(in crate::proxy) key: EndpointKey,
-    /// `address:port`, as the access log shows it.
-    pub(in crate::proxy) label: Arc<str>,
     pub(super) counters: Counters,
     pub(super) active: AtomicU32,
     /// Listed and not ejected: requests may go to it and idle connections be kept.
     pub(super) usable_now: AtomicBool,
     opening: OnceLock<Arc<tokio::sync::Mutex<()>>>,
     /// Connections that could not be opened; who waited for one of them need not try again.
-    pub(in crate::proxy) failures: AtomicU64,
+    pub(in crate::proxy) failures: AtomicU32,
     /// Given the choice, it spoke HTTP/1.
     pub(in crate::proxy) chose_http1: AtomicBool,
 }
@@ -27,13 +25,12 @@ pub(in crate::proxy) struct LiveEndpoint {
 impl LiveEndpoint {
     pub(super) fn new(key: EndpointKey) -> Self {
         Self {
-            label: key.address.to_string().into(),
             key,
             counters: Counters::default(),
             active: AtomicU32::new(0),
             usable_now: AtomicBool::new(true),
             opening: OnceLock::new(),
-            failures: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
             chose_http1: AtomicBool::new(false),
         }
     }

@@ -65,7 +65,7 @@ impl LiveCluster {
         let endpoints = view.all.iter().zip(&view.terminating).map(|(e, t)| {
             let until = outlier.ejected_until(&e.key);
             EndpointStatus {
-                address: Arc::clone(&e.label),
+                address: e.key.address.to_string().into(),
                 terminating: *t,
                 ejected: until.is_some(),
                 ejected_for_ms: until

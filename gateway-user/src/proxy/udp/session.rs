@@ -279,7 +279,7 @@ impl Session {
             flag: why.flag(),
             received: (received.datagrams, received.bytes),
             sent: (sent.datagrams, sent.bytes),
-            endpoint: &parts.endpoint.label,
+            endpoint: parts.endpoint.key.address,
             cluster: &parts.cluster.name,
             rule: &parts.rule.name,
             peer: parts.key.client,
