@@ -32,6 +32,7 @@ pub fn translate_yaml(data: &[u8]) {
         let context = Context {
             on_cluster,
             allocations: &allocations,
+            zone: None,
         };
         let once = translate(&merged.inputs, &context);
         let again = translate(&merged.inputs, &context);

@@ -29,6 +29,11 @@ fn compare(bytes: &mut Unstructured<'_>) -> Result<()> {
             rule: u32::try_from(rule).unwrap_or(u32::MAX),
         });
     }
+    // In the order of precedence, which begins with the hostname: exact, longer wildcard, shorter, none.
+    entries.sort_by(|a, b| {
+        let none_last = a.hostname.is_none().cmp(&b.hostname.is_none());
+        none_last.then_with(|| a.hostname.cmp(&b.hostname))
+    });
     let router = Router::compile(entries.clone());
     for _ in 0..bytes.int_in_range(1..=8)? {
         let host = name(bytes)?;
