@@ -139,6 +139,10 @@ pub(in crate::bench) fn run(args: &Protocols, outside: &str) -> Result<()> {
         templates: TEMPLATES,
         values: values(&work)?,
     };
+    let connections = args
+        .idle
+        .unwrap_or(if args.common.quick { 1_000 } else { 10_000 });
+    idle::make_room(connections)?;
     let mut running = Vec::new();
     for (&kind, index) in args.proxies.iter().zip(1..) {
         running.push(proxies::start(kind, proxies::address(index, 8080), &site)?);
@@ -155,9 +159,6 @@ pub(in crate::bench) fn run(args: &Protocols, outside: &str) -> Result<()> {
         good == answered,
         "the run is void: {good} good answers, but the endpoints gave {answered}"
     );
-    let connections = args
-        .idle
-        .unwrap_or(if args.common.quick { 1_000 } else { 10_000 });
     let memory = match running.iter().find(|p| p.kind == Kind::Forebay) {
         Some(proxy) if connections > 0 => Some(idle::measure(proxy, connections)?),
         _ => None,

@@ -21,11 +21,24 @@ pub(super) struct Memory {
     tls: f64,
 }
 
+/// Makes room for the connections, here and in the proxies that are started from here on.
+pub(super) fn make_room(connections: usize) -> Result<()> {
+    // Twice: by HTTP/1.1 and over TLS. The rest is for everything else.
+    let wanted = Some(2 * connections as u64 + 4_096);
+    let mut limit = getrlimit(Resource::Nofile);
+    // None is no limit at all.
+    if limit.current.is_some() && limit.current < wanted {
+        limit.current = wanted;
+        limit.maximum = limit
+            .maximum
+            .map(|maximum| maximum.max(2 * connections as u64 + 4_096));
+        setrlimit(Resource::Nofile, limit).context("cannot raise the limit on open files")?;
+    }
+    Ok(())
+}
+
 /// Opens the connections, and looks at the proxy's resident memory before and after.
 pub(super) fn measure(proxy: &Proxy, connections: usize) -> Result<Memory> {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).context("cannot raise the limit on open files")?;
     // All stay open to the end: what the first give back would be taken by the second.
     let mut held = Vec::with_capacity(2 * connections);
     let mut grown = |open: &dyn Fn() -> Result<TcpStream>| -> Result<f64> {
