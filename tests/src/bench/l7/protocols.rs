@@ -142,7 +142,7 @@ pub(in crate::bench) fn run(args: &Protocols, outside: &str) -> Result<()> {
     let connections = args
         .idle
         .unwrap_or(if args.common.quick { 1_000 } else { 10_000 });
-    idle::make_room(connections)?;
+    let connections = idle::make_room(connections)?;
     let mut running = Vec::new();
     for (&kind, index) in args.proxies.iter().zip(1..) {
         running.push(proxies::start(kind, proxies::address(index, 8080), &site)?);

@@ -21,20 +21,18 @@ pub(super) struct Memory {
     tls: f64,
 }
 
-/// Makes room for the connections, here and in the proxies that are started from here on.
-pub(super) fn make_room(connections: usize) -> Result<()> {
-    // Twice: by HTTP/1.1 and over TLS. The rest is for everything else.
-    let wanted = Some(2 * connections as u64 + 4_096);
+/// Makes room for the connections, here and in the proxies that are started from here on; how many there can be.
+pub(super) fn make_room(connections: usize) -> Result<usize> {
+    /// For everything else.
+    const REST: usize = 4_096;
     let mut limit = getrlimit(Resource::Nofile);
-    // None is no limit at all.
-    if limit.current.is_some() && limit.current < wanted {
-        limit.current = wanted;
-        limit.maximum = limit
-            .maximum
-            .map(|maximum| maximum.max(2 * connections as u64 + 4_096));
-        setrlimit(Resource::Nofile, limit).context("cannot raise the limit on open files")?;
-    }
-    Ok(())
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).context("cannot raise the limit on open files")?;
+    // None is no limit at all. Twice: by HTTP/1.1 and over TLS.
+    let most = limit.current.map_or(usize::MAX, |files| {
+        usize::try_from(files).unwrap_or(usize::MAX)
+    });
+    Ok(connections.min(most.saturating_sub(REST) / 2))
 }
 
 /// Opens the connections, and looks at the proxy's resident memory before and after.
