@@ -18,7 +18,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
     TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
 /// `X-Forwarded-For`.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -195,6 +195,15 @@ fn remove_claims(headers: &mut HeaderMap, trusted: bool) {
 
 fn is_claim(name: &HeaderName) -> bool {
     CLAIMS.contains(name) || name.as_str().starts_with("x-forwarded-")
+}
+
+/// How this hop names itself in `Via` (RFC 9110, 7.6.3): the version that the message came by.
+pub fn via(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2.0 forebay",
+        Version::HTTP_10 => "1.0 forebay",
+        _ => "1.1 forebay",
+    }
 }
 
 /// Makes an upstream's response head fit to be sent to the client. `via` is the version that it came in, and a name.

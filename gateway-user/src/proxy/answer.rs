@@ -58,7 +58,7 @@ pub(super) fn finish(
     mut exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
-    header::prepare_response(parts.status, &mut parts.headers, via(parts.version));
+    header::prepare_response(parts.status, &mut parts.headers, header::via(parts.version));
     if let Some(edits) = exchange.edits.take() {
         for filters in edits.filters {
             edit(&mut parts.headers, &filters.response_headers);
@@ -75,13 +75,4 @@ pub(super) fn finish(
         ResponseBody::Upstream(body, exchange)
     };
     Response::from_parts(parts, body)
-}
-
-/// How this hop names itself (RFC 9110, 7.6.3): the version that the answer came by.
-fn via(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_2 => "2.0 forebay",
-        Version::HTTP_10 => "1.0 forebay",
-        _ => "1.1 forebay",
-    }
 }

@@ -73,7 +73,7 @@ pub(super) fn edit(
         peer: downstream.client().ip(),
         proto: downstream.scheme().as_str(),
         trusted_hops,
-        via: via(request.version()),
+        via: header::via(request.version()),
         upgrade: asks,
     };
     exchange.upgrade = asks;
@@ -103,15 +103,6 @@ pub(super) fn edit(
         exchange.answer_through(filters);
     }
     Ok(())
-}
-
-/// How this hop names itself (RFC 9110, 7.6.3): the version that the request came by.
-fn via(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_2 => "2.0 forebay",
-        Version::HTTP_10 => "1.0 forebay",
-        _ => "1.1 forebay",
-    }
 }
 
 /// Whether an HTTP/1.1 request asks for a WebSocket (RFC 6455, 4.1). Nothing else is upgraded.

@@ -37,7 +37,11 @@ pub(super) fn switch(
 ) -> Response<ResponseBody> {
     let (mut parts, _) = response.into_parts();
     let http2 = exchange.notes().is_some();
-    header::prepare_response(parts.status, &mut parts.headers, "1.1 forebay");
+    header::prepare_response(
+        parts.status,
+        &mut parts.headers,
+        header::via(Version::HTTP_11),
+    );
     parts.version = Version::HTTP_11;
     if http2 {
         parts.status = StatusCode::OK;
