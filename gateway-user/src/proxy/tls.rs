@@ -7,6 +7,16 @@ mod config;
 mod handshake;
 mod ticket;
 
+use std::sync::{Arc, OnceLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+
 pub(super) use config::{BindTls, TlsBasis};
 pub(super) use handshake::{Handshakes, Refused, accept};
 pub use ticket::TicketKeys;
+
+/// The cryptography of every connection, towards clients and endpoints, made once.
+pub(super) fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider()))
+}

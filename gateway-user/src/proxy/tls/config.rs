@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::TicketKeys;
+use super::{TicketKeys, provider};
 use crate::snapshot::{Bind, Certificate, Hostname, Listener, ObjectKey};
 
 /// What configurations are made with.
@@ -107,9 +106,8 @@ fn config(
     if certificates.is_empty() {
         return None;
     }
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let versions =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let versions = ServerConfig::builder_with_provider(Arc::clone(provider()))
+        .with_safe_default_protocol_versions();
     let mut config = match versions {
         Ok(builder) => builder
             .with_no_client_auth()

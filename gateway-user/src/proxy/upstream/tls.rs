@@ -5,11 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::connect::Way;
+use crate::proxy::tls::provider;
 use crate::snapshot::{Trust, UpstreamTls};
 
 /// What connections to the endpoints of a cluster begin with.
@@ -84,11 +85,6 @@ fn base(policy: &UpstreamTls) -> Result<ClientConfig, String> {
                 .with_custom_certificate_verifier(verifier)
                 .with_no_client_auth()
         })
-}
-
-fn provider() -> &'static Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider()))
 }
 
 /// The certificate authorities that the system trusts, read once.
