@@ -135,15 +135,23 @@ impl Plane {
         plane
     }
 
-    /// From changed inputs to what is served.
+    /// From its own changed inputs to what is served.
     fn live(&mut self) -> Translation {
-        self.allocations = allocate(&self.inputs, false, &self.allocations);
+        let inputs = std::mem::take(&mut self.inputs);
+        let translation = self.serve(&inputs);
+        self.inputs = inputs;
+        translation
+    }
+
+    /// From changed inputs to what is served.
+    fn serve(&mut self, inputs: &Inputs) -> Translation {
+        self.allocations = allocate(inputs, false, &self.allocations);
         let context = Context {
             on_cluster: false,
             allocations: &self.allocations,
             zone: None,
         };
-        let translation = self.translator.translate(&self.inputs, &context);
+        let translation = self.translator.translate(inputs, &context);
         self.proxy.publish(&translation.snapshot);
         translation
     }
@@ -293,8 +301,7 @@ fn measure_files(size: Size, rounds: usize) -> (Duration, Spread) {
         let listing = runtime.block_on(watch.next());
         let changed = files.update(listing);
         if changed {
-            plane.inputs.clone_from(&files.merged().inputs);
-            let translation = plane.live();
+            let translation = plane.serve(&files.merged().inputs);
             assert_eq!(translation.snapshot.rules.len(), size.routes());
         }
         changed

@@ -37,6 +37,8 @@ const GROUPS: [&str; 3] = [
 pub struct Files {
     files: BTreeMap<Arc<str>, File>,
     directories: BTreeMap<String, String>,
+    /// Problems of files that have any, apart from those of objects, by path.
+    unwell: BTreeMap<Arc<str>, Vec<Problem>>,
     /// Who states an object, by [`identity`]: path and position in the file, in no order.
     stated: BTreeMap<Arc<str>, Vec<(Arc<str>, usize)>>,
     /// Objects in effect, by the same.
@@ -104,11 +106,16 @@ impl Files {
         for path in self.gone(&listing) {
             if let Some(file) = self.files.remove(&path) {
                 self.withdraw(&path, &file, &mut touched);
+                self.unwell.remove(&path);
                 changed = true;
             }
         }
         for (path, content) in listing.files {
-            changed |= self.take(&path.into(), content, &mut touched);
+            let path = path.into();
+            if self.take(&path, content, &mut touched) {
+                self.examine(&path);
+                changed = true;
+            }
         }
         if listing.only.is_none() && self.directories != listing.unreadable {
             self.directories = listing.unreadable;
@@ -248,6 +255,17 @@ impl Files {
         }
     }
 
+    /// Notes what is wrong with a file.
+    fn examine(&mut self, path: &Arc<str>) {
+        let file = self.files.get(path);
+        let problems = file.map_or(Vec::new(), |file| file.problems(path));
+        if problems.is_empty() {
+            self.unwell.remove(path);
+        } else {
+            self.unwell.insert(Arc::clone(path), problems);
+        }
+    }
+
     fn problems(&self) -> BTreeSet<Problem> {
         let directories = self.directories.iter().map(|(dir, why)| Problem {
             file: dir.clone(),
@@ -255,10 +273,7 @@ impl Files {
             field: None,
             message: format!("the directory cannot be read: {why}"),
         });
-        let files = self
-            .files
-            .iter()
-            .flat_map(|(path, file)| file.problems(path));
+        let files = self.unwell.values().flatten().cloned();
         let objects = self.troubled.values().flatten().cloned();
         directories.chain(files).chain(objects).collect()
     }

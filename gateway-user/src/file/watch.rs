@@ -87,6 +87,13 @@ impl Watch {
     /// Waits for a change and reads the directory, or what of it has changed if that is clear. Safe to cancel.
     pub async fn next(&mut self) -> Listing {
         loop {
+            // All that is told by now, before anything is read: a file may be half-way written.
+            while let Ok(event) = self.events.try_recv() {
+                self.take(event, now());
+            }
+            if let Some(listing) = self.act(now()) {
+                return listing;
+            }
             let due = self.debounce.due();
             let written = self.being_written.values().min().copied();
             let wake = [due, written, Some(self.next_look)]
@@ -96,23 +103,25 @@ impl Watch {
             tokio::select! {
                 biased;
                 Some(event) = self.events.recv(), if self.watcher.is_some() => self.take(event, now()),
-                () = tokio::time::sleep_until(wake.into()) => {
-                    let now = now();
-                    self.give_up_waiting(now);
-                    self.look(now);
-                    if self.debounce.due().is_some_and(|due| due <= now) || self.next_resync <= now {
-                        self.debounce.acted(now);
-                        if self.next_resync > now
-                            && let Some(listing) = self.read_touched()
-                        {
-                            return listing;
-                        }
-                        self.next_resync = now + RESYNC;
-                        return self.read();
-                    }
-                }
+                () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
+    }
+
+    /// Reads what there is to read by now. Not left to the timer, which is a millisecond late.
+    fn act(&mut self, now: Instant) -> Option<Listing> {
+        self.give_up_waiting(now);
+        self.look(now);
+        let resync = self.next_resync <= now;
+        if !resync && self.debounce.due().is_none_or(|due| due > now) {
+            return None;
+        }
+        self.debounce.acted(now);
+        if !resync && let Some(listing) = self.read_touched() {
+            return Some(listing);
+        }
+        self.next_resync = now + RESYNC;
+        Some(self.read())
     }
 
     /// Notes one event of the file system.

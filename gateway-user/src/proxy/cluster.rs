@@ -88,26 +88,25 @@ impl LiveCluster {
         live
     }
 
-    /// Whether it is the live state of this cluster.
-    pub(super) fn is(&self, cluster: &Arc<Cluster>) -> bool {
-        Arc::ptr_eq(&self.configured(), cluster) || self.key == cluster.key
-    }
-
     fn configured(&self) -> MutexGuard<'_, Arc<Cluster>> {
         let configured = self.configured.lock();
         configured.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a new configuration, if it is new: most snapshots change few clusters.
-    pub(super) fn update(&self, cluster: &Arc<Cluster>, now: Instant) {
+    /// Takes a new configuration, if it is new: most snapshots change few clusters. False: it is that of another cluster.
+    pub(super) fn follow(&self, cluster: &Arc<Cluster>, now: Instant) -> bool {
         let mut configured = self.configured();
         if Arc::ptr_eq(&configured, cluster) {
-            return;
+            return true;
+        }
+        if self.key != cluster.key {
+            return false;
         }
         if *configured != *cluster {
             self.configure(cluster, now);
         }
         *configured = Arc::clone(cluster);
+        true
     }
 
     /// Endpoints that stay keep their health and their connections.

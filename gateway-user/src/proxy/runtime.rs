@@ -222,10 +222,10 @@ impl Live {
 }
 
 /// Values that have not stayed where they were.
-fn displaced<'a, T>(
-    slots: &'a Slots<T>,
-    stays: impl Fn(usize, &Arc<T>) -> bool + 'a,
-) -> impl Iterator<Item = &'a Arc<T>> {
+fn displaced<T>(
+    slots: &Slots<T>,
+    stays: impl Fn(usize, &Arc<T>) -> bool,
+) -> impl Iterator<Item = &Arc<T>> {
     let places = slots.places().iter().enumerate();
     let values = places.filter_map(|(at, value)| Some((at, value.as_ref()?)));
     let displaced = values.filter(move |(at, value)| !stays(*at, value));
@@ -239,26 +239,35 @@ fn live_clusters(
     basis: &Basis,
     now: Instant,
 ) -> Slots<LiveCluster> {
-    let elsewhere = displaced(&previous.clusters, |at, live| {
-        let cluster = snapshot.clusters.get(at);
-        cluster.is_some_and(|cluster| live.is(cluster))
-    });
-    let elsewhere: BTreeMap<&ClusterKey, &Arc<LiveCluster>> =
-        elsewhere.map(|live| (&live.key, live)).collect();
-    let mut clusters = Slots::default();
+    let (mut clusters, mut moved) = (Slots::default(), Vec::new());
     for (at, cluster) in snapshot.clusters.places().iter().enumerate() {
-        let here = previous.clusters.get(at);
-        let live = cluster.as_ref().map(|cluster| {
-            let here = here.filter(|live| live.is(cluster));
-            match here.or_else(|| elsewhere.get(&cluster.key).copied()) {
-                Some(live) => {
-                    live.update(cluster, now);
-                    Arc::clone(live)
-                }
-                None => Arc::new(LiveCluster::new(cluster, basis.workers, basis.seed, now)),
+        let live = cluster.as_ref().and_then(|cluster| {
+            let here = previous.clusters.get(at);
+            let here = here.filter(|live| live.follow(cluster, now));
+            if here.is_none() {
+                moved.push((at, cluster));
             }
+            here.cloned()
         });
         clusters.set(at, live);
+    }
+    if moved.is_empty() {
+        return clusters;
+    }
+    let elsewhere = displaced(&previous.clusters, |at, live| {
+        let now = clusters.get(at);
+        now.is_some_and(|now| Arc::ptr_eq(now, live))
+    });
+    let elsewhere: BTreeMap<&ClusterKey, Arc<LiveCluster>> = elsewhere
+        .map(|live| (&live.key, Arc::clone(live)))
+        .collect();
+    for (at, cluster) in moved {
+        let known = elsewhere.get(&cluster.key);
+        let live = match known.filter(|live| live.follow(cluster, now)) {
+            Some(live) => Arc::clone(live),
+            None => Arc::new(LiveCluster::new(cluster, basis.workers, basis.seed, now)),
+        };
+        clusters.set(at, Some(live));
     }
     clusters
 }
@@ -270,25 +279,34 @@ fn live_rules(
     clusters: &Slots<LiveCluster>,
     mirrors: &mut Mirrors<'_>,
 ) -> Slots<LiveRule> {
+    let (mut rules, mut changed) = (Slots::default(), Vec::new());
+    for (at, rule) in snapshot.rules.places().iter().enumerate() {
+        let live = rule.as_ref().and_then(|rule| {
+            let here = previous.rules.get(at);
+            let here = here.filter(|live| live.still_means(rule, clusters));
+            if here.is_none() {
+                changed.push((at, rule));
+            }
+            here.cloned()
+        });
+        rules.set(at, live);
+    }
+    if changed.is_empty() {
+        return rules;
+    }
     let elsewhere = displaced(&previous.rules, |at, live| {
         let rule = snapshot.rules.get(at);
-        rule.is_some_and(|rule| rule.key == live.rule.key)
+        rule.is_some_and(|rule| Arc::ptr_eq(rule, &live.rule) || rule.key == live.rule.key)
     });
     let elsewhere: BTreeMap<&RuleKey, &Arc<LiveRule>> =
         elsewhere.map(|live| (&live.rule.key, live)).collect();
-    let mut rules = Slots::default();
-    for (at, rule) in snapshot.rules.places().iter().enumerate() {
-        let live = rule.as_ref().map(|rule| {
-            let here = previous.rules.get(at);
-            if let Some(live) = here.filter(|live| live.still_means(rule, clusters)) {
-                return Arc::clone(live);
-            }
-            let here = here.filter(|live| live.rule.key == rule.key);
-            let before = here.or_else(|| elsewhere.get(&rule.key).copied());
-            let cursor = before.map(|live| &live.split);
-            Arc::new(live_rule(rule, cursor, clusters, mirrors))
-        });
-        rules.set(at, live);
+    for (at, rule) in changed {
+        let here = previous.rules.get(at);
+        let here = here.filter(|live| live.rule.key == rule.key);
+        let before = here.or_else(|| elsewhere.get(&rule.key).copied());
+        let cursor = before.map(|live| &live.split);
+        let live = live_rule(rule, cursor, clusters, mirrors);
+        rules.set(at, Some(Arc::new(live)));
     }
     rules
 }
@@ -383,7 +401,7 @@ impl Mirrors<'_> {
         });
         let live = match self.previous.get(&cluster.key) {
             Some(live) => {
-                live.update(&own, self.now);
+                live.follow(&own, self.now);
                 Arc::clone(live)
             }
             None => Arc::new(LiveCluster::new(
