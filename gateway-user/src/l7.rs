@@ -1,6 +1,7 @@
 //! What happens to a request: matching, splitting, balancing, limits and health, all pure.
 
 pub mod balance;
+pub mod digits;
 mod escape;
 pub mod explain;
 pub mod filter;

@@ -11,7 +11,6 @@
 //!   `X-Forwarded-Proto`, `-Host` and `-Port` go on, and so does `Forwarded` (RFC 7239) with an element of ours. Other claims,
 //!   such as `X-Forwarded-Client-Cert`, are removed all the same: proxies that do not know them pass on what clients wrote.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
@@ -19,6 +18,8 @@ use http::header::{
     TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+
+use super::digits;
 
 /// `X-Forwarded-For`.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -283,9 +284,10 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
 }
 
 fn address_value(address: IpAddr) -> HeaderValue {
-    let mut text = bytes::BytesMut::with_capacity(16);
-    let _ = write!(text, "{}", address.to_canonical());
-    HeaderValue::from_maybe_shared(text.freeze()).expect("an address is a valid field value")
+    let mut text = Vec::with_capacity(16);
+    digits::address(&mut text, address.to_canonical());
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text))
+        .expect("an address is a valid field value")
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderValue, Version};
 
@@ -17,6 +17,7 @@ use super::StartError;
 use super::exchange::Head;
 use super::stats::Flag;
 use crate::file::read::phrase;
+use crate::l7::digits::{number, socket};
 
 /// Size at which a worker's buffer goes to the writer.
 const BUFFER: usize = 16 * 1024;
@@ -150,14 +151,33 @@ impl Sender {
     }
 }
 
+/// How long the two clocks are taken to go alike.
+const SAME_RATE: Duration = Duration::from_secs(1);
+
 /// Formats times of day; the part up to the second is kept until the second changes.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     second: u64,
     text: String,
+    /// What both clocks showed at one moment.
+    both: Option<(Instant, SystemTime)>,
 }
 
 impl Clock {
+    /// The time of day of a moment shortly before `now`, for which the system need not be asked.
+    fn time_of_day(&mut self, at: Instant, now: Instant) -> SystemTime {
+        let fresh =
+            |(read, _): &(Instant, SystemTime)| now.saturating_duration_since(*read) < SAME_RATE;
+        let both = self.both.filter(fresh);
+        let (read, time) = *self
+            .both
+            .insert(both.unwrap_or_else(|| (Instant::now(), SystemTime::now())));
+        match at.checked_duration_since(read) {
+            Some(after) => time + after,
+            None => time - (read - at),
+        }
+    }
+
     fn write(&mut self, out: &mut Vec<u8>, at: SystemTime) {
         let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
         if self.text.is_empty() || since.as_secs() != self.second {
@@ -165,7 +185,12 @@ impl Clock {
             self.text = date_time(self.second);
         }
         out.extend_from_slice(self.text.as_bytes());
-        let _ = write!(out, ".{:03}Z", since.subsec_millis());
+        let millis = since.subsec_millis();
+        out.push(b'.');
+        for unit in [100, 10, 1] {
+            number(out, millis / unit % 10);
+        }
+        out.push(b'Z');
     }
 }
 
@@ -193,6 +218,7 @@ pub(crate) fn date_time(second: u64) -> String {
 /// What a line is made of.
 pub(super) struct Line<'a> {
     pub(super) head: &'a Head,
+    pub(super) started: Instant,
     pub(super) took: Duration,
     pub(super) upstream_took: Option<Duration>,
     pub(super) status: u16,
@@ -212,7 +238,8 @@ pub(super) struct Line<'a> {
 pub(super) fn write(out: &mut Vec<u8>, clock: &mut Clock, line: &Line<'_>) {
     let head = line.head;
     out.extend_from_slice(b"{\"start_time\":\"");
-    clock.write(out, SystemTime::now() - line.took);
+    let started = clock.time_of_day(line.started, line.started + line.took);
+    clock.write(out, started);
     out.extend_from_slice(b"\",\"method\":\"");
     // Of a refused request nothing is known that could be trusted in a log.
     let refused = line.details.is_some() && line.flag == Some(Flag::DownstreamProtocol);
@@ -228,24 +255,26 @@ pub(super) fn write(out: &mut Vec<u8>, clock: &mut Clock, line: &Line<'_>) {
     let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
     escape(out, path.as_bytes());
     let protocol = match head.version {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2",
-        _ => "HTTP/1.1",
+        Version::HTTP_10 => &b"HTTP/1.0"[..],
+        Version::HTTP_2 => b"HTTP/2",
+        _ => b"HTTP/1.1",
     };
-    let _ = write!(
-        out,
-        "\",\"protocol\":\"{protocol}\",\"response_code\":{},\"response_flags\":\"{}\",\"bytes_received\":{},\"bytes_sent\":{},\"duration\":{}",
-        line.status,
-        line.flag.map_or("-", Flag::name),
-        line.received,
-        line.sent,
-        line.took.as_millis(),
-    );
+    out.extend_from_slice(b"\",\"protocol\":\"");
+    out.extend_from_slice(protocol);
+    out.extend_from_slice(b"\",\"response_code\":");
+    number(out, line.status);
+    out.extend_from_slice(b",\"response_flags\":\"");
+    out.extend_from_slice(line.flag.map_or("-", Flag::name).as_bytes());
+    out.extend_from_slice(b"\",\"bytes_received\":");
+    number(out, line.received);
+    out.extend_from_slice(b",\"bytes_sent\":");
+    number(out, line.sent);
+    out.extend_from_slice(b",\"duration\":");
+    number(out, line.took.as_millis());
+    out.extend_from_slice(b",\"upstream_service_time\":");
     match line.upstream_took {
-        Some(took) => {
-            let _ = write!(out, ",\"upstream_service_time\":{}", took.as_millis());
-        }
-        None => out.extend_from_slice(b",\"upstream_service_time\":null"),
+        Some(took) => number(out, took.as_millis()),
+        None => out.extend_from_slice(b"null"),
     }
     for (name, value) in [
         ("x_forwarded_for", &head.forwarded_for),
@@ -263,11 +292,9 @@ pub(super) fn write(out: &mut Vec<u8>, clock: &mut Clock, line: &Line<'_>) {
         line.details.map(str::as_bytes),
     );
     text(out, "route_name", line.rule.map(str::as_bytes));
-    let _ = writeln!(
-        out,
-        ",\"downstream_remote_address\":\"{}\",\"downstream_local_address\":\"{}\"}}",
-        line.peer, line.local
-    );
+    address(out, "downstream_remote_address", Some(line.peer));
+    address(out, "downstream_local_address", Some(line.local));
+    out.extend_from_slice(b"}\n");
 }
 
 /// What the line of a UDP session is made of.
@@ -299,18 +326,22 @@ pub(super) fn write_session(out: &mut Vec<u8>, clock: &mut Clock, line: &Session
     address(out, "upstream_host", Some(line.endpoint));
     text(out, "upstream_cluster", Some(line.cluster.as_bytes()));
     text(out, "route_name", Some(line.rule.as_bytes()));
-    let _ = writeln!(
-        out,
-        ",\"downstream_remote_address\":\"{}\",\"downstream_local_address\":\"{}\"}}",
-        line.peer, line.local
-    );
+    address(out, "downstream_remote_address", Some(line.peer));
+    address(out, "downstream_local_address", Some(line.local));
+    out.extend_from_slice(b"}\n");
 }
 
 fn address(out: &mut Vec<u8>, name: &str, value: Option<SocketAddr>) {
-    let _ = match value {
-        Some(value) => write!(out, ",\"{name}\":\"{value}\""),
-        None => write!(out, ",\"{name}\":null"),
-    };
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    match value {
+        Some(value) => {
+            out.extend_from_slice(b"\":\"");
+            socket(out, value);
+            out.push(b'"');
+        }
+        None => out.extend_from_slice(b"\":null"),
+    }
 }
 
 fn text(out: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
@@ -329,7 +360,8 @@ fn text(out: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
 /// Appends bytes as the inside of a JSON string; what is not plain ASCII is escaped, so that a line is always valid.
 fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
     let is_plain = |b: &u8| matches!(b, 0x20..=0x7e) && *b != b'"' && *b != b'\\';
-    if bytes.iter().all(is_plain) {
+    // To the end of them whatever comes: so it is done many at a time.
+    if bytes.iter().fold(true, |plain, b| plain & is_plain(b)) {
         out.extend_from_slice(bytes);
         return;
     }

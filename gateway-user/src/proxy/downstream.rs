@@ -225,9 +225,9 @@ impl Downstream {
     }
 
     /// The exchange is over.
-    pub(super) fn request_ends(&self) {
+    pub(super) fn request_ends(&self, now: Instant) {
         self.exchanges.set(self.exchanges.get().saturating_sub(1));
-        self.idle_since.set(Instant::now());
+        self.idle_since.set(now);
         *self.body.borrow_mut() = None;
     }
 

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
@@ -60,7 +60,8 @@ pub(super) struct Exchange {
     refused: Option<Refusal>,
     head: Option<Head>,
     started: Instant,
-    upstream_took: Option<Duration>,
+    /// When the endpoint answered.
+    responded: Option<Instant>,
     /// The rule, once one matched.
     pub(super) rule: Option<Arc<LiveRule>>,
     /// The cluster, once one was chosen.
@@ -134,7 +135,7 @@ impl Exchange {
             refused: None,
             head,
             started,
-            upstream_took: None,
+            responded: None,
             rule: None,
             cluster: None,
             endpoint: None,
@@ -218,7 +219,12 @@ impl Exchange {
     /// The endpoint's response head is there.
     pub(super) fn responded(&mut self, status: u16) {
         self.status = status;
-        self.upstream_took = Some(self.started.elapsed());
+        self.responded = Some(Instant::now());
+    }
+
+    /// A moment of its life that is not long ago, for which the clock need not be asked.
+    pub(super) fn latest(&self) -> Instant {
+        self.responded.unwrap_or(self.started)
     }
 
     /// Whether the route's timeout has passed; if not, the task is woken when it does.
@@ -278,11 +284,12 @@ impl Exchange {
         if let Some(body) = &self.body {
             body.abandon();
         }
-        if self.upstream_took.is_some() {
+        if self.responded.is_some() {
             self.downstream.answered();
         }
-        self.downstream.request_ends();
-        let took = self.started.elapsed();
+        let now = Instant::now();
+        self.downstream.request_ends(now);
+        let took = now - self.started;
         let worker = &self.worker;
         worker.stats().request(worker.index, self.status, self.flag);
         if let Some(cluster) = &self.cluster {
@@ -293,8 +300,9 @@ impl Exchange {
         if let Some(head) = &self.head {
             let line = Line {
                 head,
+                started: self.started,
                 took,
-                upstream_took: self.upstream_took,
+                upstream_took: self.responded.map(|at| at - self.started),
                 status: self.status,
                 flag: self.flag,
                 details: self.details(),

@@ -173,10 +173,10 @@ async fn copy(
     worker: &Worker,
     cluster: &Arc<LiveCluster>,
     demand: &Demand,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
 ) -> Option<()> {
-    let mut lease = pool::acquire(worker, cluster, demand, None).await.ok()?;
-    let request = send::fit(request, &lease.connection, &demand.transport);
+    let mut lease = pool::lease(worker, cluster, demand, None).await.ok()?;
+    send::fit(&mut request, &lease.connection, &demand.transport);
     let response = lease.connection.send(request).await.ok()?;
     let mut body = response.into_body();
     while !body.is_end_stream() {

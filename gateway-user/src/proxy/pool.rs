@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -48,13 +49,14 @@ impl Leased {
     ///
     /// # Errors
     /// Hyper's; a request that was never written comes back with it.
-    pub(super) async fn send(
+    pub(super) fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
+    {
         match self {
-            Self::Http1(connection) => connection.send(request).await,
-            Self::Http2(stream) => stream.send(request).await,
+            Self::Http1(connection) => Either::Left(connection.send(request)),
+            Self::Http2(stream) => Either::Right(stream.send(request)),
         }
     }
 }
@@ -88,7 +90,42 @@ impl Demand {
     }
 }
 
-/// Gets a connection of `cluster` for a request; a fresh one rather not to `except`.
+/// A connection for a request: see [`acquire`].
+///
+/// # Errors
+/// See [`Refusal`].
+pub(super) async fn lease(
+    worker: &Worker,
+    cluster: &Arc<LiveCluster>,
+    demand: &Demand,
+    except: Option<&LiveEndpoint>,
+) -> Result<Lease, Refusal> {
+    match at_once(worker, cluster, demand, except) {
+        Ok(acquired) => acquired,
+        Err(endpoint) => acquire(worker, cluster, demand, except, endpoint).await,
+    }
+}
+
+/// A connection that is ready, or why there can be none.
+///
+/// # Errors
+/// The endpoint to which one has to be opened or waited for.
+pub(super) fn at_once(
+    worker: &Worker,
+    cluster: &Arc<LiveCluster>,
+    demand: &Demand,
+    except: Option<&LiveEndpoint>,
+) -> Result<Result<Lease, Refusal>, Arc<LiveEndpoint>> {
+    let Some(endpoint) = cluster.pick(worker.random(), except) else {
+        return Ok(Err(Refusal::NoEndpoint));
+    };
+    match ready(worker, cluster, demand, &endpoint) {
+        Some(connection) => Ok(permitted(cluster, connection)),
+        None => Err(endpoint),
+    }
+}
+
+/// Gets a connection of `cluster` for a request, first to `endpoint`; a fresh one rather not to `except`.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -97,17 +134,12 @@ pub(super) async fn acquire(
     cluster: &Arc<LiveCluster>,
     demand: &Demand,
     except: Option<&LiveEndpoint>,
+    mut endpoint: Arc<LiveEndpoint>,
 ) -> Result<Lease, Refusal> {
     loop {
-        let endpoint = cluster
-            .pick(worker.random(), except)
-            .ok_or(Refusal::NoEndpoint)?;
-        if let Some(connection) = ready(worker, cluster, demand, &endpoint) {
-            return lease(cluster, connection);
-        }
         let turn = match turn(cluster, demand, &endpoint).await? {
             Turn::Mine(turn) => turn,
-            Turn::Served(stream) => return lease(cluster, Leased::Http2(stream)),
+            Turn::Served(stream) => return permitted(cluster, Leased::Http2(stream)),
         };
         if let Some(room) = ConnectionPermit::take(cluster) {
             let request = RequestPermit::take(cluster).ok_or(Refusal::Overflow)?;
@@ -142,13 +174,16 @@ pub(super) async fn acquire(
             }
             Some(Grant::Overflow) => return Err(Refusal::Overflow),
             // The connection to inherit from broke at the same moment.
-            None => {}
+            None => match at_once(worker, cluster, demand, except) {
+                Ok(acquired) => return acquired,
+                Err(other) => endpoint = other,
+            },
         }
     }
 }
 
 /// The right to have a request active on a ready connection.
-fn lease(cluster: &Arc<LiveCluster>, connection: Leased) -> Result<Lease, Refusal> {
+fn permitted(cluster: &Arc<LiveCluster>, connection: Leased) -> Result<Lease, Refusal> {
     match RequestPermit::take(cluster) {
         Some(request) => Ok(Lease {
             request,

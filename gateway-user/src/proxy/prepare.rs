@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use super::admit::set_path;
 use super::body::{Progress, Replay, RequestBody};
+use super::cluster::LiveCluster;
 use super::downstream::Downstream;
 use super::exchange::Exchange;
 use super::matching::Chosen;
@@ -28,8 +29,12 @@ use crate::snapshot::{BindKey, Filters, Rewrite, Scheme};
 /// A request that is ready to be sent, as often as it takes.
 #[derive(Debug)]
 pub(super) struct Sending {
-    /// The request, for the first try.
-    pub(super) request: Request<RequestBody>,
+    /// The rule that it belongs to.
+    pub(super) rule: Arc<LiveRule>,
+    /// Where it goes.
+    pub(super) cluster: Arc<LiveCluster>,
+    /// The request, for the next try; `None` while it is under way.
+    pub(super) request: Option<Request<RequestBody>>,
     /// What is needed for another try; `None`: it can only be sent once.
     pub(super) again: Option<Again>,
     /// What it needs of its connection.
@@ -164,11 +169,11 @@ fn apply(filters: &Filters, request: &mut Request<Incoming>) -> Result<(), Reply
 pub(super) fn body(
     worker: &Rc<Worker>,
     downstream: &Downstream,
-    rule: &LiveRule,
-    chosen: &Chosen,
+    rule: Arc<LiveRule>,
+    chosen: Chosen,
     request: Request<Incoming>,
     exchange: &mut Exchange,
-) -> Sending {
+) -> Box<Sending> {
     let origin = Origin {
         source: downstream.client(),
         destination: downstream.bind.into(),
@@ -206,12 +211,15 @@ pub(super) fn body(
         head: head.clone(),
         body: replay,
     });
-    Sending {
-        request: Request::from_parts(head, body),
+    // In a box: it is large, and what holds it is moved.
+    Box::new(Sending {
+        rule,
+        cluster: chosen.cluster,
+        request: Some(Request::from_parts(head, body)),
         again,
         demand,
         upgrade: exchange.upgrade,
-    }
+    })
 }
 
 fn client_body(

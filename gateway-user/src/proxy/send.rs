@@ -10,10 +10,9 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::body::{RequestBody, UpstreamBody, is_malformed};
-use super::cluster::{LiveCluster, LiveEndpoint};
+use super::cluster::LiveEndpoint;
 use super::exchange::Exchange;
-use super::matching::Chosen;
-use super::pool::{self, Demand, Leased, Refusal};
+use super::pool::{self, Lease, Leased, Refusal};
 use super::prepare::{Again, Sending};
 use super::reply::Reply;
 use super::scan::response;
@@ -60,40 +59,30 @@ impl Failed {
 /// The answer that the client gets instead of an endpoint's.
 pub(super) async fn with_timeouts(
     worker: &Worker,
-    rule: &Rule,
-    chosen: &Chosen,
-    sending: Sending,
+    mut sending: Box<Sending>,
     exchange: &mut Exchange,
 ) -> Result<Response<UpstreamBody>, Reply> {
-    let limits = (rule.request_timeout, rule.backend_timeout);
-    if limits == (None, None) && sending.again.is_none() {
-        let tried = one(
-            worker,
-            chosen,
-            &sending.demand,
-            sending.upgrade,
-            sending.request,
-            exchange,
-        );
-        return tried.await.map_err(|failed| failed.reply);
+    let rule = &sending.rule.rule;
+    if (rule.request_timeout, rule.backend_timeout) == (None, None) && sending.again.is_none() {
+        let tried = one(worker, &mut sending, exchange).await;
+        return tried.map_err(|failed| failed.reply);
     }
-    let whole = limits.0.map(|limit| Instant::now() + limit);
+    // In a box, so that a request that is tried once carries nothing of it along.
+    let rule = Arc::clone(rule);
+    let whole = rule.request_timeout.map(|limit| Instant::now() + limit);
     let tries = Tries {
         worker,
-        rule,
-        chosen,
+        rule: &rule,
         whole,
         number: 0,
     };
-    // In a box, so that a request that is tried once carries nothing of it along.
-    Box::pin(tries.run(sending, exchange)).await
+    Box::pin(tries.run(&mut sending, exchange)).await
 }
 
 /// The tries of one request.
 struct Tries<'a> {
     worker: &'a Worker,
     rule: &'a Rule,
-    chosen: &'a Chosen,
     /// When the time for all of them is over.
     whole: Option<Instant>,
     /// Tries beyond the first so far.
@@ -103,35 +92,17 @@ struct Tries<'a> {
 impl Tries<'_> {
     async fn run(
         mut self,
-        sending: Sending,
+        sending: &mut Sending,
         exchange: &mut Exchange,
     ) -> Result<Response<UpstreamBody>, Reply> {
-        let Sending {
-            request,
-            again,
-            demand,
-            upgrade,
-        } = sending;
-        let cluster = &self.chosen.cluster;
-        let mut next = Some(request);
+        let cluster = Arc::clone(&sending.cluster);
         let mut outstanding = None;
         loop {
-            let Some(request) = next.take() else {
-                return Err(Reply::UpstreamClosed);
-            };
             let end = self.end_of_try();
-            let tried = one(
-                self.worker,
-                self.chosen,
-                &demand,
-                upgrade,
-                request,
-                exchange,
-            );
-            let result = within(end, tried).await;
+            let result = within(end, one(self.worker, sending, exchange)).await;
             drop(outstanding.take());
             let result = result.unwrap_or_else(|| Err(self.timed_out(exchange)));
-            if let Some(more) = self.more(&result, again.as_ref()) {
+            if let Some(more) = self.more(&result, sending.again.as_ref()) {
                 let Some(permit) = cluster.try_retry() else {
                     return self.settle(result, end, exchange);
                 };
@@ -141,7 +112,7 @@ impl Tries<'_> {
                 drop(result);
                 exchange.lease = None;
                 self.pause().await?;
-                next = Some(more);
+                sending.request = Some(more);
                 continue;
             }
             return self.settle(result, end, exchange);
@@ -235,40 +206,37 @@ async fn within<T>(end: Option<Instant>, future: impl Future<Output = T>) -> Opt
 /// One try: gets a connection, sends, and waits for the response head.
 async fn one(
     worker: &Worker,
-    chosen: &Chosen,
-    demand: &Demand,
-    upgrade: bool,
-    mut request: Request<RequestBody>,
+    sending: &mut Sending,
     exchange: &mut Exchange,
 ) -> Result<Response<UpstreamBody>, Failed> {
-    let built_in = exchange
-        .rule
-        .as_ref()
-        .is_none_or(|rule| rule.rule.retry.is_none());
     for _ in 0..MAX_STALE {
         let failed = exchange.endpoint.take();
-        let acquired = connection(worker, &chosen.cluster, demand, failed, built_in);
-        let lease = exchange.lease.insert(acquired.await?);
+        let lease = connection(worker, sending, failed).await?;
+        let lease = exchange.lease.insert(lease);
         exchange.endpoint = Some(Arc::clone(lease.connection.endpoint()));
-        if upgrade {
+        if sending.upgrade {
             let Leased::Http1(connection) = &mut lease.connection else {
                 return Err(Failed::last(Reply::NoUpgrade));
             };
             exchange.handed = Some(connection.expect_upgrade());
         }
-        let fitted = fit(request, &lease.connection, &demand.transport);
-        let mut error = match lease.connection.send(fitted).await {
-            Ok(response) => return judge(response, upgrade, exchange).await,
+        let Some(mut request) = sending.request.take() else {
+            return Err(Failed::last(Reply::UpstreamClosed));
+        };
+        fit(&mut request, &lease.connection, &sending.demand.transport);
+        let mut error = match lease.connection.send(request).await {
+            Ok(response) => return judge(response, sending.upgrade, exchange).await,
             Err(error) => error,
         };
         exchange.lease = None;
         exchange.handed = None;
         match error.take_message() {
             // Never sent: the pooled connection was closed before. It moves to another one, uncounted.
-            Some(unsent) => {
+            Some(mut unsent) => {
                 worker.count(Event::UpstreamStale);
                 exchange.endpoint = None;
-                request = unfit(unsent);
+                unfit(&mut unsent);
+                sending.request = Some(unsent);
             }
             None => return Err(failure(error.error(), exchange)),
         }
@@ -276,19 +244,15 @@ async fn one(
     Err(Failed::once_more(Reply::UpstreamClosed))
 }
 
-/// The request in the form of the connection that it is sent on.
-pub(super) fn fit(
-    mut request: Request<RequestBody>,
-    connection: &Leased,
-    transport: &Transport,
-) -> Request<RequestBody> {
+/// Brings the request into the form of the connection that it is sent on.
+pub(super) fn fit(request: &mut Request<RequestBody>, connection: &Leased, transport: &Transport) {
     if let Leased::Http1(_) = connection {
         // The codec would take a body of unknown length for none in methods that rarely have one (GET, HEAD).
         if request.body().size_hint().exact().is_none() {
             let chunked = HeaderValue::from_static("chunked");
             request.headers_mut().insert(TRANSFER_ENCODING, chunked);
         }
-        return request;
+        return;
     }
     let headers = request.headers_mut();
     for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
@@ -303,11 +267,10 @@ pub(super) fn fit(
         *request.uri_mut() = uri;
     }
     *request.version_mut() = Version::HTTP_2;
-    request
 }
 
 /// Undoes [`fit`] for a request that was not sent.
-fn unfit(mut request: Request<RequestBody>) -> Request<RequestBody> {
+fn unfit(request: &mut Request<RequestBody>) {
     request.headers_mut().remove(TRANSFER_ENCODING);
     if let Some(authority) = request.uri().authority().cloned() {
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
@@ -317,7 +280,6 @@ fn unfit(mut request: Request<RequestBody>) -> Request<RequestBody> {
         *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
         *request.version_mut() = Version::HTTP_11;
     }
-    request
 }
 
 /// The endpoint's response, if it is one that may be passed on.
@@ -378,25 +340,40 @@ async fn switched(
 /// A connection; after a connect failure one more try, on another endpoint, unless the rule has retries of its own.
 async fn connection(
     worker: &Worker,
-    cluster: &Arc<LiveCluster>,
-    demand: &Demand,
+    sending: &Sending,
     except: Option<Arc<LiveEndpoint>>,
-    built_in: bool,
-) -> Result<pool::Lease, Failed> {
-    let failed: Arc<LiveEndpoint> =
-        match pool::acquire(worker, cluster, demand, except.as_deref()).await {
-            Ok(lease) => return Ok(lease),
-            Err(Refusal::ConnectFailure(endpoint)) => endpoint,
-            Err(other) => return Err(Failed::last(refused(&other))),
-        };
-    if !built_in {
+) -> Result<Lease, Failed> {
+    let (cluster, demand) = (&sending.cluster, &sending.demand);
+    // Nearly every request finds a connection that is open; only what waits is in a box.
+    let acquired = match pool::at_once(worker, cluster, demand, except.as_deref()) {
+        Ok(acquired) => acquired,
+        Err(endpoint) => {
+            let acquired = pool::acquire(worker, cluster, demand, except.as_deref(), endpoint);
+            Box::pin(acquired).await
+        }
+    };
+    match acquired {
+        Ok(lease) => Ok(lease),
+        Err(Refusal::ConnectFailure(failed)) => Box::pin(another(worker, sending, &failed)).await,
+        Err(other) => Err(Failed::last(refused(&other))),
+    }
+}
+
+/// The further try after a connect failure.
+async fn another(
+    worker: &Worker,
+    sending: &Sending,
+    failed: &LiveEndpoint,
+) -> Result<Lease, Failed> {
+    if sending.rule.rule.retry.is_some() {
         return Err(Failed::once_more(Reply::ConnectFailure));
     }
+    let cluster = &sending.cluster;
     let Some(_outstanding) = cluster.try_retry() else {
         return Err(Failed::last(Reply::ConnectFailure));
     };
     worker.count(Event::UpstreamRetries);
-    match Box::pin(pool::acquire(worker, cluster, demand, Some(&failed))).await {
+    match pool::lease(worker, cluster, &sending.demand, Some(failed)).await {
         Ok(lease) => Ok(lease),
         // The first failure is what the client is told.
         Err(Refusal::NoEndpoint) => Err(Failed::last(Reply::ConnectFailure)),

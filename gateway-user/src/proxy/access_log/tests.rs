@@ -17,6 +17,7 @@ fn line(edit: impl FnOnce(&mut Head, &mut Option<Flag>)) -> serde_json::Value {
     edit(&mut head, &mut flag);
     let line = Line {
         head: &head,
+        started: Instant::now(),
         took: Duration::from_millis(7),
         upstream_took: Some(Duration::from_millis(5)),
         status: 200,
@@ -74,6 +75,24 @@ fn no_client_can_break_a_line() {
     });
     assert_eq!(value["user_agent"], evil);
     assert_eq!(value["response_code"], 200);
+}
+
+#[test]
+fn a_moment_has_the_time_of_day_that_it_had() {
+    let mut clock = Clock::default();
+    let start = Instant::now();
+    let read = clock.time_of_day(start, start);
+    let since = |time: SystemTime| time.duration_since(read).unwrap();
+    let mut at = |after: u64| {
+        let now = start + Duration::from_millis(after);
+        since(clock.time_of_day(now, now)).as_millis()
+    };
+    assert_eq!((at(0), at(300), at(7)), (0, 300, 7));
+    // A second later it is read again, which shows the real time, not that of the test.
+    assert!(at(5_000) < 6_000);
+    let (before, now) = (start - Duration::from_secs(60), start + SAME_RATE / 2);
+    let ago = read.duration_since(clock.time_of_day(before, now));
+    assert!(ago.unwrap().as_secs().abs_diff(60) <= 1);
 }
 
 #[test]

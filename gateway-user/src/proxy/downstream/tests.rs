@@ -33,7 +33,7 @@ fn between_requests_a_minute() {
     let start = Instant::now();
     let notes = connection(start);
     notes.request_begins();
-    notes.request_ends();
+    notes.request_ends(Instant::now());
     let ended = notes.idle_since.get();
     let check = |after| notes.check(ended + after * S, &Timers::default());
     assert_eq!(
@@ -53,7 +53,7 @@ fn draining_shortens_idling_but_not_an_exchange() {
     notes.drain(start);
     assert!(notes.should_close(start));
     assert!(matches!(at(&notes, start, 200), Check::Wait(_)));
-    notes.request_ends();
+    notes.request_ends(Instant::now());
     let ended = notes.idle_since.get();
     assert_eq!(
         notes.check(ended + 3 * S, &Timers::default()),
@@ -116,7 +116,7 @@ fn old_connections_end_between_requests() {
         matches!(at(&notes, start, 3700), Check::Wait(_)),
         "never within one"
     );
-    notes.request_ends();
+    notes.request_ends(Instant::now());
     notes.idle_since.set(start + 3599 * S);
     assert_eq!(at(&notes, start, 3600), Check::Retire(Event::MaxAge));
 }
