@@ -227,7 +227,7 @@ fn win(snapshot: &Snapshot, rule: &Rule) -> Winner {
             filters: filters(&backend.filters),
             invalid,
             cluster: cluster.map(|cluster| cluster.key.clone()),
-            policy: cluster.map(|cluster| cluster.policy.clone()),
+            policy: cluster.map(|cluster| TrafficPolicy::clone(&cluster.policy)),
             endpoints: cluster.map_or_else(|| Arc::new([]) as Arc<[_]>, |c| c.endpoints.clone()),
         }
     });

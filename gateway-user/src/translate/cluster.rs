@@ -27,7 +27,9 @@ pub(super) struct Clusters {
     /// Slices by Service, in the order of their keys.
     slices: BTreeMap<ObjectKey, Vec<(ObjectKey, Arc<EndpointSlice>)>>,
     positions: BTreeMap<ClusterKey, u32>,
-    wanted: Vec<Option<Wanted>>,
+    wanted: Vec<Option<Box<Wanted>>>,
+    /// The policy of clusters about which nothing is said: one for all of them.
+    default_policy: Arc<TrafficPolicy>,
     free: BTreeSet<u32>,
     /// Clusters as snapshots have them.
     made: Slots<Cluster>,
@@ -41,11 +43,11 @@ pub(super) struct Clusters {
 
 struct Wanted {
     key: ClusterKey,
-    port_name: String,
-    policy: TrafficPolicy,
+    port_name: Box<str>,
+    policy: Arc<TrafficPolicy>,
     protocol: AppProtocol,
     /// References of rules that are attached somewhere.
-    uses: usize,
+    uses: u32,
     /// The Service's port or the rule has changed since it was last asked for.
     stale: bool,
 }
@@ -129,15 +131,23 @@ impl Clusters {
         }
         self.positions.insert(key.clone(), position);
         self.changed.insert(position);
-        self.wanted[at] = Some(Wanted {
+        self.wanted[at] = Some(Box::new(Wanted {
             key,
-            port_name: port.name.clone(),
-            policy,
+            port_name: port.name.as_str().into(),
+            policy: self.shared(policy),
             protocol,
             uses,
             stale: false,
-        });
+        }));
         Ok(position)
+    }
+
+    fn shared(&self, policy: TrafficPolicy) -> Arc<TrafficPolicy> {
+        if policy == *self.default_policy {
+            Arc::clone(&self.default_policy)
+        } else {
+            Arc::new(policy)
+        }
     }
 
     /// Counts a reference of a rule.
@@ -192,7 +202,7 @@ impl Clusters {
         let mut warnings = Warnings::new();
         let mut cluster = Cluster {
             key: wanted.key.clone(),
-            policy: wanted.policy.clone(),
+            policy: Arc::clone(&wanted.policy),
             protocol: wanted.protocol,
             endpoints: self.endpoints(wanted, &mut warnings),
         };
@@ -229,7 +239,7 @@ impl Clusters {
         let mut terminating = ready.clone();
         for (key, slice) in slices.into_iter().flatten() {
             let port = slice.ports.iter().find(|port| {
-                port.name == wanted.port_name && carried_by(&port.protocol, wanted.key.transport)
+                *port.name == *wanted.port_name && carried_by(&port.protocol, wanted.key.transport)
             });
             let Some(port) = port.and_then(|port| port.port) else {
                 continue;

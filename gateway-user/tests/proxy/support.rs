@@ -273,7 +273,7 @@ pub(crate) fn cluster(name: &str, policy: &TrafficPolicy, backends: &[SocketAddr
             port: 80,
             destination_rule: None,
         },
-        policy: policy.clone(),
+        policy: Arc::new(policy.clone()),
         protocol: AppProtocol::default(),
         endpoints: endpoints.collect(),
     })
