@@ -1,5 +1,6 @@
 //! Clusters: one for each (Service, port, DestinationRule) that a rule leads to, with the endpoints of its slices.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::inputs::Kind;
 use super::listener::Fault;
 use super::objects::{self, EndpointSlice, ServicePort};
 use super::upstream_tls::{PortPolicy, ServicePortKey};
-use super::{Context, SERVICE_NAME, replica};
+use super::{Context, SERVICE_NAME, pack, replica};
 use crate::snapshot::{
     AppProtocol, BindKey, Cluster, ClusterKey, Endpoint, EndpointKey, ObjectKey, Slots,
     TrafficPolicy, Transport,
@@ -72,9 +73,15 @@ impl Clusters {
             now.and_then(|slice| Some((slice, belongs_to(slice)?)))
         {
             self.endpoints_changed(&service);
-            let slices = self.slices.entry(service).or_default();
-            let at = slices.partition_point(|(other, _)| *other < key);
-            slices.insert(at, (key, Arc::clone(slice)));
+            match self.slices.entry(service) {
+                // Most Services have one, and a list that grows begins with room for four.
+                Entry::Vacant(vacant) => drop(vacant.insert(vec![(key, Arc::clone(slice))])),
+                Entry::Occupied(mut known) => {
+                    let slices = known.get_mut();
+                    let at = slices.partition_point(|(other, _)| *other < key);
+                    slices.insert(at, (key, Arc::clone(slice)));
+                }
+            }
         }
     }
 
@@ -222,6 +229,13 @@ impl Clusters {
         let cluster = Arc::new(cluster);
         self.rules.cluster(before.as_ref(), Some(&cluster));
         self.made.set(at, Some(cluster));
+    }
+
+    /// Has its maps take no more room than they need.
+    pub(super) fn pack(&mut self) {
+        pack(&mut self.slices);
+        pack(&mut self.positions);
+        self.wanted.shrink_to_fit();
     }
 
     /// Notes what is wrong with slices of clusters.

@@ -109,6 +109,14 @@ fn follow<T>(
     own: &mut BTreeMap<ObjectKey, Arc<T>>,
     next: &BTreeMap<ObjectKey, Arc<T>>,
 ) -> Vec<Change<T>> {
+    if own.is_empty() {
+        // Made of what is in order already, a map has no room to spare.
+        *own = next
+            .iter()
+            .map(|(k, v)| (k.clone(), Arc::clone(v)))
+            .collect();
+        return own.keys().map(|key| (key.clone(), None)).collect();
+    }
     let mut changed = Vec::new();
     let mut old = own.iter().peekable();
     'objects: for (key, object) in next {

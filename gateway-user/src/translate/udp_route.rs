@@ -75,7 +75,7 @@ pub(super) fn attach(
                     made.places.push(Place {
                         gateway: gateway_key.clone(),
                         listener: at,
-                        hosts: Vec::new(),
+                        hosts: Box::default(),
                     });
                 }
                 route.enter(&mut gateway.listeners[at], rule);
@@ -91,6 +91,7 @@ pub(super) fn attach(
         });
     }
     made.services = services.into_iter().collect();
+    made.pack();
     made.status = (!parents.is_empty()).then(|| Arc::new(RouteStatus { parents }));
     made
 }

@@ -310,12 +310,12 @@ pub(crate) fn snapshot(
     edit(&mut rule);
     let entry = Entry {
         hostname: None,
-        matching: RouteMatch {
+        matching: Arc::new(RouteMatch {
             path: PathMatch::Prefix("".into()),
             method: None,
             headers: Vec::new(),
             query: Vec::new(),
-        },
+        }),
         rule: 0,
     };
     let listener = Listener {

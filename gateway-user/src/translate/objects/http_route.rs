@@ -20,7 +20,7 @@ pub struct HttpRouteSpec {
 }
 
 /// One of `parentRefs`, given back verbatim in the status.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ParentRef {
     /// Gateway API's group if none.
