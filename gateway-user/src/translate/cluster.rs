@@ -140,7 +140,7 @@ impl Clusters {
         self.changed.insert(position);
         self.wanted[at] = Some(Box::new(Wanted {
             key,
-            port_name: port.name.as_str().into(),
+            port_name: port.name.clone(),
             policy: self.shared(policy),
             protocol,
             uses,
@@ -307,7 +307,7 @@ fn belongs_to(slice: &EndpointSlice) -> Option<(ObjectKey, ObjectKey)> {
     }
     let metadata = &slice.metadata;
     let service = metadata.labels.get(SERVICE_NAME)?;
-    let service = ObjectKey::new(metadata.namespace.as_str(), service.as_str());
+    let service = ObjectKey::new(Arc::clone(&metadata.namespace), service);
     Some((service, metadata.key()))
 }
 

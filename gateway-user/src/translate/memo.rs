@@ -106,8 +106,12 @@ impl Memo {
         if scope.edge {
             self.read_edge(inputs, context, scope.all_routes);
         }
+        let most = scope.all_routes || scope.routes.len() * 2 > self.routes.len();
         if scope.all_routes || !self.attach_some(inputs, context, scope.routes) {
             self.attach_all(inputs, context);
+        }
+        if most {
+            self.pack();
         }
         if scope.edge {
             self.policies = l4_policy::read(inputs, &self.gateways, &mut self.edge);
@@ -276,11 +280,9 @@ impl Memo {
         for (route, attachment) in before {
             self.forget(&route, attachment);
         }
-        self.pack();
         for gateway in self.gateways.values_mut() {
             for listener in &mut gateway.listeners {
                 listener.routes.attach_in_order(false);
-                listener.routes.pack();
             }
         }
     }
@@ -297,6 +299,11 @@ impl Memo {
             pack(Arc::make_mut(statuses));
         }
         self.gathered.clusters.pack();
+        for gateway in self.gateways.values_mut() {
+            for listener in &mut gateway.listeners {
+                listener.routes.pack();
+            }
+        }
     }
 
     /// Makes one route anew; what became of it before is undone.

@@ -233,7 +233,7 @@ impl<'a> Route<'a> {
             }
             let own = &self.head.key.namespace;
             let namespace = parent.namespace.as_deref().unwrap_or(own);
-            let key = ObjectKey::new(namespace, parent.name.as_str());
+            let key = ObjectKey::new(namespace, &*parent.name);
             let claims = match gateways.get(&key) {
                 Some(gateway) => self.claims(inputs, gateway, parent),
                 None => match missing(inputs, context, &key) {

@@ -56,7 +56,7 @@ pub(super) fn attach(
             continue;
         }
         let namespace = parent.namespace.as_deref().unwrap_or(&key.namespace);
-        let gateway_key = ObjectKey::new(namespace, parent.name.as_str());
+        let gateway_key = ObjectKey::new(namespace, &*parent.name);
         let attached = match gateways.get(&gateway_key) {
             Some(gateway) => route.find_listeners(inputs, gateway, parent),
             None => match missing(inputs, context, &gateway_key) {
@@ -216,7 +216,7 @@ impl<'a> Route<'a> {
         }
         let metadata = &self.object.metadata;
         let own = FirstRule {
-            created: metadata.creation_timestamp.clone().unwrap_or_default(),
+            created: metadata.creation_timestamp.as_deref().unwrap_or("").into(),
             route: self.key.clone(),
             rule,
         };
