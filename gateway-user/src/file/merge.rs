@@ -19,6 +19,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::document;
+use super::identity::{describe, description, group_and_kind, identity};
 pub use super::problem::Problem;
 use super::read::{Content, Listing};
 use super::schema;
@@ -452,54 +453,6 @@ fn newest<'a>(object: &'a Object, last: Option<&'a Object>) -> &'a Object {
     match (object, last) {
         (Object::Secret(new), Some(last @ Object::Secret(old))) if new.says_the_same(old) => last,
         _ => object,
-    }
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .filter(|text| !text.is_empty())
-}
-
-fn group_and_kind(value: &Value) -> (&str, &str) {
-    let api_version = text(value, "/apiVersion").unwrap_or_default();
-    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    (group, text(value, "/kind").unwrap_or_default())
-}
-
-/// What makes two manifests the same object, readable also from one that is broken elsewhere: group (in any
-/// version), kind, namespace, name.
-fn identity(value: &Value) -> Option<String> {
-    let (group, kind) = group_and_kind(value);
-    let namespace = match kind {
-        // Of the whole cluster: a namespace means nothing.
-        "GatewayClass" | "Namespace" | "Node" | "AddressPool" => "",
-        _ => text(value, "/metadata/namespace").unwrap_or("default"),
-    };
-    let name = text(value, "/metadata/name")?;
-    (!kind.is_empty()).then(|| format!("{group}/{kind}/{namespace}/{name}"))
-}
-
-/// What [`describe`] says of most objects that have this identity: of those that name their namespace if they are in one.
-fn description(identity: &str) -> Option<String> {
-    let mut parts = identity.splitn(4, '/').skip(1);
-    let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
-    Some(match namespace {
-        "" => format!("{kind} {name}"),
-        _ => format!("{kind} {namespace}/{name}"),
-    })
-}
-
-fn describe(value: &Value) -> String {
-    let kind = text(value, "/kind").unwrap_or("object");
-    match (
-        text(value, "/metadata/namespace"),
-        text(value, "/metadata/name"),
-    ) {
-        (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
-        (None, Some(name)) => format!("{kind} {name}"),
-        (_, None) => format!("{kind} without a name"),
     }
 }
 

@@ -49,19 +49,19 @@ use crate::snapshot::ObjectKey;
 
 /// Names of the fields that Forebay does not know; hardly any object has one.
 #[derive(Clone, Debug, Default)]
-pub struct Unread(Option<Box<BTreeMap<String, IgnoredAny>>>);
+pub struct Unread(Box<[String]>);
 
 impl Unread {
     /// The names in their order.
     pub fn keys(&self) -> impl Iterator<Item = &String> {
-        self.0.iter().flat_map(|fields| fields.keys())
+        self.0.iter()
     }
 }
 
 impl<'de> Deserialize<'de> for Unread {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fields = BTreeMap::deserialize(deserializer)?;
-        Ok(Self((!fields.is_empty()).then(|| Box::new(fields))))
+        let fields = BTreeMap::<String, IgnoredAny>::deserialize(deserializer)?;
+        Ok(Self(fields.into_keys().collect()))
     }
 }
 
