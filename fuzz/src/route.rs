@@ -25,7 +25,7 @@ fn compare(bytes: &mut Unstructured<'_>) -> Result<()> {
         let matching = matching(bytes)?;
         entries.push(Entry {
             hostname: hostname(bytes)?,
-            matching,
+            matching: matching.into(),
             rule: u32::try_from(rule).unwrap_or(u32::MAX),
         });
     }

@@ -150,6 +150,7 @@ pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus>
     for (key, status) in &conditions.address_pools {
         push(Kind::AddressPool, key, plain(status));
     }
+    statuses.shrink_to_fit();
     statuses.sort_by(|a, b| (a.kind, &a.namespace, &a.name).cmp(&(b.kind, &b.namespace, &b.name)));
     statuses
 }

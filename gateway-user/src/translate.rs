@@ -41,6 +41,8 @@ pub use gateway::READY_PORT;
 pub use gateway_class::CONTROLLER;
 pub use inputs::{Inputs, Kind, Object, ObjectError, ObjectId};
 
+use std::collections::BTreeMap;
+
 use crate::allocate::Allocations;
 use crate::snapshot::{ObjectKey, Snapshot};
 
@@ -59,6 +61,11 @@ pub struct Context<'a> {
     pub allocations: &'a Allocations,
     /// Zone of this node; none: endpoints of all zones are alike.
     pub zone: Option<&'a str>,
+}
+
+/// Has a map take no more room than it needs: one that was filled in the order of its keys is half empty.
+pub(crate) fn pack<K: Ord, V>(map: &mut BTreeMap<K, V>) {
+    *map = std::mem::take(map).into_iter().collect();
 }
 
 /// The zone of a node, by the label of its object.

@@ -336,7 +336,7 @@ fn show_cluster(cluster: &Cluster) -> Value {
         .map(ToString::to_string);
     let policy = TrafficPolicy {
         tls: None,
-        ..cluster.policy.clone()
+        ..TrafficPolicy::clone(&cluster.policy)
     };
     let mut shown = json!({
         "cluster": cluster.key.to_string(),

@@ -131,7 +131,7 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
         let numbered = (0u32..).zip(all);
         let entries = numbered.map(|(rule, (hostname, matching))| Entry {
             hostname,
-            matching,
+            matching: matching.into(),
             rule,
         });
         entries.collect()

@@ -16,13 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::document;
+use super::identity::{describe, description, group_and_kind, identity};
 pub use super::problem::Problem;
 use super::read::{Content, Listing};
 use super::schema;
-use crate::translate::{Inputs, Object};
+use crate::translate::{Inputs, Object, pack};
 
 /// API groups in which every kind means something to a load balancer: one that Forebay does not read is an
 /// error, while a Deployment beside the routes is not.
@@ -39,13 +40,19 @@ pub struct Files {
     directories: BTreeMap<String, String>,
     /// Problems of files that have any, apart from those of objects, by path.
     unwell: BTreeMap<Arc<str>, Vec<Problem>>,
-    /// Who states an object, by [`identity`]: path and position in the file, in no order.
-    stated: BTreeMap<Arc<str>, Vec<(Arc<str>, usize)>>,
-    /// Objects in effect, by the same.
-    effective: BTreeMap<Arc<str>, Effective>,
+    /// Objects that files state or stated, by [`identity`].
+    standing: BTreeMap<Arc<str>, Standing>,
     /// Problems of objects that have any, by the same.
     troubled: BTreeMap<Arc<str>, Vec<Problem>>,
     merged: Merged,
+}
+
+/// What is known of one object. There is one for each, so it holds no more than it must.
+#[derive(Debug, Default)]
+struct Standing {
+    /// Who states it: path and position in the file, in no order.
+    stated: Box<[(Arc<str>, u32)]>,
+    effective: Option<Effective>,
 }
 
 #[derive(Debug)]
@@ -68,8 +75,8 @@ pub struct Merged {
 
 #[derive(Debug, Default)]
 struct File {
-    hash: [u8; 32],
-    claims: Vec<Claim>,
+    hash: Digest,
+    claims: Box<[Claim]>,
     problem: Option<String>,
     /// Notes on objects of kinds that Forebay has no use for.
     ignored: Vec<Problem>,
@@ -78,11 +85,12 @@ struct File {
 /// One object as one file states it.
 #[derive(Debug)]
 struct Claim {
-    /// SHA-256 of what is stated.
-    digest: [u8; 32],
+    /// Of what is stated.
+    digest: Digest,
     /// `None` if the object does not say what it is.
     identity: Option<Arc<str>>,
-    described: String,
+    /// How people are told of it, where its identity does not say that.
+    described: Option<Box<str>>,
     read: Read,
 }
 
@@ -90,13 +98,14 @@ struct Claim {
 enum Read {
     Good(Object),
     /// Readable, but an API server would refuse it.
-    Refused(Object, Vec<schema::Finding>),
-    Bad {
-        field: Option<String>,
-        message: String,
-    },
-    Ignored(String),
+    Refused(Box<(Object, Vec<schema::Finding>)>),
+    /// Not readable: the field, if it is about one, and why.
+    Bad(Box<(Option<String>, String)>),
+    Ignored(Box<str>),
 }
+
+/// Half a SHA-256: whoever writes manifests has nothing to gain from two that are taken for one.
+type Digest = [u8; 16];
 
 impl Files {
     /// Takes over what a reading found; true if anything differs from before.
@@ -121,11 +130,17 @@ impl Files {
             self.directories = listing.unreadable;
             changed = true;
         }
+        let all = touched.len() * 2 > self.standing.len();
         if changed {
             for id in touched {
                 self.settle(&id);
             }
             self.merged.problems = self.problems();
+        }
+        if all {
+            pack(&mut self.files);
+            pack(&mut self.standing);
+            self.merged.inputs.pack();
         }
         changed
     }
@@ -171,11 +186,11 @@ impl Files {
             Content::Unreadable(why) => {
                 let file = self.files.entry(Arc::clone(path)).or_default();
                 // Read again in full when it becomes readable.
-                file.hash = [0; 32];
+                file.hash = Digest::default();
                 return set_problem(file, format!("the file cannot be read: {why}"));
             }
         };
-        let hash: [u8; 32] = Sha256::digest(&text).into();
+        let hash = half(&Sha256::digest(&text));
         if self.files.get(path).is_some_and(|file| file.hash == hash) {
             return false;
         }
@@ -198,11 +213,9 @@ impl Files {
     /// Forgets what a file states, until it is settled again.
     fn withdraw(&mut self, path: &Arc<str>, file: &File, touched: &mut BTreeSet<Arc<str>>) {
         for id in file.claims.iter().filter_map(Claim::stands_for) {
-            if let Some(stated) = self.stated.get_mut(id) {
-                stated.retain(|(other, _)| other != path);
-                if stated.is_empty() {
-                    self.stated.remove(id);
-                }
+            if let Some(standing) = self.standing.get_mut(id) {
+                let stated = std::mem::take(&mut standing.stated).into_iter();
+                standing.stated = stated.filter(|(other, _)| other != path).collect();
             }
             touched.insert(Arc::clone(id));
         }
@@ -212,10 +225,12 @@ impl Files {
     }
 
     fn state(&mut self, path: &Arc<str>, file: &File, touched: &mut BTreeSet<Arc<str>>) {
-        for (at, claim) in file.claims.iter().enumerate() {
+        for (at, claim) in (0u32..).zip(&file.claims) {
             if let Some(id) = claim.stands_for() {
-                let stated = self.stated.entry(Arc::clone(id)).or_default();
-                stated.push((Arc::clone(path), at));
+                let standing = self.standing.entry(Arc::clone(id)).or_default();
+                let stated = std::mem::take(&mut standing.stated).into_iter();
+                let own = std::iter::once((Arc::clone(path), at));
+                standing.stated = stated.chain(own).collect();
                 touched.insert(Arc::clone(id));
             }
         }
@@ -224,14 +239,14 @@ impl Files {
 
     /// Puts one object, or its last good version, into effect.
     fn settle(&mut self, id: &Arc<str>) {
-        let before = self.effective.remove(id);
+        let standing = self.standing.entry(Arc::clone(id)).or_default();
+        let before = standing.effective.take();
         let last = before.as_ref().filter(|before| before.good);
         let mut problems = Vec::new();
-        let mut stated = self.stated.get(id).cloned().unwrap_or_default();
-        stated.sort();
-        let mut claims = stated.iter().filter_map(|(path, at)| {
+        standing.stated.sort();
+        let mut claims = standing.stated.iter().filter_map(|(path, at)| {
             let file = self.files.get(path)?;
-            Some((path, file.claims.get(*at)?))
+            Some((path, file.claims.get(*at as usize)?))
         });
         let now = claims.next().and_then(|(first, claim)| {
             let others =
@@ -246,7 +261,10 @@ impl Files {
         }
         if let Some(now) = now {
             self.merged.inputs.insert(now.object.clone());
-            self.effective.insert(Arc::clone(id), now);
+            standing.effective = Some(now);
+        }
+        if standing.effective.is_none() && standing.stated.is_empty() {
+            self.standing.remove(id);
         }
         if problems.is_empty() {
             self.troubled.remove(id);
@@ -282,7 +300,7 @@ impl Files {
 impl File {
     /// Takes over what it states now; what it stated before is taken from there.
     fn restate(&mut self, path: &str, values: &[Value]) {
-        let mut before: BTreeMap<[u8; 32], Claim> = std::mem::take(&mut self.claims)
+        let mut before: BTreeMap<Digest, Claim> = std::mem::take(&mut self.claims)
             .into_iter()
             .map(|claim| (claim.digest, claim))
             .collect();
@@ -295,7 +313,7 @@ impl File {
         self.claims = claims.collect();
         self.problem = None;
         let ignored = self.claims.iter().filter_map(|claim| match &claim.read {
-            Read::Ignored(why) => Some(claim.problem(path, None, why.clone())),
+            Read::Ignored(why) => Some(claim.problem(path, None, why.to_string())),
             _ => None,
         });
         self.ignored = ignored.collect();
@@ -338,29 +356,29 @@ fn duplicate(first: &str, path: &str) -> String {
 }
 
 impl Claim {
-    fn new(value: &Value, digest: [u8; 32]) -> Self {
+    fn new(value: &Value, digest: Digest) -> Self {
         let (group, kind) = group_and_kind(value);
         let read = match Object::parse(value) {
             Ok(Some(object)) => match schema::check(value) {
                 findings if findings.is_empty() => Read::Good(object),
-                findings => Read::Refused(object, findings),
+                findings => Read::Refused(Box::new((object, findings))),
             },
-            Ok(None) if GROUPS.contains(&group) => Read::Bad {
-                field: None,
-                message: format!(
+            Ok(None) if GROUPS.contains(&group) => {
+                let message = format!(
                     "the kind {kind} of {group} is not supported; correct the kind or remove the object"
-                ),
-            },
-            Ok(None) => Read::Ignored(format!("Forebay has no use for the kind {kind}")),
-            Err(error) => Read::Bad {
-                field: Some(error.field),
-                message: error.message,
-            },
+                );
+                Read::Bad(Box::new((None, message)))
+            }
+            Ok(None) => Read::Ignored(format!("Forebay has no use for the kind {kind}").into()),
+            Err(error) => Read::Bad(Box::new((Some(error.field), error.message))),
         };
+        let identity = identity(value).map(Arc::from);
+        let described = describe(value);
+        let says_it = identity.as_deref().and_then(description) == Some(described.clone());
         Self {
             digest,
-            identity: identity(value).map(Into::into),
-            described: describe(value),
+            identity,
+            described: (!says_it).then(|| described.into()),
             read,
         }
     }
@@ -374,7 +392,10 @@ impl Claim {
     fn problem(&self, path: &str, field: Option<String>, message: String) -> Problem {
         Problem {
             file: path.to_owned(),
-            object: Some(self.described.clone()),
+            object: match &self.described {
+                Some(described) => Some(described.to_string()),
+                None => self.identity.as_deref().and_then(description),
+            },
             field,
             message,
         }
@@ -398,7 +419,8 @@ impl Claim {
                 object: newest(object, last).clone(),
                 good: true,
             }),
-            Read::Refused(object, findings) => {
+            Read::Refused(refused) => {
+                let (object, findings) = &**refused;
                 let kept = if last.is_some() {
                     "its last good version stays"
                 } else {
@@ -416,7 +438,8 @@ impl Claim {
                     })
                 })
             }
-            Read::Bad { field, message } => {
+            Read::Bad(bad) => {
+                let (field, message) = &**bad;
                 let kept = if last.is_some() {
                     "; its last good version stays"
                 } else {
@@ -431,8 +454,12 @@ impl Claim {
     }
 }
 
-fn digest(value: &Value) -> [u8; 32] {
-    Sha256::digest(value.to_string()).into()
+fn digest(value: &Value) -> Digest {
+    half(&Sha256::digest(value.to_string()))
+}
+
+fn half(sha256: &[u8]) -> Digest {
+    std::array::from_fn(|at| sha256[at])
 }
 
 /// The object, or the last one if that is a Secret that says the same: its key need not be checked again only because
@@ -441,44 +468,6 @@ fn newest<'a>(object: &'a Object, last: Option<&'a Object>) -> &'a Object {
     match (object, last) {
         (Object::Secret(new), Some(last @ Object::Secret(old))) if new.says_the_same(old) => last,
         _ => object,
-    }
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .filter(|text| !text.is_empty())
-}
-
-fn group_and_kind(value: &Value) -> (&str, &str) {
-    let api_version = text(value, "/apiVersion").unwrap_or_default();
-    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    (group, text(value, "/kind").unwrap_or_default())
-}
-
-/// What makes two manifests the same object, readable also from one that is broken elsewhere: group (in any
-/// version), kind, namespace, name.
-fn identity(value: &Value) -> Option<String> {
-    let (group, kind) = group_and_kind(value);
-    let namespace = match kind {
-        // Of the whole cluster: a namespace means nothing.
-        "GatewayClass" | "Namespace" | "Node" | "AddressPool" => "",
-        _ => text(value, "/metadata/namespace").unwrap_or("default"),
-    };
-    let name = text(value, "/metadata/name")?;
-    (!kind.is_empty()).then(|| format!("{group}/{kind}/{namespace}/{name}"))
-}
-
-fn describe(value: &Value) -> String {
-    let kind = text(value, "/kind").unwrap_or("object");
-    match (
-        text(value, "/metadata/namespace"),
-        text(value, "/metadata/name"),
-    ) {
-        (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
-        (None, Some(name)) => format!("{kind} {name}"),
-        (_, None) => format!("{kind} without a name"),
     }
 }
 

@@ -163,7 +163,7 @@ fn explain_bind(
         if wins || explanation.considered.len() < SHOWN {
             explanation.considered.push(Considered {
                 hostname: entry.hostname.clone(),
-                matching: entry.matching.clone(),
+                matching: RouteMatch::clone(&entry.matching),
                 rule: rule.key.clone(),
                 name: rule.name.clone(),
                 mismatch,
@@ -227,7 +227,7 @@ fn win(snapshot: &Snapshot, rule: &Rule) -> Winner {
             filters: filters(&backend.filters),
             invalid,
             cluster: cluster.map(|cluster| cluster.key.clone()),
-            policy: cluster.map(|cluster| cluster.policy.clone()),
+            policy: cluster.map(|cluster| TrafficPolicy::clone(&cluster.policy)),
             endpoints: cluster.map_or_else(|| Arc::new([]) as Arc<[_]>, |c| c.endpoints.clone()),
         }
     });
@@ -236,7 +236,7 @@ fn win(snapshot: &Snapshot, rule: &Rule) -> Winner {
         rule: rule.key.clone(),
         name: rule.name.clone(),
         filters: filters(&rule.filters),
-        retry: rule.retry.as_ref().map(words::retry),
+        retry: rule.retry.as_deref().map(words::retry),
         request_timeout: text(rule.request_timeout),
         backend_timeout: text(rule.backend_timeout),
         backends: backends.collect(),

@@ -166,7 +166,7 @@ pub struct OutlierStats {
 /// Ejection state of one cluster's endpoints. `K` names an endpoint.
 #[derive(Debug)]
 pub struct Outlier<K> {
-    policy: Option<OutlierDetection>,
+    policy: Option<Box<OutlierDetection>>,
     hosts: BTreeMap<K, Host>,
     next_sweep: Option<Instant>,
 }
@@ -206,10 +206,10 @@ impl<K: Ord + Clone> Outlier<K> {
                 (key, host)
             })
             .collect();
-        if self.policy.as_ref() == policy {
+        if self.policy.as_deref() == policy {
             return;
         }
-        self.policy = policy.cloned();
+        self.policy = policy.cloned().map(Box::new);
         self.next_sweep = policy.map(|p| now + p.interval);
     }
 

@@ -37,8 +37,8 @@ pub struct RequestView<'a> {
 pub struct Entry {
     /// Intersection of the listener's and the route's hostnames; `None` = any host.
     pub hostname: Option<Hostname>,
-    /// What must hold.
-    pub matching: RouteMatch,
+    /// What must hold; shared with what the entry is made from.
+    pub matching: Arc<RouteMatch>,
     /// Place of the rule in [`crate::snapshot::Snapshot::rules`].
     pub rule: u32,
 }
@@ -75,12 +75,32 @@ pub struct Router {
 /// first match is its best.
 #[derive(Clone, Debug, Default)]
 struct Table {
-    entries: Vec<Entry>,
-    exact: BTreeMap<Arc<str>, Vec<usize>>,
-    prefix: BTreeMap<Arc<str>, Vec<usize>>,
+    entries: Box<[Entry]>,
+    exact: Paths,
+    prefix: Paths,
     /// Lengths of the prefixes, each once: a request's path has many elements, the routes use few lengths.
     prefix_lengths: Vec<usize>,
     regex: Vec<usize>,
+}
+
+/// Positions of entries by path: sorted by both, so that one list holds what a map of lists would.
+#[derive(Clone, Debug, Default)]
+struct Paths(Box<[(Arc<str>, u32)]>);
+
+impl Paths {
+    fn new(mut paths: Vec<(Arc<str>, u32)>) -> Self {
+        // Positions of one path ascend already.
+        paths.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Self(paths.into())
+    }
+
+    /// Positions of a path, ascending.
+    fn get(&self, path: &str) -> impl Iterator<Item = usize> {
+        let first = self.0.partition_point(|(known, _)| **known < *path);
+        let own = self.0[first..].iter();
+        own.take_while(move |(known, _)| **known == *path)
+            .map(|(_, position)| *position as usize)
+    }
 }
 
 impl Router {
@@ -172,23 +192,20 @@ impl Serialize for Router {
 impl Table {
     fn compile(entries: Vec<Entry>) -> Self {
         let mut table = Self::default();
-        for (position, entry) in entries.iter().enumerate() {
+        let (mut exact, mut prefixes) = (Vec::new(), Vec::new());
+        for (position, entry) in (0u32..).zip(&entries) {
             match &entry.matching.path {
-                PathMatch::Exact(path) => {
-                    table.exact.entry(path.clone()).or_default().push(position);
-                }
+                PathMatch::Exact(path) => exact.push((Arc::clone(path), position)),
                 PathMatch::Prefix(prefix) => {
                     insert_once(&mut table.prefix_lengths, prefix.len());
-                    table
-                        .prefix
-                        .entry(prefix.clone())
-                        .or_default()
-                        .push(position);
+                    prefixes.push((Arc::clone(prefix), position));
                 }
-                PathMatch::Regex(_) => table.regex.push(position),
+                PathMatch::Regex(_) => table.regex.push(position as usize),
             }
         }
-        table.entries = entries;
+        table.exact = Paths::new(exact);
+        table.prefix = Paths::new(prefixes);
+        table.entries = entries.into();
         table
     }
 
@@ -200,28 +217,23 @@ impl Table {
     /// The rule of the best entry that takes the request; its host is right already.
     fn pick(&self, request: &RequestView<'_>) -> Option<u32> {
         let mut best = self.entries.len();
-        let mut try_all = |positions: &[usize]| {
-            let better = positions.iter().take_while(|position| **position < best);
-            let found = better.copied().find(|position| {
+        let mut try_all = |paths: &Paths, path: &str| {
+            let mut better = paths.get(path).take_while(|position| *position < best);
+            let found = better.find(|position| {
                 let entry = &self.entries[*position];
                 entry.mismatch_beyond_path(request).is_none()
             });
             best = found.unwrap_or(best);
         };
         let path = request.path;
-        if let Some(positions) = self.exact.get(path) {
-            try_all(positions);
-        }
+        try_all(&self.exact, path);
         for &length in &self.prefix_lengths {
             let ends_an_element = match path.as_bytes().get(length) {
                 Some(byte) => *byte == b'/',
                 None => length == path.len(),
             };
-            if ends_an_element
-                && let Some(prefix) = path.get(..length)
-                && let Some(positions) = self.prefix.get(prefix)
-            {
-                try_all(positions);
+            if ends_an_element && let Some(prefix) = path.get(..length) {
+                try_all(&self.prefix, prefix);
             }
         }
         for &position in self.regex.iter().take_while(|position| **position < best) {
@@ -311,12 +323,12 @@ mod tests {
     fn entry(hostname: &str, path: PathMatch, rule: u32) -> Entry {
         Entry {
             hostname: Hostname::parse(hostname),
-            matching: RouteMatch {
+            matching: Arc::new(RouteMatch {
                 path,
                 method: None,
                 headers: Vec::new(),
                 query: Vec::new(),
-            },
+            }),
             rule,
         }
     }

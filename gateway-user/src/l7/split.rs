@@ -18,9 +18,9 @@ pub struct Split {
 
 #[derive(Debug, Default)]
 struct State {
-    weights: Vec<u32>,
+    weights: Box<[u32]>,
     total: i64,
-    current: Vec<i64>,
+    current: Box<[i64]>,
     /// The only backend with a weight, if there is just one.
     single: Option<usize>,
 }
@@ -40,7 +40,7 @@ impl Split {
     /// Takes new weights. If the same backends have any, the cursor goes on from where it is.
     pub fn set_weights(&self, weights: &[u32]) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.weights == weights {
+        if *state.weights == *weights {
             return;
         }
         let total = weights.iter().map(|w| i64::from(*w)).sum();
@@ -50,12 +50,12 @@ impl Split {
         if !restart {
             state.rescale(total);
         }
-        state.weights = weights.to_vec();
+        state.weights = weights.into();
         state.total = total;
         let mut used = (0..weights.len()).filter(|i| weights[*i] > 0);
         state.single = used.next().filter(|_| used.next().is_none());
         if restart {
-            state.current = vec![0; weights.len()];
+            state.current = vec![0; weights.len()].into();
             let cycle = state.cycle();
             for _ in 0..self.phase.checked_rem(cycle.min(MAX_PHASE)).unwrap_or(0) {
                 state.step();

@@ -9,7 +9,7 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -29,12 +29,12 @@ use crate::snapshot::{Cluster, ClusterKey, EndpointKey, TrafficPolicy};
 #[derive(Debug)]
 pub(super) struct View {
     /// Policy.
-    pub(super) policy: TrafficPolicy,
+    pub(super) policy: Arc<TrafficPolicy>,
     /// How endpoints are spoken to.
     pub(super) transport: Arc<Transport>,
-    all: Vec<Arc<LiveEndpoint>>,
-    terminating: Vec<bool>,
-    usable: Vec<Arc<LiveEndpoint>>,
+    all: Box<[Arc<LiveEndpoint>]>,
+    terminating: Box<[bool]>,
+    usable: Box<[Arc<LiveEndpoint>]>,
 }
 
 /// See the module.
@@ -56,7 +56,8 @@ pub(super) struct LiveCluster {
     outlier: Mutex<Outlier<EndpointKey>>,
     idle: Box<[Mutex<Vec<Idle>>]>,
     muxes: Mutex<Vec<Arc<Mux>>>,
-    shards: Box<[ClusterShard]>,
+    /// Counters by worker. Most of many clusters get no request for long, and these are most of one's size.
+    shards: Box<[OnceLock<Box<ClusterShard>>]>,
 }
 
 impl LiveCluster {
@@ -70,11 +71,11 @@ impl LiveCluster {
             outlier_stats: OutlierStats::default(),
             configured: Mutex::new(Arc::clone(cluster)),
             view: ArcSwap::from_pointee(View {
-                policy: cluster.policy.clone(),
+                policy: Arc::clone(&cluster.policy),
                 transport: Transport::of(cluster, None),
-                all: Vec::new(),
-                terminating: Vec::new(),
-                usable: Vec::new(),
+                all: Box::default(),
+                terminating: Box::default(),
+                usable: Box::default(),
             }),
             balance: Balance::new(seed),
             retries: AtomicU32::new(0),
@@ -82,7 +83,7 @@ impl LiveCluster {
             outlier: Mutex::default(),
             idle: (0..workers).map(|_| Mutex::default()).collect(),
             muxes: Mutex::default(),
-            shards: (0..workers).map(|_| ClusterShard::default()).collect(),
+            shards: (0..workers).map(|_| OnceLock::new()).collect(),
         };
         live.configure(cluster, now);
         live
@@ -115,7 +116,7 @@ impl LiveCluster {
         let old = self.view.load_full();
         let mut known: BTreeMap<&EndpointKey, &Arc<LiveEndpoint>> =
             old.all.iter().map(|e| (&e.key, e)).collect();
-        let all: Vec<_> = cluster
+        let all: Box<[_]> = cluster
             .endpoints
             .iter()
             .map(|e| {
@@ -135,7 +136,7 @@ impl LiveCluster {
         let terminating = cluster.endpoints.iter().map(|e| e.terminating).collect();
         let transport = Transport::of(cluster, Some(&old.transport));
         let changed = transport.epoch != old.transport.epoch;
-        let ways = (cluster.policy.clone(), transport);
+        let ways = (Arc::clone(&cluster.policy), transport);
         self.show(&outlier, ways, all, terminating);
         drop(outlier);
         if changed {
@@ -156,7 +157,7 @@ impl LiveCluster {
     /// Counters of one worker.
     #[must_use]
     pub(super) fn shard(&self, worker: usize) -> &ClusterShard {
-        &self.shards[worker % self.shards.len()]
+        self.shards[worker % self.shards.len()].get_or_init(Box::default)
     }
 
     /// The endpoint for the next request; not `except`, unless it is the only one. `None`: none may be used.
@@ -252,7 +253,7 @@ impl LiveCluster {
         let view = self.view.load_full();
         self.show(
             outlier,
-            (view.policy.clone(), Arc::clone(&view.transport)),
+            (Arc::clone(&view.policy), Arc::clone(&view.transport)),
             view.all.clone(),
             view.terminating.clone(),
         );
@@ -262,13 +263,13 @@ impl LiveCluster {
     fn show(
         &self,
         outlier: &Outlier<EndpointKey>,
-        (policy, transport): (TrafficPolicy, Arc<Transport>),
-        all: Vec<Arc<LiveEndpoint>>,
-        terminating: Vec<bool>,
+        (policy, transport): (Arc<TrafficPolicy>, Arc<Transport>),
+        all: Box<[Arc<LiveEndpoint>]>,
+        terminating: Box<[bool]>,
     ) {
         let any_ready = terminating.iter().any(|t| !t);
         let panic = outlier.is_panicking();
-        let usable: Vec<_> = all
+        let usable: Box<[_]> = all
             .iter()
             .zip(&terminating)
             .filter(|(e, t)| !(any_ready && **t) && (panic || !outlier.is_ejected(&e.key)))

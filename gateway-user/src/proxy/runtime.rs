@@ -392,11 +392,11 @@ impl Mirrors<'_> {
             return Some(Arc::clone(known));
         }
         let own = Arc::new(Cluster {
-            policy: TrafficPolicy {
+            policy: Arc::new(TrafficPolicy {
                 tls: cluster.policy.tls.clone(),
                 proxy_protocol: cluster.policy.proxy_protocol,
                 ..TrafficPolicy::default()
-            },
+            }),
             ..Cluster::clone(cluster)
         });
         let live = match self.previous.get(&cluster.key) {

@@ -351,9 +351,10 @@ impl ClusterShard {
 
     /// Sums the shards of one cluster.
     #[must_use]
-    pub fn read(shards: &[Self]) -> ClusterReading {
+    pub fn read<'a>(shards: &(impl Iterator<Item = &'a Self> + Clone)) -> ClusterReading {
         let sum = |counter: &dyn Fn(&Self) -> &AtomicU64| -> u64 {
-            shards.iter().map(|s| counter(s).load(Relaxed)).sum()
+            let shards = shards.clone();
+            shards.map(|s| counter(s).load(Relaxed)).sum()
         };
         ClusterReading {
             classes: std::array::from_fn(|i| sum(&|s| &s.classes[i])),
@@ -399,7 +400,7 @@ mod tests {
         for us in [500, 501, 20_000_000] {
             shard.request(200, None, Duration::from_micros(us));
         }
-        let reading = ClusterShard::read(&[shard]);
+        let reading = ClusterShard::read(&[&shard].into_iter());
         assert_eq!((reading.latency[0], reading.latency[1]), (1, 1));
         assert_eq!(reading.latency[BUCKETS_US.len()], 1);
         assert_eq!(reading.latency_sum_us, 20_001_001);

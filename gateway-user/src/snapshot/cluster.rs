@@ -40,8 +40,8 @@ impl fmt::Display for ClusterKey {
 pub struct Cluster {
     /// Identity.
     pub key: ClusterKey,
-    /// Limits, balancing, outlier detection.
-    pub policy: TrafficPolicy,
+    /// Limits, balancing, outlier detection. Most clusters have the same.
+    pub policy: Arc<TrafficPolicy>,
     /// Which HTTP is spoken, as the Service's port says, or `h2UpgradePolicy` where it says nothing. Whether over TLS is
     /// what [`TrafficPolicy::tls`] says: `Https` and `Wss` always have it.
     pub protocol: AppProtocol,

@@ -24,7 +24,7 @@ pub struct Rule {
     /// `timeouts.backendRequest`: one try. `None` = no limit.
     pub backend_timeout: Option<Duration>,
     /// `retry`. `None` = only what was never received by an endpoint is tried once more.
-    pub retry: Option<Retry>,
+    pub retry: Option<Box<Retry>>,
 }
 
 /// `retry` of a rule (GEP-1731). Connection errors and passed `backendRequest` timeouts are tried again too.

@@ -64,9 +64,12 @@ impl Resolver<'_, '_> {
         } = *self;
         let namespace = backend.namespace.as_deref();
         let namespace = namespace.unwrap_or(self.route_namespace);
-        let key = ObjectKey::new(namespace, backend.name.as_str());
-        self.services.insert(key);
-        match resolve(inputs, self.clusters, referrer, namespaces, backend) {
+        let key = ObjectKey::new(namespace, &*backend.name);
+        // What is kept of it is kept once for all.
+        let known = inputs.services.get_key_value(&key);
+        let key = known.map_or(key, |(known, _)| known.clone());
+        self.services.insert(key.clone());
+        match resolve(inputs, self.clusters, referrer, namespaces, (key, backend)) {
             Ok(cluster) => BackendTarget::Cluster(cluster),
             Err(fault) => {
                 let target = BackendTarget::Invalid(fault.1.as_str().into());
@@ -98,7 +101,7 @@ fn resolve(
     clusters: &mut Clusters,
     referrer: Referrer,
     (route_namespace, gateway_namespace): (&str, &str),
-    backend: &BackendRef,
+    (key, backend): (ObjectKey, &BackendRef),
 ) -> Result<u32, Fault> {
     let (group, kind) = (
         backend.group.as_deref().unwrap_or(""),
@@ -109,8 +112,6 @@ fn resolve(
         let message = format!("kind {kind} of group {shown} cannot be a backend, use Service");
         return Err(("InvalidKind", message));
     }
-    let namespace = backend.namespace.as_deref().unwrap_or(route_namespace);
-    let key = ObjectKey::new(namespace, backend.name.as_str());
     // Permission first: without it not even the existence of the Service may show.
     let from = (referrer.kind, route_namespace);
     if !reference_grant::permits(inputs, from, ("Service", &key)) {
@@ -127,7 +128,7 @@ fn resolve(
     let Some(service) = inputs.services.get(&key) else {
         return Err(("BackendNotFound", format!("Service {key} does not exist")));
     };
-    if service.spec.kind == "ExternalName" {
+    if *service.spec.kind == *"ExternalName" {
         let message = format!("Service {key} is of type ExternalName, which cannot be a backend");
         return Err(("InvalidKind", message));
     }
@@ -153,7 +154,7 @@ fn service_port<'a>(
         return Err(("BackendNotFound", message));
     };
     let Some(port) = with_number.find(|port| carried_by(&port.protocol, referrer.transport)) else {
-        let own = match first.protocol.as_str() {
+        let own = match &*first.protocol {
             "" => "TCP",
             protocol => protocol,
         };

@@ -1,5 +1,6 @@
 //! Clusters: one for each (Service, port, DestinationRule) that a rule leads to, with the endpoints of its slices.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::inputs::Kind;
 use super::listener::Fault;
 use super::objects::{self, EndpointSlice, ServicePort};
 use super::upstream_tls::{PortPolicy, ServicePortKey};
-use super::{Context, SERVICE_NAME, replica};
+use super::{Context, SERVICE_NAME, pack, replica};
 use crate::snapshot::{
     AppProtocol, BindKey, Cluster, ClusterKey, Endpoint, EndpointKey, ObjectKey, Slots,
     TrafficPolicy, Transport,
@@ -27,7 +28,9 @@ pub(super) struct Clusters {
     /// Slices by Service, in the order of their keys.
     slices: BTreeMap<ObjectKey, Vec<(ObjectKey, Arc<EndpointSlice>)>>,
     positions: BTreeMap<ClusterKey, u32>,
-    wanted: Vec<Option<Wanted>>,
+    wanted: Vec<Option<Box<Wanted>>>,
+    /// The policy of clusters about which nothing is said: one for all of them.
+    default_policy: Arc<TrafficPolicy>,
     free: BTreeSet<u32>,
     /// Clusters as snapshots have them.
     made: Slots<Cluster>,
@@ -41,11 +44,11 @@ pub(super) struct Clusters {
 
 struct Wanted {
     key: ClusterKey,
-    port_name: String,
-    policy: TrafficPolicy,
+    port_name: Box<str>,
+    policy: Arc<TrafficPolicy>,
     protocol: AppProtocol,
     /// References of rules that are attached somewhere.
-    uses: usize,
+    uses: u32,
     /// The Service's port or the rule has changed since it was last asked for.
     stale: bool,
 }
@@ -70,9 +73,15 @@ impl Clusters {
             now.and_then(|slice| Some((slice, belongs_to(slice)?)))
         {
             self.endpoints_changed(&service);
-            let slices = self.slices.entry(service).or_default();
-            let at = slices.partition_point(|(other, _)| *other < key);
-            slices.insert(at, (key, Arc::clone(slice)));
+            match self.slices.entry(service) {
+                // Most Services have one, and a list that grows begins with room for four.
+                Entry::Vacant(vacant) => drop(vacant.insert(vec![(key, Arc::clone(slice))])),
+                Entry::Occupied(mut known) => {
+                    let slices = known.get_mut();
+                    let at = slices.partition_point(|(other, _)| *other < key);
+                    slices.insert(at, (key, Arc::clone(slice)));
+                }
+            }
         }
     }
 
@@ -129,15 +138,23 @@ impl Clusters {
         }
         self.positions.insert(key.clone(), position);
         self.changed.insert(position);
-        self.wanted[at] = Some(Wanted {
+        self.wanted[at] = Some(Box::new(Wanted {
             key,
             port_name: port.name.clone(),
-            policy,
+            policy: self.shared(policy),
             protocol,
             uses,
             stale: false,
-        });
+        }));
         Ok(position)
+    }
+
+    fn shared(&self, policy: TrafficPolicy) -> Arc<TrafficPolicy> {
+        if policy == *self.default_policy {
+            Arc::clone(&self.default_policy)
+        } else {
+            Arc::new(policy)
+        }
     }
 
     /// Counts a reference of a rule.
@@ -192,7 +209,7 @@ impl Clusters {
         let mut warnings = Warnings::new();
         let mut cluster = Cluster {
             key: wanted.key.clone(),
-            policy: wanted.policy.clone(),
+            policy: Arc::clone(&wanted.policy),
             protocol: wanted.protocol,
             endpoints: self.endpoints(wanted, &mut warnings),
         };
@@ -214,6 +231,13 @@ impl Clusters {
         self.made.set(at, Some(cluster));
     }
 
+    /// Has its maps take no more room than they need.
+    pub(super) fn pack(&mut self) {
+        pack(&mut self.slices);
+        pack(&mut self.positions);
+        self.wanted.shrink_to_fit();
+    }
+
     /// Notes what is wrong with slices of clusters.
     pub(super) fn warn(&self, conditions: &mut Conditions) {
         for (key, message) in self.warned.values().flatten() {
@@ -229,7 +253,7 @@ impl Clusters {
         let mut terminating = ready.clone();
         for (key, slice) in slices.into_iter().flatten() {
             let port = slice.ports.iter().find(|port| {
-                port.name == wanted.port_name && carried_by(&port.protocol, wanted.key.transport)
+                *port.name == *wanted.port_name && carried_by(&port.protocol, wanted.key.transport)
             });
             let Some(port) = port.and_then(|port| port.port) else {
                 continue;
@@ -283,7 +307,7 @@ fn belongs_to(slice: &EndpointSlice) -> Option<(ObjectKey, ObjectKey)> {
     }
     let metadata = &slice.metadata;
     let service = metadata.labels.get(SERVICE_NAME)?;
-    let service = ObjectKey::new(metadata.namespace.as_str(), service.as_str());
+    let service = ObjectKey::new(Arc::clone(&metadata.namespace), service);
     Some((service, metadata.key()))
 }
 

@@ -17,7 +17,7 @@ use crate::snapshot::{ObjectKey, Transport};
 pub const UNSUPPORTED_FIELDS: &str = "forebay.dev/UnsupportedFields";
 
 /// `status` of a condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Truth {
     /// It holds.
     True,
@@ -28,7 +28,7 @@ pub enum Truth {
 }
 
 /// One condition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// Type.
@@ -245,7 +245,7 @@ pub struct SupportedKind {
 }
 
 /// Status of a route.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct RouteStatus {
     /// One for each parentRef that is ours.
     pub parents: Vec<ParentStatus>,
@@ -288,7 +288,7 @@ pub struct AncestorRef {
 }
 
 /// What became of one parentRef.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentStatus {
     /// The parentRef, verbatim.

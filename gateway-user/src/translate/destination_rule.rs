@@ -185,9 +185,9 @@ impl Rules {
                 continue;
             }
             let namespace = &rule.object.metadata.namespace;
-            let hosts = match namespaces.get_mut(namespace) {
+            let hosts = match namespaces.get_mut(&**namespace) {
                 Some(hosts) => hosts,
-                None => namespaces.entry(namespace.clone()).or_default(),
+                None => namespaces.entry(namespace.to_string()).or_default(),
             };
             match rule.host.strip_prefix('*') {
                 None => hosts.exact.entry(rule.host.clone()).or_default().push(at),

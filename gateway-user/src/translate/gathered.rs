@@ -26,7 +26,7 @@ pub(super) struct Attachment {
     /// Its rules with their places.
     pub(super) rules: Vec<(u32, Arc<Rule>)>,
     /// Services that its backendRefs name, those of mirrors included.
-    pub(super) services: Vec<ObjectKey>,
+    pub(super) services: Box<[ObjectKey]>,
     /// Listeners that admit it.
     pub(super) places: Vec<Place>,
 }
@@ -38,10 +38,16 @@ pub(super) struct Place {
     /// Position of the listener.
     pub(super) listener: usize,
     /// Hostnames that the route claims there.
-    pub(super) hosts: Vec<Option<Hostname>>,
+    pub(super) hosts: Box<[Option<Hostname>]>,
 }
 
 impl Attachment {
+    /// Gives back the room that its lists have for more.
+    pub(super) fn pack(&mut self) {
+        self.rules.shrink_to_fit();
+        self.places.shrink_to_fit();
+    }
+
     /// Whether the listener is among its places.
     pub(super) fn has(&self, gateway: &ObjectKey, listener: usize) -> bool {
         let mut places = self.places.iter();

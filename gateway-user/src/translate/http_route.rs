@@ -52,7 +52,7 @@ impl RuleSource for RuleSpec {
             Some(timeouts) => read_timeouts(timeouts).map_err(unsupported)?,
             None => (None, None),
         };
-        let retry = self.retry.as_ref().map(retry::compile).transpose();
+        let retry = self.retry.as_deref().map(retry::compile).transpose();
         let place = Place::rule(HTTP_ROUTE.kind, matches.iter().map(|m| &*m.matching));
         let action = Action {
             filters: filter::compile(&self.filters, place)?,

@@ -15,6 +15,7 @@ use super::objects::{
     AddressPool, DestinationRule, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute,
     Metadata, Namespace, Node, ReferenceGrant, Secret, Service, TrafficPolicy, UdpRoute,
 };
+use super::pack;
 use crate::snapshot::ObjectKey;
 
 macro_rules! kinds {
@@ -67,6 +68,11 @@ macro_rules! kinds {
                 }
             }
 
+            /// Takes no more room than it needs: worth it when most of it has come since the last time.
+            pub(crate) fn pack(&mut self) {
+                $(pack(&mut self.$field);)*
+            }
+
             /// Takes over what another one holds, and says which objects came, went or were replaced. One that is the
             /// same allocation is the same object and costs no more than the look at it.
             pub(super) fn follow(&mut self, next: &Self) -> Changes {
@@ -109,6 +115,14 @@ fn follow<T>(
     own: &mut BTreeMap<ObjectKey, Arc<T>>,
     next: &BTreeMap<ObjectKey, Arc<T>>,
 ) -> Vec<Change<T>> {
+    if own.is_empty() {
+        // Made of what is in order already, a map has no room to spare.
+        *own = next
+            .iter()
+            .map(|(k, v)| (k.clone(), Arc::clone(v)))
+            .collect();
+        return own.keys().map(|key| (key.clone(), None)).collect();
+    }
     let mut changed = Vec::new();
     let mut old = own.iter().peekable();
     'objects: for (key, object) in next {
@@ -340,9 +354,9 @@ fn settle_metadata(kind: Kind, metadata: &mut Metadata) -> Result<(), FieldError
         Kind::GatewayClass | Kind::Namespace | Kind::Node | Kind::AddressPool
     );
     if cluster_scoped {
-        metadata.namespace.clear();
+        metadata.namespace = Arc::from("");
     } else if metadata.namespace.is_empty() {
-        "default".clone_into(&mut metadata.namespace);
+        metadata.namespace = Arc::from("default");
     } else if !is_dns_name(&metadata.namespace) || metadata.namespace.contains('.') {
         return Err(FieldError::new(
             "metadata.namespace",

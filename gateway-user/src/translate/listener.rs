@@ -60,7 +60,7 @@ pub(super) struct Listener {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct FirstRule {
     /// `creationTimestamp` of the route; empty if it has none.
-    pub(super) created: String,
+    pub(super) created: Box<str>,
     /// The route.
     pub(super) route: ObjectKey,
     /// Place in the snapshot's rules.

@@ -101,12 +101,11 @@ impl ListenerRoutes {
         }
     }
 
-    /// Adds a match of an attached route.
-    pub(super) fn add(&mut self, candidate: Candidate) {
-        let host = candidate.hostname.clone();
+    /// Adds a match of an attached route for a hostname.
+    pub(super) fn add(&mut self, host: &Option<Hostname>, candidate: Candidate) {
         let of_host = self.candidates.entry(host.clone()).or_default();
         of_host.push(candidate);
-        self.stale.insert(host);
+        self.stale.insert(host.clone());
         self.changed = true;
     }
 
@@ -128,7 +127,7 @@ impl ListenerRoutes {
                 claims.remove(host.as_ref(), &route.1);
             }
             if let Some(candidates) = self.candidates.get_mut(host) {
-                candidates.retain(|c| (c.kind, &c.route) != (route.0, &route.1));
+                candidates.retain(|c| (c.rule.key.kind, &c.rule.key.route) != (route.0, &route.1));
                 self.stale.insert(host.clone());
                 self.changed = true;
             }
@@ -136,6 +135,12 @@ impl ListenerRoutes {
         let before = self.firsts.len();
         self.firsts.retain(|first| first.route != route.1);
         self.changed |= self.firsts.len() != before;
+    }
+
+    /// Gives back the room that adding one route after the other has left between them.
+    pub(super) fn pack(&mut self) {
+        self.attached = std::mem::take(&mut self.attached).into_iter().collect();
+        self.candidates.values_mut().for_each(Vec::shrink_to_fit);
     }
 
     /// Says whether all routes attach now, in their order, so that rivals can be told.
@@ -149,8 +154,10 @@ impl ListenerRoutes {
         for host in std::mem::take(&mut self.stale) {
             let candidates = self.candidates.get_mut(&host);
             let candidates = candidates.map_or(&mut [][..], |of_host| &mut of_host[..]);
-            self.router
-                .set(host.as_ref(), precedence::entries(candidates));
+            self.router.set(
+                host.as_ref(),
+                precedence::entries(host.as_ref(), candidates),
+            );
             if candidates.is_empty() {
                 self.candidates.remove(&host);
             }

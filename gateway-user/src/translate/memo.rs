@@ -13,6 +13,7 @@
 //! are if a changed route has a hostname in common with a route of the other kind, as the older of two kinds is served and
 //! the chain of losers has no end that is near. What is equal to what was there before stays the same object then too.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use super::inputs::Changes;
 use super::listener::{GRPC_ROUTE, HTTP_ROUTE, UDP_ROUTE};
 use super::listener_routes::RouteId;
 use super::objects::Metadata;
+use super::pack;
 use super::{
     Context, Inputs, Translation, address_pool, gateway, gateway_class, grpc_route, http_route,
     l4_policy, replica, udp_route,
@@ -46,6 +48,7 @@ pub(super) struct Memo {
     edge: Conditions,
     gateway_statuses: BTreeMap<ObjectKey, GatewayStatus>,
     route_statuses: RouteStatuses,
+    statuses: Shared,
     replicas: Vec<Replica>,
     /// What is wrong with replicas.
     replica_warnings: Conditions,
@@ -58,6 +61,29 @@ struct RouteStatuses {
     http: Arc<BTreeMap<ObjectKey, Arc<RouteStatus>>>,
     grpc: Arc<BTreeMap<ObjectKey, Arc<RouteStatus>>>,
     udp: Arc<BTreeMap<ObjectKey, Arc<RouteStatus>>>,
+}
+
+/// Statuses that routes have: most of thousands have the same one.
+#[derive(Default)]
+struct Shared {
+    known: BTreeSet<Arc<RouteStatus>>,
+    /// Number at which those that nobody has any more are looked for.
+    limit: usize,
+}
+
+impl Shared {
+    /// The one that says the same, if there is one.
+    fn shared(&mut self, status: Arc<RouteStatus>) -> Arc<RouteStatus> {
+        if let Some(known) = self.known.get(&status) {
+            return Arc::clone(known);
+        }
+        if self.known.len() >= self.limit {
+            self.known.retain(|known| Arc::strong_count(known) > 1);
+            self.limit = 64 + 2 * self.known.len();
+        }
+        self.known.insert(Arc::clone(&status));
+        status
+    }
 }
 
 /// Which parts a change touches.
@@ -80,8 +106,12 @@ impl Memo {
         if scope.edge {
             self.read_edge(inputs, context, scope.all_routes);
         }
+        let most = scope.all_routes || scope.routes.len() * 2 > self.routes.len();
         if scope.all_routes || !self.attach_some(inputs, context, scope.routes) {
             self.attach_all(inputs, context);
+        }
+        if most {
+            self.pack();
         }
         if scope.edge {
             self.policies = l4_policy::read(inputs, &self.gateways, &mut self.edge);
@@ -257,6 +287,25 @@ impl Memo {
         }
     }
 
+    /// Has maps take no more room than they need: one that was filled in the order of its keys is half empty.
+    fn pack(&mut self) {
+        pack(&mut self.routes);
+        pack(&mut self.referrers);
+        for statuses in [
+            &mut self.route_statuses.http,
+            &mut self.route_statuses.grpc,
+            &mut self.route_statuses.udp,
+        ] {
+            pack(Arc::make_mut(statuses));
+        }
+        self.gathered.clusters.pack();
+        for gateway in self.gateways.values_mut() {
+            for listener in &mut gateway.listeners {
+                listener.routes.pack();
+            }
+        }
+    }
+
     /// Makes one route anew; what became of it before is undone.
     fn attach(
         &mut self,
@@ -286,9 +335,10 @@ impl Memo {
             })
         };
         before.rules = rules;
-        let Some(made) = made else {
+        let Some(mut made) = made else {
             return self.forget(route, before);
         };
+        made.status = made.status.map(|status| self.statuses.shared(status));
         self.gathered.remove(before.rules);
         let gone = before.services.iter();
         for gone in gone.filter(|service| !made.services.contains(service)) {
@@ -296,8 +346,11 @@ impl Memo {
         }
         let new = made.services.iter();
         for new in new.filter(|service| !before.services.contains(service)) {
-            let referrers = self.referrers.entry(new.clone()).or_default();
-            referrers.push(route.clone());
+            match self.referrers.entry(new.clone()) {
+                // Most Services have one, and a list that grows begins with room for four.
+                Entry::Vacant(vacant) => drop(vacant.insert(vec![route.clone()])),
+                Entry::Occupied(mut known) => known.get_mut().push(route.clone()),
+            }
         }
         self.route_statuses.set(route, made.status.as_ref());
         self.routes.insert(route.clone(), made);

@@ -12,7 +12,11 @@ pub fn labels(inputs: &Inputs, namespace: &str) -> BTreeMap<String, String> {
     let mut labels = inputs
         .namespaces
         .get(&ObjectKey::new("", namespace))
-        .map(|object| object.metadata.labels.clone())
+        .map(|object| {
+            let own = object.metadata.labels.iter();
+            own.map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect::<BTreeMap<_, _>>()
+        })
         .unwrap_or_default();
     labels.insert(
         "kubernetes.io/metadata.name".to_owned(),

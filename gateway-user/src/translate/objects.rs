@@ -14,9 +14,10 @@ mod l4_policy;
 mod l4_route;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 
 pub(super) use self::core::Authorities;
 pub use self::core::{
@@ -46,32 +47,85 @@ pub use l4_route::{L4RouteSpec, L4RuleSpec};
 
 use crate::snapshot::ObjectKey;
 
-/// Names of the fields that Forebay does not know.
-pub type Unread = BTreeMap<String, IgnoredAny>;
+/// Names of the fields that Forebay does not know; hardly any object has one.
+#[derive(Clone, Debug, Default)]
+pub struct Unread(Box<[String]>);
+
+impl Unread {
+    /// The names in their order.
+    pub fn keys(&self) -> impl Iterator<Item = &String> {
+        self.0.iter()
+    }
+}
+
+impl<'de> Deserialize<'de> for Unread {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = BTreeMap::<String, IgnoredAny>::deserialize(deserializer)?;
+        Ok(Self(fields.into_keys().collect()))
+    }
+}
 
 /// `metadata`, as far as Forebay uses it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
     /// Name; never empty after [`super::Object::parse`].
-    pub name: String,
+    pub name: Arc<str>,
     /// Namespace; empty for cluster-scoped kinds after [`super::Object::parse`].
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Generation of the spec; 1 where none is given (files).
     pub generation: Option<i64>,
     /// RFC 3339 in UTC, whose text sorts by time; none in files.
-    pub creation_timestamp: Option<String>,
+    pub creation_timestamp: Option<Box<str>>,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
-    /// Annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub labels: Names,
+    /// Annotations that are Forebay's own.
+    #[serde(deserialize_with = "own_names")]
+    pub annotations: Names,
+}
+
+/// Labels or annotations. Objects have few of them and there are many objects: a map with one has the size of eleven.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Names(Box<[(Box<str>, Box<str>)]>);
+
+impl Names {
+    /// The value of a name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.binary_search_by(|(known, _)| (**known).cmp(name));
+        found.ok().map(|at| &*self.0[at].1)
+    }
+
+    /// Names and values, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let names = BTreeMap::<Box<str>, Box<str>>::deserialize(deserializer)?;
+        Ok(Self(names.into_iter().collect()))
+    }
+}
+
+/// Only Forebay's: those of others may be as large as the object itself, which `kubectl` keeps there.
+fn own_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Names, D::Error> {
+    let all = Names::deserialize(deserializer)?.0.into_iter();
+    Ok(Names(
+        all.filter(|(name, _)| name.starts_with("forebay.dev/"))
+            .collect(),
+    ))
 }
 
 impl Metadata {
     /// Namespace and name.
     #[must_use]
     pub fn key(&self) -> ObjectKey {
-        ObjectKey::new(self.namespace.as_str(), self.name.as_str())
+        ObjectKey {
+            namespace: Arc::clone(&self.namespace),
+            name: Arc::clone(&self.name),
+        }
     }
 
     /// `metadata.generation`, 1 where there is none.
@@ -95,8 +149,6 @@ impl Metadata {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Resource<S> {
-    /// `apiVersion`, as the object states it: statuses carry it back.
-    pub api_version: String,
     /// `metadata`.
     pub metadata: Metadata,
     /// `spec`.

@@ -10,18 +10,18 @@ use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 
 use crate::l7::router::Entry;
-use crate::snapshot::{Hostname, ObjectKey, PathMatch, RouteMatch};
+use crate::snapshot::{Hostname, PathMatch, RouteMatch, Rule};
 
 /// How specific a match is in its two foremost parts, least first: of HTTPRoutes path and method, of GRPCRoutes service and
 /// method. Each is its class and, inside the class, the longer text first.
-pub(super) type Rank = [(u8, Reverse<usize>); 2];
+pub(super) type Rank = [(u8, Reverse<u32>); 2];
 
 /// The rank of a match of an HTTPRoute.
 pub(super) fn http(matching: &RouteMatch) -> Rank {
     let path = match &matching.path {
         PathMatch::Exact(_) => (0, Reverse(0)),
-        PathMatch::Regex(pattern) => (1, Reverse(pattern.0.as_str().len())),
-        PathMatch::Prefix(prefix) => (2, Reverse(prefix.len())),
+        PathMatch::Regex(pattern) => (1, longer(pattern.0.as_str())),
+        PathMatch::Prefix(prefix) => (2, longer(prefix)),
     };
     [path, (u8::from(matching.method.is_none()), Reverse(0))]
 }
@@ -29,57 +29,56 @@ pub(super) fn http(matching: &RouteMatch) -> Rank {
 /// The rank of a match of a GRPCRoute by the texts of its service and method and whether they are regular expressions.
 pub(super) fn grpc(service: Option<&str>, method: Option<&str>, regex: bool) -> Rank {
     [service, method].map(|part| match part {
-        Some(text) => (u8::from(regex), Reverse(text.len())),
+        Some(text) => (u8::from(regex), longer(text)),
         None => (2, Reverse(0)),
     })
 }
 
-/// One match of one rule on one listener, with all that ranks it.
+fn longer(text: &str) -> Reverse<u32> {
+    Reverse(u32::try_from(text.len()).unwrap_or(u32::MAX))
+}
+
+/// One match of one rule on one listener for one hostname, with all that ranks it. There is one for each match of each
+/// route, so it holds nothing that can be had elsewhere.
 pub(super) struct Candidate {
-    /// Intersection of the listener's and the route's hostname.
-    pub(super) hostname: Option<Hostname>,
     /// The route's own hostname: the tie-break between equal intersections.
     pub(super) own_hostname: Option<Hostname>,
     /// What must hold.
     pub(super) matching: Arc<RouteMatch>,
     /// How specific that is.
     pub(super) rank: Rank,
-    /// `creationTimestamp` of the route; older first.
-    pub(super) created: Arc<str>,
-    /// Kind of the route.
-    pub(super) kind: &'static str,
-    /// The route.
-    pub(super) route: ObjectKey,
-    /// Position of the rule in the route.
-    pub(super) rule_index: u16,
+    /// `creationTimestamp` of the route, if it has one; older first.
+    pub(super) created: Option<Arc<str>>,
+    /// The rule, whose key names route and position.
+    pub(super) rule: Arc<Rule>,
     /// Position of the match in the rule.
-    pub(super) match_index: usize,
+    pub(super) match_index: u32,
     /// Place in the snapshot's rules.
-    pub(super) rule: u32,
+    pub(super) place: u32,
 }
 
-/// Sorts best first and makes the router's entries.
-pub(super) fn entries(candidates: &mut [Candidate]) -> Vec<Entry> {
+/// Sorts the matches of a hostname best first and makes the router's entries.
+pub(super) fn entries(host: Option<&Hostname>, candidates: &mut [Candidate]) -> Vec<Entry> {
     candidates.sort_by(compare);
     let candidates = candidates.iter();
     let entries = candidates.map(|candidate| Entry {
-        hostname: candidate.hostname.clone(),
-        matching: RouteMatch::clone(&candidate.matching),
-        rule: candidate.rule,
+        hostname: host.cloned(),
+        matching: Arc::clone(&candidate.matching),
+        rule: candidate.place,
     });
     entries.collect()
 }
 
 fn compare(a: &Candidate, b: &Candidate) -> Ordering {
-    hostname(a.hostname.as_ref(), b.hostname.as_ref())
-        .then_with(|| hostname(a.own_hostname.as_ref(), b.own_hostname.as_ref()))
+    let (of_a, of_b) = (&a.rule.key, &b.rule.key);
+    hostname(a.own_hostname.as_ref(), b.own_hostname.as_ref())
         .then_with(|| a.rank.cmp(&b.rank))
         .then_with(|| b.matching.headers.len().cmp(&a.matching.headers.len()))
         .then_with(|| b.matching.query.len().cmp(&a.matching.query.len()))
         .then_with(|| a.created.cmp(&b.created))
-        .then_with(|| a.route.cmp(&b.route))
-        .then_with(|| a.kind.cmp(b.kind))
-        .then_with(|| a.rule_index.cmp(&b.rule_index))
+        .then_with(|| of_a.route.cmp(&of_b.route))
+        .then_with(|| of_a.kind.cmp(of_b.kind))
+        .then_with(|| of_a.index.cmp(&of_b.index))
         .then_with(|| a.match_index.cmp(&b.match_index))
 }
 

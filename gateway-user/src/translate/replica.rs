@@ -12,16 +12,18 @@ use crate::snapshot::{ObjectKey, Replica, ReplicaState};
 /// Capacity weight of a node, 1 to 255.
 const CAPACITY: &str = "forebay.dev/capacity";
 
+const NAMESPACE: &str = "forebay-system";
+const NAME: &str = "forebay";
+
 /// Forebay's own Service.
 pub(super) fn service() -> ObjectKey {
-    ObjectKey::new("forebay-system", "forebay")
+    ObjectKey::new(NAMESPACE, NAME)
 }
 
 /// Whether the slice lists Forebay's replicas.
 pub(super) fn is_ours(slice: &EndpointSlice) -> bool {
-    let service = service();
-    slice.metadata.namespace == *service.namespace
-        && slice.metadata.labels.get(SERVICE_NAME).map(String::as_str) == Some(&*service.name)
+    let metadata = &slice.metadata;
+    *metadata.namespace == *NAMESPACE && metadata.labels.get(SERVICE_NAME) == Some(NAME)
 }
 
 /// All replicas by name. If two entries have one name the first by slice name and position counts.
@@ -116,7 +118,7 @@ fn read_one(
     };
     Ok(Replica {
         weight: weight(inputs, &name, conditions),
-        name,
+        name: name.into(),
         address: address.to_canonical(),
         state,
     })

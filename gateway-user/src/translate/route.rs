@@ -233,7 +233,7 @@ impl<'a> Route<'a> {
             }
             let own = &self.head.key.namespace;
             let namespace = parent.namespace.as_deref().unwrap_or(own);
-            let key = ObjectKey::new(namespace, parent.name.as_str());
+            let key = ObjectKey::new(namespace, &*parent.name);
             let claims = match gateways.get(&key) {
                 Some(gateway) => self.claims(inputs, gateway, parent),
                 None => match missing(inputs, context, &key) {
@@ -250,10 +250,10 @@ impl<'a> Route<'a> {
                     self.admit(gateway, &claims, &mut made);
                     let attached = self.judge(gateway, &claims);
                     if let Ok(attached) = &attached {
-                        let positions = self.add_rules(resolved, &mut made, before, gathered);
+                        let placed = self.add_rules(resolved, &mut made, before, gathered);
                         for &at in &attached.claims {
                             let Claim { listener, hosts } = &claims[at];
-                            self.enter(&mut gateway.listeners[*listener], hosts, &positions);
+                            self.enter(&mut gateway.listeners[*listener], hosts, &placed);
                         }
                     }
                     attached
@@ -271,6 +271,7 @@ impl<'a> Route<'a> {
             });
         }
         made.services = services.into_iter().collect();
+        made.pack();
         made.status = (!parents.is_empty()).then(|| Arc::new(RouteStatus { parents }));
         made
     }
@@ -413,14 +414,14 @@ impl<'a> Route<'a> {
         made: &mut Attachment,
         before: &mut Vec<(u32, Arc<Rule>)>,
         gathered: &mut Gathered,
-    ) -> Vec<u32> {
-        let mut positions = Vec::with_capacity(self.rules.len());
+    ) -> Vec<(u32, Arc<Rule>)> {
+        let mut placed = Vec::with_capacity(self.rules.len());
         for (rule, (filters, backends)) in self.rules.iter().zip(&resolved.rules) {
             let known = made.rules.iter().find(|(_, r)| {
                 r.key.index == rule.index && r.backends == *backends && r.filters == *filters
             });
-            let position = if let Some((position, _)) = known {
-                *position
+            let rule = if let Some(known) = known {
+                known.clone()
             } else {
                 let rule = Rule {
                     key: RuleKey {
@@ -433,43 +434,40 @@ impl<'a> Route<'a> {
                     backends: backends.clone(),
                     request_timeout: rule.action.request_timeout,
                     backend_timeout: rule.action.backend_timeout,
-                    retry: rule.action.retry.clone(),
+                    retry: rule.action.retry.clone().map(Box::new),
                 };
                 let added = gathered.add(rule, before);
-                let position = added.0;
-                made.rules.push(added);
-                position
+                made.rules.push(added.clone());
+                added
             };
-            positions.push(position);
+            placed.push(rule);
         }
-        positions
+        placed
     }
 
     /// Puts all matches into a listener's table; a second parentRef to the same listener adds nothing.
-    fn enter(&self, listener: &mut Listener, hosts: &Effective, positions: &[u32]) {
+    fn enter(&self, listener: &mut Listener, hosts: &Effective, placed: &[(u32, Arc<Rule>)]) {
         let id = self.id();
         let routes = &mut listener.routes;
         if !routes.attach(&id) {
             return;
         }
         let created = self.head.metadata.creation_timestamp.as_deref();
-        let created: Arc<str> = created.unwrap_or("").into();
+        let created: Option<Arc<str>> = created.filter(|at| !at.is_empty()).map(Into::into);
         for (hostname, own_hostname) in hosts {
             routes.serve(&id, hostname.as_ref());
-            for (rule, &position) in self.rules.iter().zip(positions) {
-                for (match_index, Match { matching, rank }) in rule.matches.iter().enumerate() {
-                    routes.add(Candidate {
-                        hostname: hostname.clone(),
+            for (rule, (place, placed)) in self.rules.iter().zip(placed) {
+                for (match_index, Match { matching, rank }) in (0u32..).zip(&rule.matches) {
+                    let candidate = Candidate {
                         own_hostname: own_hostname.clone(),
                         matching: Arc::clone(matching),
                         rank: *rank,
-                        created: Arc::clone(&created),
-                        kind: id.0,
-                        route: id.1.clone(),
-                        rule_index: rule.index,
+                        created: created.clone(),
+                        rule: Arc::clone(placed),
                         match_index,
-                        rule: position,
-                    });
+                        place: *place,
+                    };
+                    routes.add(hostname, candidate);
                 }
             }
         }

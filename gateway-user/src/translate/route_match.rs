@@ -35,7 +35,7 @@ pub(super) fn compile(spec: &MatchSpec) -> Result<RouteMatch, String> {
         }
         if !query.iter().any(|(seen, _)| **seen == *parameter.name) {
             let matching = value("query parameter", parameter)?;
-            query.push((parameter.name.as_str().into(), matching));
+            query.push(((&*parameter.name).into(), matching));
         }
     }
     Ok(RouteMatch {
@@ -105,7 +105,7 @@ pub(super) fn plain_path(value: &str) -> Result<&str, String> {
 
 fn value(what: &str, spec: &ValueSpec) -> Result<ValueMatch, String> {
     match spec.kind.as_deref().unwrap_or("Exact") {
-        "Exact" => Ok(ValueMatch::Exact(spec.value.as_str().into())),
+        "Exact" => Ok(ValueMatch::Exact((&*spec.value).into())),
         "RegularExpression" => regex(&spec.value).map(ValueMatch::Regex),
         other => Err(format!("{what} match type {other:?} does not exist")),
     }
@@ -150,8 +150,8 @@ mod tests {
 
     fn path_of(kind: &str, value: &str) -> Result<PathMatch, String> {
         path(Some(&PathSpec {
-            kind: Some(kind.to_owned()),
-            value: Some(value.to_owned()),
+            kind: Some(kind.into()),
+            value: Some(value.into()),
         }))
     }
 

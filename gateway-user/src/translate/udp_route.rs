@@ -56,7 +56,7 @@ pub(super) fn attach(
             continue;
         }
         let namespace = parent.namespace.as_deref().unwrap_or(&key.namespace);
-        let gateway_key = ObjectKey::new(namespace, parent.name.as_str());
+        let gateway_key = ObjectKey::new(namespace, &*parent.name);
         let attached = match gateways.get(&gateway_key) {
             Some(gateway) => route.find_listeners(inputs, gateway, parent),
             None => match missing(inputs, context, &gateway_key) {
@@ -75,7 +75,7 @@ pub(super) fn attach(
                     made.places.push(Place {
                         gateway: gateway_key.clone(),
                         listener: at,
-                        hosts: Vec::new(),
+                        hosts: Box::default(),
                     });
                 }
                 route.enter(&mut gateway.listeners[at], rule);
@@ -91,6 +91,7 @@ pub(super) fn attach(
         });
     }
     made.services = services.into_iter().collect();
+    made.pack();
     made.status = (!parents.is_empty()).then(|| Arc::new(RouteStatus { parents }));
     made
 }
@@ -215,7 +216,7 @@ impl<'a> Route<'a> {
         }
         let metadata = &self.object.metadata;
         let own = FirstRule {
-            created: metadata.creation_timestamp.clone().unwrap_or_default(),
+            created: metadata.creation_timestamp.as_deref().unwrap_or("").into(),
             route: self.key.clone(),
             rule,
         };

@@ -273,7 +273,7 @@ pub(crate) fn cluster(name: &str, policy: &TrafficPolicy, backends: &[SocketAddr
             port: 80,
             destination_rule: None,
         },
-        policy: policy.clone(),
+        policy: Arc::new(policy.clone()),
         protocol: AppProtocol::default(),
         endpoints: endpoints.collect(),
     })
@@ -310,12 +310,12 @@ pub(crate) fn snapshot(
     edit(&mut rule);
     let entry = Entry {
         hostname: None,
-        matching: RouteMatch {
+        matching: Arc::new(RouteMatch {
             path: PathMatch::Prefix("".into()),
             method: None,
             headers: Vec::new(),
             query: Vec::new(),
-        },
+        }),
         rule: 0,
     };
     let listener = Listener {

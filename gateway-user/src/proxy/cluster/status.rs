@@ -81,7 +81,7 @@ impl LiveCluster {
             ejections: self.outlier_stats.ejections.load(Relaxed),
             ejections_suppressed: self.outlier_stats.suppressed.load(Relaxed),
             endpoints: endpoints.collect(),
-            requests: ClusterShard::read(&self.shards),
+            requests: ClusterShard::read(&self.shards.iter().filter_map(|s| s.get().map(|s| &**s))),
         }
     }
 }

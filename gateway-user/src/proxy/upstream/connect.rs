@@ -45,7 +45,7 @@ pub(in crate::proxy) struct Origin {
 #[derive(Debug)]
 pub(in crate::proxy) struct Transport {
     protocol: AppProtocol,
-    tls: Option<TlsClient>,
+    tls: Option<Box<TlsClient>>,
     proxy: Option<ProxyVersion>,
     /// Rises with every change: connections of before are not used again.
     pub(in crate::proxy) epoch: u64,
@@ -58,14 +58,14 @@ impl Transport {
         let same = |previous: &&Arc<Self>| {
             previous.protocol == cluster.protocol
                 && previous.proxy == cluster.policy.proxy_protocol
-                && previous.tls.as_ref().map(TlsClient::policy) == tls
+                && previous.tls.as_ref().map(|tls| tls.policy()) == tls
         };
         if let Some(previous) = previous.filter(same) {
             return Arc::clone(previous);
         }
         Arc::new(Self {
             protocol: cluster.protocol,
-            tls: tls.map(TlsClient::new),
+            tls: tls.map(|tls| Box::new(TlsClient::new(tls))),
             proxy: cluster.policy.proxy_protocol,
             epoch: previous.map_or(0, |previous| previous.epoch + 1),
         })

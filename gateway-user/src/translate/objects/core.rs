@@ -16,7 +16,7 @@ use crate::snapshot::Certificate;
 pub struct ServiceSpec {
     /// `ClusterIP` and so on; `ExternalName` is refused as a backend.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: Box<str>,
     /// Ports.
     pub ports: Vec<ServicePort>,
 }
@@ -26,13 +26,13 @@ pub struct ServiceSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct ServicePort {
     /// Name; empty if there is only one.
-    pub name: String,
+    pub name: Box<str>,
     /// Number that backendRefs use.
     pub port: u16,
     /// `TCP` if empty.
-    pub protocol: String,
+    pub protocol: Box<str>,
     /// What is spoken on it.
-    pub app_protocol: Option<String>,
+    pub app_protocol: Option<Box<str>>,
 }
 
 /// EndpointSlice.
@@ -42,7 +42,7 @@ pub struct EndpointSlice {
     /// `metadata`.
     pub metadata: Metadata,
     /// `IPv4`, `IPv6` or `FQDN`; the last is not used.
-    pub address_type: String,
+    pub address_type: Box<str>,
     /// Ports of every endpoint.
     pub ports: Vec<EndpointPort>,
     /// Endpoints.
@@ -54,11 +54,11 @@ pub struct EndpointSlice {
 #[serde(default)]
 pub struct EndpointPort {
     /// Name of the Service port.
-    pub name: String,
+    pub name: Box<str>,
     /// Number on the pod.
     pub port: Option<u16>,
     /// `TCP` if empty.
-    pub protocol: String,
+    pub protocol: Box<str>,
 }
 
 /// One endpoint of an EndpointSlice.
@@ -70,7 +70,7 @@ pub struct Endpoint {
     /// State.
     pub conditions: EndpointConditions,
     /// Node that it runs on.
-    pub node_name: Option<String>,
+    pub node_name: Option<Box<str>>,
     /// The pod.
     pub target_ref: Option<TargetRef>,
     /// Which zones shall use it.
@@ -110,7 +110,7 @@ pub struct EndpointConditions {
 #[serde(default)]
 pub struct TargetRef {
     /// Uid of the pod.
-    pub uid: Option<String>,
+    pub uid: Option<Box<str>>,
 }
 
 /// Secret. `data` values are base64, `stringData` values are not.

@@ -20,23 +20,23 @@ pub struct HttpRouteSpec {
 }
 
 /// One of `parentRefs`, given back verbatim in the status.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ParentRef {
     /// Gateway API's group if none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
+    pub group: Option<Box<str>>,
     /// `Gateway` if none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
+    pub kind: Option<Box<str>>,
     /// The route's namespace if none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
+    pub namespace: Option<Box<str>>,
     /// Name.
-    pub name: String,
+    pub name: Box<str>,
     /// One listener by name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub section_name: Option<String>,
+    pub section_name: Option<Box<str>>,
     /// Listeners by port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -47,7 +47,7 @@ pub struct ParentRef {
 #[serde(rename_all = "camelCase", default)]
 pub struct RuleSpec {
     /// Name.
-    pub name: Option<String>,
+    pub name: Option<Box<str>>,
     /// Any of these; none: the prefix `/`.
     pub matches: Vec<MatchSpec>,
     /// Filters.
@@ -55,9 +55,9 @@ pub struct RuleSpec {
     /// Where requests go.
     pub backend_refs: Vec<BackendRef>,
     /// Timeouts.
-    pub timeouts: Option<TimeoutsSpec>,
+    pub timeouts: Option<Box<TimeoutsSpec>>,
     /// Further tries.
-    pub retry: Option<RetrySpec>,
+    pub retry: Option<Box<RetrySpec>>,
     /// Fields that Forebay does not know, `sessionPersistence` among them.
     #[serde(flatten)]
     pub unread: Unread,
@@ -70,7 +70,7 @@ pub struct MatchSpec {
     /// Path.
     pub path: Option<PathSpec>,
     /// Method.
-    pub method: Option<String>,
+    pub method: Option<Box<str>>,
     /// Headers.
     pub headers: Vec<ValueSpec>,
     /// Query parameters.
@@ -86,9 +86,9 @@ pub struct MatchSpec {
 pub struct PathSpec {
     /// `PathPrefix` (default), `Exact` or `RegularExpression`.
     #[serde(rename = "type")]
-    pub kind: Option<String>,
+    pub kind: Option<Box<str>>,
     /// Value; `/` if none.
-    pub value: Option<String>,
+    pub value: Option<Box<str>>,
 }
 
 /// One header or query parameter.
@@ -97,11 +97,11 @@ pub struct PathSpec {
 pub struct ValueSpec {
     /// `Exact` (default) or `RegularExpression`.
     #[serde(rename = "type")]
-    pub kind: Option<String>,
+    pub kind: Option<Box<str>>,
     /// Name.
-    pub name: String,
+    pub name: Box<str>,
     /// Value.
-    pub value: String,
+    pub value: Box<str>,
 }
 
 /// One of `backendRefs`.
@@ -109,13 +109,13 @@ pub struct ValueSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct BackendRef {
     /// Core group if none.
-    pub group: Option<String>,
+    pub group: Option<Box<str>>,
     /// `Service` if none.
-    pub kind: Option<String>,
+    pub kind: Option<Box<str>>,
     /// Name.
-    pub name: String,
+    pub name: Box<str>,
     /// The route's namespace if none.
-    pub namespace: Option<String>,
+    pub namespace: Option<Box<str>>,
     /// Service port.
     pub port: Option<u16>,
     /// Share; 1 if none.

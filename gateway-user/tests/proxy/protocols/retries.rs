@@ -19,12 +19,12 @@ use hyper::body::Frame;
 use super::honest::{ask, channel, client, endpoint, full, h2_cluster, to};
 use crate::support::*;
 
-fn retry(codes: &[u16], attempts: u32, backoff: u64) -> Option<Retry> {
-    Some(Retry {
+fn retry(codes: &[u16], attempts: u32, backoff: u64) -> Option<Box<Retry>> {
+    Some(Box::new(Retry {
         codes: codes.to_vec(),
         attempts,
         backoff: Some(Duration::from_millis(backoff)),
-    })
+    }))
 }
 
 /// Answers by the path: `/503/2` fails twice, then it is fine.
