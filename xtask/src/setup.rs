@@ -26,6 +26,9 @@ pub(crate) const BPF_LINKER: &str = "0.13.0";
 /// Version of the program that builds and runs fuzz targets.
 const CARGO_FUZZ: &str = "0.13.2";
 
+/// Version of the client for gRPC that is written in Go.
+const GRPCURL: &str = "1.9.4";
+
 /// What the linker is built against, and what the tests and the demo call.
 const PACKAGES: [&str; 14] = [
     "llvm-22",
@@ -83,7 +86,8 @@ pub(crate) fn install_clients(steps: &Steps) -> Result<()> {
     steps.run("packages for the scenarios", |step| {
         packages(step, &CLIENT_PACKAGES)
     })?;
-    steps.run("clients for the scenarios", clients)
+    steps.run("clients for the scenarios", clients)?;
+    steps.run("grpcurl", grpcurl)
 }
 
 /// Where the Python is that runs `tests/clients`. Its place follows from what is installed there, so that checkouts with
@@ -128,6 +132,36 @@ fn clients(step: &Step) -> Result<String> {
     cmd::output(&mut pip)?;
     fs::write(&mark, "").with_context(|| format!("cannot write {}", mark.display()))?;
     Ok("installed from PyPI".to_owned())
+}
+
+/// Where the pinned grpcurl lives.
+pub(crate) fn grpcurl_path() -> Result<PathBuf> {
+    Ok(paths::cache()?.join(format!("grpcurl-{GRPCURL}/grpcurl")))
+}
+
+fn grpcurl(step: &Step) -> Result<String> {
+    let path = grpcurl_path()?;
+    if path.is_file() {
+        return Ok(GRPCURL.to_owned());
+    }
+    if !cmd::is_there("go") {
+        bail!(
+            "there is no `go`, which grpcurl is built by: install Go 1.21 or newer (https://go.dev/dl) and try again"
+        );
+    }
+    step.say("go install");
+    let mut go = Command::new("go");
+    go.args(["install"])
+        .arg(format!(
+            "github.com/fullstorydev/grpcurl/cmd/grpcurl@v{GRPCURL}"
+        ))
+        .env("GOBIN", path.with_file_name(""))
+        // It may ask for a newer compiler than the one that is installed, which fetches that then.
+        .env("GOTOOLCHAIN", "auto")
+        // Those of whoever calls are for their own work.
+        .env_remove("GOFLAGS");
+    cmd::watched(&mut go, |line| step.say(line))?;
+    Ok(format!("installed {GRPCURL}"))
 }
 
 /// What only fuzzing needs: a C++ compiler for libFuzzer, and cargo-fuzz.
@@ -205,6 +239,13 @@ fn look(steps: &Steps) -> Result<()> {
             .is_file()
             .then(|| "installed".to_owned())
             .context("not installed"),
+    );
+    note(
+        "grpcurl",
+        grpcurl_path()?
+            .is_file()
+            .then(|| GRPCURL.to_owned())
+            .context("not built"),
     );
     if missing.is_empty() {
         return Ok(());
