@@ -23,6 +23,7 @@ mod drain;
 mod ejection;
 mod ghosts;
 mod grpc;
+mod grpcurl;
 mod http_clients;
 mod ipv6;
 mod leftovers;

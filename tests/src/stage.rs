@@ -30,12 +30,14 @@ use crate::{
 pub const VIP: &str = "192.0.2.100";
 /// Addresses of the endpoints.
 pub const ENDPOINTS: [&str; 3] = ["198.51.100.11", "198.51.100.12", "198.51.100.13"];
-/// Ports of the endpoints: HTTP/1.1 and HTTP/2 in clear, the same by TLS, gRPC, WebSocket.
+/// Ports of the endpoints: HTTP/1.1 and HTTP/2 in clear, the same by TLS, gRPC, the same by TLS, WebSocket.
 pub const CLEAR: u16 = 8080;
 /// See [`CLEAR`].
 pub const TLS: u16 = 8443;
 /// See [`CLEAR`].
 pub const GRPC: u16 = 50051;
+/// See [`CLEAR`].
+pub const GRPC_TLS: u16 = 50052;
 /// See [`CLEAR`].
 pub const WEBSOCKET: u16 = 9001;
 
@@ -336,16 +338,38 @@ impl Stage {
         curl
     }
 
+    /// `grpcurl` with its time bounded.
+    ///
+    /// # Errors
+    /// If it is not installed.
+    pub fn grpcurl(&self) -> Result<Command> {
+        let path = std::env::var_os("FOREBAY_GRPCURL");
+        let path = path.context("FOREBAY_GRPCURL is not set: `cargo xtask setup` installs it as ~/.cache/forebay/grpcurl-…/grpcurl")?;
+        let mut grpcurl = Command::new(path);
+        grpcurl.args(["-connect-timeout", "10"]);
+        Ok(grpcurl)
+    }
+
     /// What the endpoints saw since it was last asked, in the order of their requests.
     ///
     /// # Errors
     /// If they do not answer.
     pub fn seen(&self) -> Result<Vec<Value>> {
+        let seen = self.look()?;
+        let address = format!("{}:{CLEAR}", ENDPOINTS[0]).parse()?;
+        self.netns.run(|| get(address, "/__forget"))?;
+        Ok(seen)
+    }
+
+    /// The same without its being forgotten: for what is waited for.
+    ///
+    /// # Errors
+    /// If they do not answer.
+    pub fn look(&self) -> Result<Vec<Value>> {
         let address = format!("{}:{CLEAR}", ENDPOINTS[0]).parse()?;
         self.netns.run(|| {
             let (status, body) = get(address, "/__seen")?;
             ensure!(status == 200, "status {status}");
-            get(address, "/__forget")?;
             serde_json::from_str(&body).context("not JSON")
         })
     }
