@@ -11,6 +11,8 @@ mod abuse;
 mod downgrade;
 #[path = "proxy/protocols/frames.rs"]
 mod frames;
+#[path = "proxy/protocols/header_out.rs"]
+mod header_out;
 #[path = "proxy/protocols/honest.rs"]
 mod honest;
 #[path = "proxy/protocols/mux.rs"]
