@@ -9,6 +9,8 @@
 mod abuse;
 #[path = "proxy/protocols/downgrade.rs"]
 mod downgrade;
+#[path = "proxy/protocols/draining.rs"]
+mod draining;
 #[path = "proxy/protocols/frames.rs"]
 mod frames;
 #[path = "proxy/protocols/header_out.rs"]
