@@ -246,8 +246,8 @@ async fn one(
         .as_ref()
         .is_none_or(|rule| rule.rule.retry.is_none());
     for _ in 0..MAX_STALE {
-        let failed = exchange.endpoint.take();
-        let acquired = connection(worker, &chosen.cluster, demand, failed, built_in);
+        let tried = &mut exchange.endpoint;
+        let acquired = connection(worker, &chosen.cluster, demand, tried, built_in);
         let lease = exchange.lease.insert(acquired.await?);
         exchange.endpoint = Some(Arc::clone(lease.connection.endpoint()));
         if upgrade {
@@ -375,20 +375,21 @@ async fn switched(
     Ok(response)
 }
 
-/// A connection; after a connect failure one more try, on another endpoint, unless the rule has retries of its own.
+/// A connection; after a connect failure one more try, on another endpoint, unless the rule has retries of its own. `tried` is
+/// the endpoint that failed before, if one did, and afterwards the one that cannot be connected to.
 async fn connection(
     worker: &Worker,
     cluster: &Arc<LiveCluster>,
     demand: &Demand,
-    except: Option<Arc<LiveEndpoint>>,
+    tried: &mut Option<Arc<LiveEndpoint>>,
     built_in: bool,
 ) -> Result<pool::Lease, Failed> {
-    let failed: Arc<LiveEndpoint> =
-        match pool::acquire(worker, cluster, demand, except.as_deref()).await {
-            Ok(lease) => return Ok(lease),
-            Err(Refusal::ConnectFailure(endpoint)) => endpoint,
-            Err(other) => return Err(Failed::last(refused(&other))),
-        };
+    let except = tried.take();
+    match pool::acquire(worker, cluster, demand, except.as_deref()).await {
+        Ok(lease) => return Ok(lease),
+        Err(Refusal::ConnectFailure(endpoint)) => *tried = Some(endpoint),
+        Err(other) => return Err(Failed::last(refused(&other))),
+    }
     if !built_in {
         return Err(Failed::once_more(Reply::ConnectFailure));
     }
@@ -396,11 +397,18 @@ async fn connection(
         return Err(Failed::last(Reply::ConnectFailure));
     };
     worker.count(Event::UpstreamRetries);
-    match Box::pin(pool::acquire(worker, cluster, demand, Some(&failed))).await {
+    match Box::pin(pool::acquire(worker, cluster, demand, tried.as_deref())).await {
         Ok(lease) => Ok(lease),
         // The first failure is what the client is told.
         Err(Refusal::NoEndpoint) => Err(Failed::last(Reply::ConnectFailure)),
-        Err(other) => Err(Failed::last(refused(&other))),
+        Err(Refusal::ConnectFailure(endpoint)) => {
+            *tried = Some(endpoint);
+            Err(Failed::last(Reply::ConnectFailure))
+        }
+        Err(other) => {
+            *tried = None;
+            Err(Failed::last(refused(&other)))
+        }
     }
 }
 
