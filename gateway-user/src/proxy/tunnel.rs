@@ -94,12 +94,23 @@ impl Tunnel {
             received: Cell::new(0),
         };
         let (sent, received) = (&carried.sent, &carried.received);
+        let told_all = Cell::new(false);
         // Whichever side breaks off first ends both directions; a side that only ends leaves the other one open.
         let both = async {
             let up = pump(client_in, endpoint_out, received, &last);
             let down = pump(endpoint_in, client_out, sent, &last);
-            let up = async { up.await.map_err(|broke| broke.told(true)) };
-            let down = async { down.await.map_err(|broke| broke.told(false)) };
+            let up = async {
+                match up.await {
+                    // Many clients of TLS close without a word once they have heard the end.
+                    Err(Broke::Read) if told_all.get() => Ok(()),
+                    ended => ended.map_err(|broke| broke.told(true)),
+                }
+            };
+            let down = async {
+                down.await.map_err(|broke| broke.told(false))?;
+                told_all.set(true);
+                Ok(())
+            };
             tokio::try_join!(up, down)
         };
         let idle = async {
