@@ -203,14 +203,21 @@ fn endpoints_whose_tls_has_no_http2() {
             "{name}: {said}"
         );
     }
-    let flags = eventually("the log", Duration::from_secs(5), || {
+    let told = eventually("the log", Duration::from_secs(5), || {
         let lines = stage.access_log()?;
         ensure!(lines.len() == 3, "{lines:?}");
-        Ok(lines
-            .into_iter()
-            .map(|line| line["response_flags"].clone())
-            .collect::<Vec<_>>())
+        let told = |line: &Value| {
+            (
+                line["response_flags"].clone(),
+                line["upstream_host"].clone(),
+            )
+        };
+        Ok(lines.iter().map(told).collect::<Vec<_>>())
     });
-    assert_eq!(flags.unwrap(), ["UF", "UF", "UF"]);
+    let failed = |port: u16| (json!("UF"), json!(format!("{}:{port}", ENDPOINTS[0])));
+    assert_eq!(
+        told.unwrap(),
+        [failed(9101), failed(9102), failed(GRPC_TLS)]
+    );
     assert_eq!(stage.seen().unwrap().len(), 0);
 }
