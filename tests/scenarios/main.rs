@@ -11,6 +11,7 @@
 
 mod agent;
 mod agent_hostile;
+mod autobahn;
 mod bpf;
 mod bpf_trace;
 mod browser;
@@ -33,6 +34,7 @@ mod load;
 mod metrics;
 mod mistakes;
 mod paths;
+mod proxy_header;
 mod reload;
 mod routed;
 mod spread;

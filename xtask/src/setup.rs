@@ -48,8 +48,9 @@ const PACKAGES: [&str; 14] = [
 ];
 
 /// Clients and servers that only the scenarios call: 100 MB, most of it the browser.
-const CLIENT_PACKAGES: [&str; 5] = [
+const CLIENT_PACKAGES: [&str; 6] = [
     "openssl",
+    "nginx",
     "nghttp2-client",
     "nghttp2-server",
     "python3-venv",
@@ -57,7 +58,7 @@ const CLIENT_PACKAGES: [&str; 5] = [
 ];
 
 /// Services that packages bring along and that are not to run by themselves on the machine of whoever sets this up.
-const UNWANTED: [(&str, &str); 1] = [("bird2", "bird.service")];
+const UNWANTED: [(&str, &str); 2] = [("bird2", "bird.service"), ("nginx", "nginx.service")];
 
 /// Packages that hold a Rust compiler with the sources of `core`, where rustup has none.
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -335,7 +336,7 @@ fn stands_in(package: &str) -> bool {
         "iproute2" => cmd::is_there("ip"),
         "llvm-22" => cmd::is_there("llvm-objcopy-22"),
         "llvm-22-dev" => cmd::is_there("llvm-config-22"),
-        "ethtool" | "curl" => cmd::is_there(package),
+        "ethtool" | "curl" | "nginx" => cmd::is_there(package),
         "xdp-tools" => cmd::is_there("xdp-loader"),
         "bird2" => cmd::is_there("bird"),
         "openssl" => cmd::is_there("openssl"),
