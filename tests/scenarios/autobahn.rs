@@ -9,8 +9,8 @@ use gateway_tests::stage::{
 };
 use serde_json::{Value, json};
 
-/// Cases of the suite, version 25.10.1.
-const CASES: usize = 517;
+/// Cases of the chapters 1 to 10, version 25.10.1. Those of compression (12 and 13) take more than an hour.
+const CASES: usize = 301;
 
 /// Case by case what the suite found: of the messages, and of the closing.
 type Outcomes = BTreeMap<String, (String, String)>;
@@ -57,37 +57,26 @@ fn every_case_comes_out_as_without_the_proxy() {
         ("ws", format!("ws://{VIP}:80")),
         ("wss", format!("wss://{VIP}:443")),
     ];
-    let parts: [&[&str]; 2] = [&["12.*", "13.*"], &[]];
     // All at once: most cases wait a second for what shall not come.
     let mut running = Vec::new();
     for (agent, url) in &agents {
-        for (number, excluded) in parts.iter().enumerate() {
-            let reports = stage.path(&format!("{agent}-{number}"));
-            let cases: &[&str] = if excluded.is_empty() {
-                parts[0]
-            } else {
-                &["*"]
-            };
-            let asked = json!({
-                "outdir": reports, "servers": [{"agent": agent, "url": url}], "cases": cases,
-                "exclude-cases": excluded, "exclude-agent-cases": {},
-            });
-            let spec = stage.path(&format!("{agent}-{number}.json"));
-            std::fs::write(&spec, asked.to_string()).unwrap();
-            let mut suite = Command::new(&wstest);
-            suite.args(["-m", "fuzzingclient", "-s", &spec]);
-            running.push((*agent, reports, stage.begin(&mut suite).unwrap()));
-        }
+        let reports = stage.path(agent);
+        let asked = json!({
+            "outdir": reports, "servers": [{"agent": agent, "url": url}], "cases": ["*"],
+            "exclude-cases": ["12.*", "13.*"], "exclude-agent-cases": {},
+        });
+        let spec = stage.path(&format!("{agent}.json"));
+        std::fs::write(&spec, asked.to_string()).unwrap();
+        let mut suite = Command::new(&wstest);
+        suite.args(["-m", "fuzzingclient", "-s", &spec]);
+        running.push((*agent, reports, stage.begin(&mut suite).unwrap()));
     }
     let mut found: BTreeMap<&str, Outcomes> = BTreeMap::new();
     for (agent, reports, suite) in running {
         let said = suite.end().unwrap();
         let report = std::fs::read_to_string(format!("{reports}/index.json")).expect(&said);
         let report: Value = serde_json::from_str(&report).unwrap();
-        found
-            .entry(agent)
-            .or_default()
-            .extend(outcomes(&report[agent]));
+        found.insert(agent, outcomes(&report[agent]));
     }
     for (agent, outcomes) in &found {
         println!("{agent}: {:?}", tally(outcomes));

@@ -285,7 +285,7 @@ async fn each_request_has_its_own() {
         }
         let others: Vec<_> = got
             .iter()
-            .filter(|(_, paths)| paths[0] > "/c".to_owned())
+            .filter(|(_, paths)| paths[0].as_str() > "/c")
             .collect();
         assert_eq!((got.len(), others.len()), (8, 2), "{got:?}");
         assert_eq!(others[0].0, others[1].0, "both name the one client");
