@@ -9,8 +9,12 @@
 mod abuse;
 #[path = "proxy/protocols/downgrade.rs"]
 mod downgrade;
+#[path = "proxy/protocols/draining.rs"]
+mod draining;
 #[path = "proxy/protocols/frames.rs"]
 mod frames;
+#[path = "proxy/protocols/header_out.rs"]
+mod header_out;
 #[path = "proxy/protocols/honest.rs"]
 mod honest;
 #[path = "proxy/protocols/mux.rs"]

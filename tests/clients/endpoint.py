@@ -1,7 +1,7 @@
 """Endpoints behind the proxy: hypercorn (HTTP/1.1, HTTP/2, TLS), grpcio and websockets, in one process.
 
-endpoint.py CERTIFICATE KEY ADDRESS...: on each address 8080 in clear, 8443 by TLS, 50051 gRPC and 9001 WebSocket. What
-they saw is asked for at /__seen of any clear port. Ends when its standard input does.
+endpoint.py CERTIFICATE KEY ADDRESS...: on each address 8080 in clear, 8443 by TLS, 50051 gRPC, 50052 the same by TLS, and
+9001 WebSocket. What they saw is asked for at /__seen of any clear port. Ends when its standard input does.
 """
 
 import asyncio
@@ -10,7 +10,9 @@ import json
 import sys
 
 import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc import aio
+from grpc_reflection.v1alpha import reflection
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from websockets.asyncio.server import serve as serve_websocket
@@ -105,19 +107,49 @@ async def echo(websocket):
     saw["close"] = websocket.close_code
 
 
+def described():
+    """A message test.Line with a text, and service test.Lines, which takes and gives those; what reflection tells of both."""
+    file = descriptor_pb2.FileDescriptorProto(name="test/lines.proto", package="test", syntax="proto3")
+    line = file.message_type.add(name="Line")
+    line.field.add(name="text", number=1, type=descriptor_pb2.FieldDescriptorProto.TYPE_STRING, label=descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL)
+    service = file.service.add(name="Lines")
+    for name, up, down in (("Unary", False, False), ("Pull", False, True), ("Push", True, False), ("Both", True, True), ("Slow", False, False)):
+        service.method.add(name=name, input_type=".test.Line", output_type=".test.Line", client_streaming=up, server_streaming=down)
+    pool = descriptor_pool.Default()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("test.Line"))
+
+
+LINE = described()
+CODECS = {
+    # Bytes as they are.
+    "/test.Echo": {},
+    "/test.Lines": {
+        "request_deserializer": lambda message: LINE.FromString(message).text.encode(),
+        "response_serializer": lambda text: LINE(text=text.decode()).SerializeToString(),
+    },
+}
+
+
 class Calls(grpc.GenericRpcHandler):
-    """Service test.Echo: all four shapes, bytes in and out."""
+    """Services test.Echo and test.Lines: all four shapes, what comes goes back."""
 
     def service(self, details):
-        shapes = {
-            "Unary": grpc.unary_unary_rpc_method_handler(self.unary),
-            "Pull": grpc.unary_stream_rpc_method_handler(self.pull),
-            "Push": grpc.stream_unary_rpc_method_handler(self.push),
-            "Both": grpc.stream_stream_rpc_method_handler(self.both),
-            "Slow": grpc.unary_unary_rpc_method_handler(self.slow),
-        }
         service, _, method = details.method.rpartition("/")
-        return shapes.get(method) if service == "/test.Echo" else None
+        codec = CODECS.get(service)
+        if codec is None:
+            return None
+        shapes = {
+            "Unary": (grpc.unary_unary_rpc_method_handler, self.unary),
+            "Pull": (grpc.unary_stream_rpc_method_handler, self.pull),
+            "Push": (grpc.stream_unary_rpc_method_handler, self.push),
+            "Both": (grpc.stream_stream_rpc_method_handler, self.both),
+            "Slow": (grpc.unary_unary_rpc_method_handler, self.slow),
+        }
+        if method not in shapes:
+            return None
+        shape, serve = shapes[method]
+        return shape(serve, **codec)
 
     async def begin(self, context, method):
         metadata = [[name, value if isinstance(value, str) else value.hex()] for name, value in context.invocation_metadata()]
@@ -177,8 +209,12 @@ async def main(certificate, key, addresses):
     web = asyncio.create_task(serve(app, config, shutdown_trigger=over.wait))
     calls = aio.server()
     calls.add_generic_rpc_handlers((Calls(),))
+    reflection.enable_server_reflection(("test.Lines", reflection.SERVICE_NAME), calls)
+    with open(certificate, "rb") as chain, open(key, "rb") as secret:
+        credentials = grpc.ssl_server_credentials([(secret.read(), chain.read())])
     for address in addresses:
         calls.add_insecure_port(f"{address}:50051")
+        calls.add_secure_port(f"{address}:50052", credentials)
     await calls.start()
     async with serve_websocket(echo, addresses, 9001, max_size=32 << 20, ping_interval=None):
         print("ready", flush=True)

@@ -11,6 +11,7 @@
 
 mod agent;
 mod agent_hostile;
+mod autobahn;
 mod bpf;
 mod bpf_trace;
 mod browser;
@@ -23,6 +24,7 @@ mod drain;
 mod ejection;
 mod ghosts;
 mod grpc;
+mod grpcurl;
 mod http_clients;
 mod ipv6;
 mod leftovers;
@@ -32,6 +34,7 @@ mod load;
 mod metrics;
 mod mistakes;
 mod paths;
+mod proxy_header;
 mod reload;
 mod routed;
 mod spread;

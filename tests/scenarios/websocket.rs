@@ -1,16 +1,22 @@
 //! WebSockets by `websockets`, and by `h2` and `wsproto` on HTTP/2, to a server of `websockets`.
 
-use gateway_tests::stage::{
-    CLEAR, ENDPOINTS, Stage, VIP, WEBSOCKET, field,
-    manifest::{Condition, certificate, gateway, route, service},
+use std::time::Duration;
+
+use anyhow::ensure;
+use gateway_tests::{
+    eventually::eventually,
+    stage::{
+        CLEAR, ENDPOINTS, Stage, VIP, WEBSOCKET, field,
+        manifest::{Condition, certificate, gateway, route, service},
+    },
 };
 use serde_json::{Value, json};
 
 /// Close codes that an endpoint may send.
 const CODES: [u16; 10] = [1000, 1001, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 4999];
 
-#[test]
-fn every_case_by_ws_wss_and_http2() {
+/// A stage with an endpoint of WebSockets at `ws.example.test`.
+fn stage() -> Stage {
     let mut stage = Stage::new().unwrap();
     let endpoints = [(ENDPOINTS[0], Condition::Ready)];
     let rule = |name: &str| format!("[{{backendRefs: [{{name: {name}, port: 80}}]}}]");
@@ -24,6 +30,12 @@ fn every_case_by_ws_wss_and_http2() {
     ];
     stage.write("all.yaml", &texts.join("---\n")).unwrap();
     stage.serve(2).unwrap();
+    stage
+}
+
+#[test]
+fn every_case_by_ws_wss_and_http2() {
+    let stage = stage();
     let root = stage.root();
     for roots in [None, Some(root.as_str())] {
         let port = if roots.is_some() { "443" } else { "80" };
@@ -109,4 +121,34 @@ fn every_case_by_ws_wss_and_http2() {
             );
         }
     }
+}
+
+#[test]
+fn they_outlive_the_signal_to_end() {
+    let mut stage = stage();
+    let mut python = stage.python("tunnels.py").unwrap();
+    python.args(["ws.example.test", VIP, &stage.root()]);
+    let clients = stage.start(&mut python).unwrap();
+    stage.terminate().unwrap();
+    eventually("the drain", Duration::from_secs(10), || {
+        ensure!(stage.log().contains("draining"), "{}", stage.log());
+        Ok(())
+    })
+    .unwrap();
+    let told: Value = serde_json::from_str(&clients.end().unwrap()).unwrap();
+    let wanted = json!({"ws": [20, 1000], "wss": [20, 1000]});
+    assert_eq!(told, wanted);
+    // It ends with the last connection, long before its 60 s are over.
+    assert!(stage.ended(Duration::from_secs(20)).unwrap().success());
+    let seen = stage.seen().unwrap();
+    let ends: Vec<_> = seen
+        .iter()
+        .map(|saw| (&saw["path"], &saw["messages"], &saw["close"]))
+        .collect();
+    let end = |path: &'static str| (json!(path), json!(20), json!(1000));
+    let (one, two) = (end("/ws"), end("/wss"));
+    assert_eq!(ends, [(&one.0, &one.1, &one.2), (&two.0, &two.1, &two.2)]);
+    let lines = stage.access_log().unwrap();
+    let flags: Vec<_> = lines.iter().map(|line| &line["response_flags"]).collect();
+    assert_eq!(flags, ["-", "-"], "{lines:?}");
 }

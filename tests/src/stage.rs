@@ -10,11 +10,12 @@ use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read},
     path::PathBuf,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use self::certificates::{Authority, Leaf};
@@ -30,12 +31,14 @@ use crate::{
 pub const VIP: &str = "192.0.2.100";
 /// Addresses of the endpoints.
 pub const ENDPOINTS: [&str; 3] = ["198.51.100.11", "198.51.100.12", "198.51.100.13"];
-/// Ports of the endpoints: HTTP/1.1 and HTTP/2 in clear, the same by TLS, gRPC, WebSocket.
+/// Ports of the endpoints: HTTP/1.1 and HTTP/2 in clear, the same by TLS, gRPC, the same by TLS, WebSocket.
 pub const CLEAR: u16 = 8080;
 /// See [`CLEAR`].
 pub const TLS: u16 = 8443;
 /// See [`CLEAR`].
 pub const GRPC: u16 = 50051;
+/// See [`CLEAR`].
+pub const GRPC_TLS: u16 = 50052;
 /// See [`CLEAR`].
 pub const WEBSOCKET: u16 = 9001;
 
@@ -85,6 +88,7 @@ impl Drop for Program {
 /// See the module. Fields are dropped in this order: programs end before their namespace goes.
 #[derive(Debug)]
 pub struct Stage {
+    daemon: Option<Program>,
     programs: Vec<Program>,
     /// The authority that clients trust.
     pub authority: Authority,
@@ -117,6 +121,7 @@ impl Stage {
         let wild = authority.issue("wild", &["*.example.test"], 100)?;
         let endpoint = authority.issue("endpoint", &["endpoint.test"], 101)?;
         let mut stage = Self {
+            daemon: None,
             programs: Vec::new(),
             authority,
             wild,
@@ -153,7 +158,7 @@ impl Stage {
             .stderr(out);
         let child = self.netns.spawn(&mut command)?;
         self.ledger.process(child.id())?;
-        self.programs.push(Program {
+        self.daemon = Some(Program {
             child,
             stdin: None,
             stdout: None,
@@ -168,22 +173,48 @@ impl Stage {
         ready.map_err(|error| anyhow!("{error:#}\n{}", self.log()))
     }
 
+    /// Sends the daemon SIGTERM: it drains from then on.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn terminate(&self) -> Result<()> {
+        let daemon = self.daemon.as_ref().context("no daemon was started")?;
+        let pid = i32::try_from(daemon.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("no process id")?, Signal::TERM).context("cannot signal it")
+    }
+
+    /// Waits for the end of the daemon after [`Self::terminate`].
+    ///
+    /// # Errors
+    /// Its log, if it does not end within `bound`.
+    pub fn ended(&mut self, bound: Duration) -> Result<ExitStatus> {
+        let log = self.log();
+        let daemon = self.daemon.as_mut().context("no daemon was started")?;
+        eventually("the end of the daemon", bound, || {
+            let ended = daemon.child.try_wait()?;
+            ended.with_context(|| format!("it still runs\n{log}"))
+        })
+    }
+
     /// What the daemon has said so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("daemon.log")).unwrap_or_default()
     }
 
-    /// Lines of the access log so far.
+    /// Lines of the access log so far, in the order in which what they tell of began.
     ///
     /// # Errors
     /// If a line is no JSON.
     pub fn access_log(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(self.directory.join("access.log")).unwrap_or_default();
         let lines = text.lines().map(serde_json::from_str);
-        lines
+        let mut lines: Vec<Value> = lines
             .collect::<Result<_, _>>()
-            .context("a line of the access log is no JSON")
+            .context("a line of the access log is no JSON")?;
+        // Each worker writes its own, when it comes to it.
+        lines.sort_by(|one, two| one["start_time"].as_str().cmp(&two["start_time"].as_str()));
+        Ok(lines)
     }
 
     /// Writes a manifest at once.
@@ -336,16 +367,38 @@ impl Stage {
         curl
     }
 
+    /// `grpcurl` with its time bounded.
+    ///
+    /// # Errors
+    /// If it is not installed.
+    pub fn grpcurl(&self) -> Result<Command> {
+        let path = std::env::var_os("FOREBAY_GRPCURL");
+        let path = path.context("FOREBAY_GRPCURL is not set: `cargo xtask setup` installs it as ~/.cache/forebay/grpcurl-…/grpcurl")?;
+        let mut grpcurl = Command::new(path);
+        grpcurl.args(["-connect-timeout", "10"]);
+        Ok(grpcurl)
+    }
+
     /// What the endpoints saw since it was last asked, in the order of their requests.
     ///
     /// # Errors
     /// If they do not answer.
     pub fn seen(&self) -> Result<Vec<Value>> {
+        let seen = self.look()?;
+        let address = format!("{}:{CLEAR}", ENDPOINTS[0]).parse()?;
+        self.netns.run(|| get(address, "/__forget"))?;
+        Ok(seen)
+    }
+
+    /// The same without its being forgotten: for what is waited for.
+    ///
+    /// # Errors
+    /// If they do not answer.
+    pub fn look(&self) -> Result<Vec<Value>> {
         let address = format!("{}:{CLEAR}", ENDPOINTS[0]).parse()?;
         self.netns.run(|| {
             let (status, body) = get(address, "/__seen")?;
             ensure!(status == 200, "status {status}");
-            get(address, "/__forget")?;
             serde_json::from_str(&body).context("not JSON")
         })
     }

@@ -26,6 +26,9 @@ pub(crate) const BPF_LINKER: &str = "0.13.0";
 /// Version of the program that builds and runs fuzz targets.
 const CARGO_FUZZ: &str = "0.13.2";
 
+/// Version of the client for gRPC that is written in Go.
+const GRPCURL: &str = "1.9.4";
+
 /// What the linker is built against, and what the tests and the demo call.
 const PACKAGES: [&str; 14] = [
     "llvm-22",
@@ -45,8 +48,9 @@ const PACKAGES: [&str; 14] = [
 ];
 
 /// Clients and servers that only the scenarios call: 100 MB, most of it the browser.
-const CLIENT_PACKAGES: [&str; 5] = [
+const CLIENT_PACKAGES: [&str; 6] = [
     "openssl",
+    "nginx",
     "nghttp2-client",
     "nghttp2-server",
     "python3-venv",
@@ -54,7 +58,7 @@ const CLIENT_PACKAGES: [&str; 5] = [
 ];
 
 /// Services that packages bring along and that are not to run by themselves on the machine of whoever sets this up.
-const UNWANTED: [(&str, &str); 1] = [("bird2", "bird.service")];
+const UNWANTED: [(&str, &str); 2] = [("bird2", "bird.service"), ("nginx", "nginx.service")];
 
 /// Packages that hold a Rust compiler with the sources of `core`, where rustup has none.
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -83,7 +87,8 @@ pub(crate) fn install_clients(steps: &Steps) -> Result<()> {
     steps.run("packages for the scenarios", |step| {
         packages(step, &CLIENT_PACKAGES)
     })?;
-    steps.run("clients for the scenarios", clients)
+    steps.run("clients for the scenarios", clients)?;
+    steps.run("grpcurl", grpcurl)
 }
 
 /// Where the Python is that runs `tests/clients`. Its place follows from what is installed there, so that checkouts with
@@ -128,6 +133,36 @@ fn clients(step: &Step) -> Result<String> {
     cmd::output(&mut pip)?;
     fs::write(&mark, "").with_context(|| format!("cannot write {}", mark.display()))?;
     Ok("installed from PyPI".to_owned())
+}
+
+/// Where the pinned grpcurl lives.
+pub(crate) fn grpcurl_path() -> Result<PathBuf> {
+    Ok(paths::cache()?.join(format!("grpcurl-{GRPCURL}/grpcurl")))
+}
+
+fn grpcurl(step: &Step) -> Result<String> {
+    let path = grpcurl_path()?;
+    if path.is_file() {
+        return Ok(GRPCURL.to_owned());
+    }
+    if !cmd::is_there("go") {
+        bail!(
+            "there is no `go`, which grpcurl is built by: install Go 1.21 or newer (https://go.dev/dl) and try again"
+        );
+    }
+    step.say("go install");
+    let mut go = Command::new("go");
+    go.args(["install"])
+        .arg(format!(
+            "github.com/fullstorydev/grpcurl/cmd/grpcurl@v{GRPCURL}"
+        ))
+        .env("GOBIN", path.with_file_name(""))
+        // It may ask for a newer compiler than the one that is installed, which fetches that then.
+        .env("GOTOOLCHAIN", "auto")
+        // Those of whoever calls are for their own work.
+        .env_remove("GOFLAGS");
+    cmd::watched(&mut go, |line| step.say(line))?;
+    Ok(format!("installed {GRPCURL}"))
 }
 
 /// What only fuzzing needs: a C++ compiler for libFuzzer, and cargo-fuzz.
@@ -205,6 +240,13 @@ fn look(steps: &Steps) -> Result<()> {
             .is_file()
             .then(|| "installed".to_owned())
             .context("not installed"),
+    );
+    note(
+        "grpcurl",
+        grpcurl_path()?
+            .is_file()
+            .then(|| GRPCURL.to_owned())
+            .context("not built"),
     );
     if missing.is_empty() {
         return Ok(());
@@ -294,7 +336,7 @@ fn stands_in(package: &str) -> bool {
         "iproute2" => cmd::is_there("ip"),
         "llvm-22" => cmd::is_there("llvm-objcopy-22"),
         "llvm-22-dev" => cmd::is_there("llvm-config-22"),
-        "ethtool" | "curl" => cmd::is_there(package),
+        "ethtool" | "curl" | "nginx" => cmd::is_there(package),
         "xdp-tools" => cmd::is_there("xdp-loader"),
         "bird2" => cmd::is_there("bird"),
         "openssl" => cmd::is_there("openssl"),

@@ -121,9 +121,9 @@ fn scenarios() -> Tally {
     let prepared = can_make_namespaces()
         .and_then(|()| setup::install_clients(&Steps::new()))
         .and_then(|()| build_daemon())
-        .and_then(|()| setup::clients_python());
-    let python = match prepared {
-        Ok(python) => python,
+        .and_then(|()| Ok((setup::clients_python()?, setup::grpcurl_path()?)));
+    let (python, grpcurl) = match prepared {
+        Ok(programs) => programs,
         Err(error) => {
             tally.check(Err(error.context("the scenarios cannot run")));
             return tally;
@@ -135,6 +135,7 @@ fn scenarios() -> Tally {
         .env("FOREBAY_BIN", built.join("forebay"))
         .env("FOREBAY_EBPF_OBJECT", paths::object())
         .env("FOREBAY_PYTHON", python)
+        .env("FOREBAY_GRPCURL", grpcurl)
         .args(["test", "--no-fail-fast", "-p", "gateway-tests"])
         // Each scenario fills the machine's cores by itself and some of them count time.
         .args(["--", "--test-threads=1"]);

@@ -210,8 +210,7 @@ async fn one(
     exchange: &mut Exchange,
 ) -> Result<Response<UpstreamBody>, Failed> {
     for _ in 0..MAX_STALE {
-        let failed = exchange.endpoint.take();
-        let lease = connection(worker, sending, failed).await?;
+        let lease = connection(worker, sending, &mut exchange.endpoint).await?;
         let lease = exchange.lease.insert(lease);
         exchange.endpoint = Some(Arc::clone(lease.connection.endpoint()));
         if sending.upgrade {
@@ -337,13 +336,15 @@ async fn switched(
     Ok(response)
 }
 
-/// A connection; after a connect failure one more try, on another endpoint, unless the rule has retries of its own.
+/// A connection; after a connect failure one more try, on another endpoint, unless the rule has retries of its own. `tried` is
+/// the endpoint that failed before, if one did, and afterwards the one that cannot be connected to.
 async fn connection(
     worker: &Worker,
     sending: &Sending,
-    except: Option<Arc<LiveEndpoint>>,
+    tried: &mut Option<Arc<LiveEndpoint>>,
 ) -> Result<Lease, Failed> {
     let (cluster, demand) = (&sending.cluster, &sending.demand);
+    let except = tried.take();
     // Nearly every request finds a connection that is open; only what waits is in a box.
     let acquired = match pool::at_once(worker, cluster, demand, except.as_deref()) {
         Ok(acquired) => acquired,
@@ -354,7 +355,10 @@ async fn connection(
     };
     match acquired {
         Ok(lease) => Ok(lease),
-        Err(Refusal::ConnectFailure(failed)) => Box::pin(another(worker, sending, &failed)).await,
+        Err(Refusal::ConnectFailure(failed)) => {
+            *tried = Some(failed);
+            Box::pin(another(worker, sending, tried)).await
+        }
         Err(other) => Err(Failed::last(refused(&other))),
     }
 }
@@ -363,7 +367,7 @@ async fn connection(
 async fn another(
     worker: &Worker,
     sending: &Sending,
-    failed: &LiveEndpoint,
+    tried: &mut Option<Arc<LiveEndpoint>>,
 ) -> Result<Lease, Failed> {
     if sending.rule.rule.retry.is_some() {
         return Err(Failed::once_more(Reply::ConnectFailure));
@@ -373,11 +377,18 @@ async fn another(
         return Err(Failed::last(Reply::ConnectFailure));
     };
     worker.count(Event::UpstreamRetries);
-    match pool::lease(worker, cluster, &sending.demand, Some(failed)).await {
+    match pool::lease(worker, cluster, &sending.demand, tried.as_deref()).await {
         Ok(lease) => Ok(lease),
         // The first failure is what the client is told.
         Err(Refusal::NoEndpoint) => Err(Failed::last(Reply::ConnectFailure)),
-        Err(other) => Err(Failed::last(refused(&other))),
+        Err(Refusal::ConnectFailure(endpoint)) => {
+            *tried = Some(endpoint);
+            Err(Failed::last(Reply::ConnectFailure))
+        }
+        Err(other) => {
+            *tried = None;
+            Err(Failed::last(refused(&other)))
+        }
     }
 }
 

@@ -77,6 +77,8 @@ closed_names! {
         MaxAge = "max_age",
         /// Client connections closed by draining.
         Drained = "drained",
+        /// Client connections cut off with something under way since the time for draining was over.
+        DrainCutOff = "drain_cut_off",
         /// Upstream connections opened.
         UpstreamConnects = "upstream_connects",
         /// Upstream connections that could not be opened.

@@ -78,10 +78,7 @@ impl Tunnel {
         worker: &Rc<Worker>,
         client: impl AsyncRead + AsyncWrite + Unpin,
     ) {
-        let Self {
-            upstream,
-            mut exchange,
-        } = self;
+        let Self { upstream, exchange } = self;
         let Handed {
             stream,
             ahead,
@@ -91,13 +88,29 @@ impl Tunnel {
         let (client_in, client_out) = tokio::io::split(client);
         let (endpoint_in, endpoint_out) = tokio::io::split(endpoint);
         let last = Cell::new(Instant::now());
-        let (sent, received) = (Cell::new(0), Cell::new(0));
+        let mut carried = Carried {
+            exchange,
+            sent: Cell::new(0),
+            received: Cell::new(0),
+        };
+        let (sent, received) = (&carried.sent, &carried.received);
+        let told_all = Cell::new(false);
         // Whichever side breaks off first ends both directions; a side that only ends leaves the other one open.
         let both = async {
-            let up = pump(client_in, endpoint_out, &received, &last);
-            let down = pump(endpoint_in, client_out, &sent, &last);
-            let up = async { up.await.map_err(|broke| broke.told(true)) };
-            let down = async { down.await.map_err(|broke| broke.told(false)) };
+            let up = pump(client_in, endpoint_out, received, &last);
+            let down = pump(endpoint_in, client_out, sent, &last);
+            let up = async {
+                match up.await {
+                    // Many clients of TLS close without a word once they have heard the end.
+                    Err(Broke::Read) if told_all.get() => Ok(()),
+                    ended => ended.map_err(|broke| broke.told(true)),
+                }
+            };
+            let down = async {
+                down.await.map_err(|broke| broke.told(false))?;
+                told_all.set(true);
+                Ok(())
+            };
             tokio::try_join!(up, down)
         };
         let idle = async {
@@ -116,13 +129,33 @@ impl Tunnel {
                 Some(Flag::StreamIdle)
             }
         };
-        exchange.sent = sent.get();
-        exchange.tunnelled = received.get();
+        carried.count();
+        let exchange = &mut carried.exchange;
         exchange.flag = flag;
         exchange.lease = None;
         exchange.complete();
         // The sockets are closed by now: a permit never stands for a connection that is still open.
         drop(permit);
+    }
+}
+
+/// An exchange that is a tunnel now. One that is cut off is dropped in the midst of it, and logged with what it has carried.
+struct Carried {
+    exchange: Box<Exchange>,
+    sent: Cell<u64>,
+    received: Cell<u64>,
+}
+
+impl Carried {
+    fn count(&mut self) {
+        self.exchange.sent = self.sent.get();
+        self.exchange.tunnelled = self.received.get();
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.count();
     }
 }
 

@@ -349,6 +349,7 @@ async fn serve(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
     // Past the deadline the rest is cut off.
     let _ = tokio::time::timeout_at(at.into(), all_closed).await;
     for downstream in worker.connections.borrow().values() {
+        worker.count(Event::DrainCutOff);
         downstream.cut_off(Cut::Drained);
     }
     worker.sessions.stop(&worker);

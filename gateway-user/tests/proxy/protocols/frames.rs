@@ -93,7 +93,7 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    fn code(&self, at: usize) -> u32 {
+    pub(crate) fn code(&self, at: usize) -> u32 {
         u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
     }
 

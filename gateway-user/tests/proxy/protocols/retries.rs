@@ -9,8 +9,8 @@ use bytes::Bytes;
 use gateway_user::proxy::stats::Event;
 use gateway_user::proxy::{Proxy, ProxySettings};
 use gateway_user::snapshot::{
-    AnyOr, BackendTarget, ConnectionPool, Cors, Filters, HeaderEdits, Mirror, Origin, PathEdit,
-    Redirect, Retry, Rewrite, Rule, TrafficPolicy,
+    AnyOr, BackendTarget, Balancer, ConnectionPool, Cors, Filters, HeaderEdits, Mirror, Origin,
+    PathEdit, Redirect, Retry, Rewrite, Rule, TrafficPolicy,
 };
 use http::{HeaderMap, Method, Response};
 use http_body_util::BodyExt;
@@ -417,4 +417,60 @@ async fn filters_are_seen_on_both_sides() {
     let mut two = super::frames::Raw::connect(at).await;
     two.send(&super::frames::get_frame(1, "/x")).await;
     assert_eq!(two.outcome(1).await, super::frames::Outcome::Status(308));
+}
+
+#[tokio::test]
+async fn who_cannot_be_connected_to_is_told_and_not_tried_again() {
+    let live = backend(fixed(200, "ok")).await;
+    let dead = free_address();
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("access.log");
+    let hosts = |wanted: usize| {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        let all = lines.iter().map(|line| {
+            let word = |name: &str| line[name].as_str().unwrap_or("-").to_owned();
+            (word("response_flags"), word("upstream_host"))
+        });
+        let all: Vec<_> = all.collect();
+        (all.len() >= wanted).then_some(all)
+    };
+    let policy = TrafficPolicy {
+        balancer: Balancer::Random,
+        ..TrafficPolicy::default()
+    };
+    let mut written = 0;
+    for (endpoints, rule, want) in [
+        (&[dead][..], None, ("UF", dead)),
+        (&[dead], retry(&[503], 1, 0), ("UF", dead)),
+        // At random: the same one would be picked for every other retry.
+        (&[dead, live.address], None, ("-", live.address)),
+        (
+            &[dead, live.address],
+            retry(&[503], 1, 0),
+            ("-", live.address),
+        ),
+    ] {
+        let at = free_address();
+        let settings = ProxySettings {
+            access_log: gateway_user::proxy::access_log::Destination::File(log.clone()),
+            ..ProxySettings::default()
+        };
+        let made = snapshot(at, &[(1, cluster("a", &policy, endpoints))], |r| {
+            r.retry.clone_from(&rule);
+        });
+        let proxy = start_with(settings, &made);
+        for _ in 0..40 {
+            let status = if want.0 == "UF" { 503 } else { 200 };
+            assert_eq!(get(at, "/").await.status, status, "{rule:?}");
+        }
+        proxy.shutdown(Instant::now() + BOUND);
+        let all = hosts(written + 40).unwrap();
+        let want = (want.0.to_owned(), want.1.to_string());
+        assert_eq!(all[written..], vec![want; 40], "{rule:?}");
+        written = all.len();
+    }
 }

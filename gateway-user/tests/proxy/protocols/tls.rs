@@ -32,7 +32,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::frames::{HEADERS, Outcome, Raw, WHOLE, block, frame};
 use crate::support::*;
 
-fn made(names: &[&str]) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+pub(super) fn made(names: &[&str]) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
     let key = rcgen::KeyPair::generate().unwrap();
     let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
     let certificate = rcgen::CertificateParams::new(names)

@@ -16,12 +16,12 @@ use super::frames::*;
 use crate::support::*;
 
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: x\r\n\r\n";
-const ASK: &str = "GET /chat HTTP/1.1\r\nhost: test.example\r\nconnection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+pub(super) const ASK: &str = "GET /chat HTTP/1.1\r\nhost: test.example\r\nconnection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 type Heads = Arc<Mutex<Vec<String>>>;
 
 /// Runs `serve` on each connection, once its first head is there.
-async fn endpoint<F, Fut>(serve: F) -> (SocketAddr, Heads)
+pub(super) async fn endpoint<F, Fut>(serve: F) -> (SocketAddr, Heads)
 where
     F: Fn(TcpStream, Vec<u8>, Heads) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + Send + 'static,
@@ -62,7 +62,7 @@ fn started(address: SocketAddr, timers: Timers, log: Destination) -> (Proxy, Soc
     (proxy, at)
 }
 
-fn used(proxy: &Proxy) -> (u32, u32, u32) {
+pub(super) fn used(proxy: &Proxy) -> (u32, u32, u32) {
     let status = &proxy.endpoints()[0];
     (
         status.in_use.connections,
@@ -71,14 +71,14 @@ fn used(proxy: &Proxy) -> (u32, u32, u32) {
     )
 }
 
-async fn exactly(stream: &mut TcpStream, want: &str) {
+pub(super) async fn exactly(stream: &mut TcpStream, want: &str) {
     let mut got = vec![0; want.len()];
     let read = tokio::time::timeout(BOUND, stream.read_exact(&mut got)).await;
     read.expect("in time").unwrap();
     assert_eq!(String::from_utf8_lossy(&got), want);
 }
 
-async fn head(stream: &mut TcpStream) -> String {
+pub(super) async fn head(stream: &mut TcpStream) -> String {
     let mut got = Vec::new();
     while !got.ends_with(b"\r\n\r\n") {
         let byte = tokio::time::timeout(BOUND, stream.read_u8()).await;
@@ -88,7 +88,7 @@ async fn head(stream: &mut TcpStream) -> String {
 }
 
 /// Says what it gets in upper case; says goodbye at the end.
-async fn shouts(mut stream: TcpStream, _: Vec<u8>, heads: Heads) {
+pub(super) async fn shouts(mut stream: TcpStream, _: Vec<u8>, heads: Heads) {
     loop {
         let head = head(&mut stream).await;
         let path = head.split(' ').nth(1).unwrap().to_owned();
@@ -231,7 +231,7 @@ async fn an_upgrade_in_http_1_0_releases_nothing_later() {
     exactly(&mut client, "firstNO HTTP AT ALL\n").await;
 }
 
-fn connect(stream: u32, path: &str) -> Vec<u8> {
+pub(super) fn connect(stream: u32, path: &str) -> Vec<u8> {
     let fields: [(&[u8], &[u8]); 7] = [
         (b":method", b"CONNECT"),
         (b":protocol", b"websocket"),
@@ -244,7 +244,7 @@ fn connect(stream: u32, path: &str) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &block(&fields))
 }
 
-async fn data(raw: &mut Raw<TcpStream>, stream: u32, want: &str) -> bool {
+pub(super) async fn data(raw: &mut Raw<TcpStream>, stream: u32, want: &str) -> bool {
     let mut got = Vec::new();
     loop {
         let next = raw.next().await.expect("a frame");
