@@ -31,6 +31,11 @@ impl Debounce {
         self.pending = Some(Pending { first, last: now });
     }
 
+    /// What changed means nothing: it is as if it had not.
+    pub fn dismiss(&mut self) {
+        self.pending = None;
+    }
+
     /// When to act; `None` = nothing to act on.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {

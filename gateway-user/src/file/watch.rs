@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
@@ -116,10 +116,16 @@ impl Watch {
         if !resync && self.debounce.due().is_none_or(|due| due > now) {
             return None;
         }
-        self.debounce.acted(now);
         if !resync && let Some(listing) = self.read_touched() {
+            if listing.only.as_ref().is_some_and(BTreeSet::is_empty) {
+                // Only what is no manifest: the copy beside it that an editor is about to rename, for one.
+                self.debounce.dismiss();
+                return None;
+            }
+            self.debounce.acted(now);
             return Some(listing);
         }
+        self.debounce.acted(now);
         self.next_resync = now + RESYNC;
         Some(self.read())
     }
@@ -142,6 +148,13 @@ impl Watch {
             touched.extend(event.paths.iter().cloned());
         }
         match event.kind {
+            EventKind::Create(CreateKind::File)
+                if event.paths.iter().all(|path| is_begun(path)) =>
+            {
+                for path in event.paths {
+                    self.being_written.insert(path, now + WRITE_LIMIT);
+                }
+            }
             EventKind::Modify(ModifyKind::Data(_)) => {
                 for path in event.paths {
                     self.being_written.insert(path, now + WRITE_LIMIT);
@@ -259,6 +272,11 @@ impl Watch {
     }
 }
 
+/// Whether nothing is in a new file yet, as far as can be told: its writer has still to close it.
+fn is_begun(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == 0)
+}
+
 /// The runtime's clock, so that tests can stop it.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
@@ -327,6 +345,36 @@ mod tests {
         file.write_all(b"w").unwrap();
         drop(file);
         until(&mut watch, "a.yaml", Some("new")).await;
+    }
+
+    #[tokio::test]
+    async fn a_copy_beside_a_manifest_does_not_hold_it_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("a.yaml"), "old").unwrap();
+        let mut watch = Watch::new(dir.path());
+        next(&mut watch).await;
+        fs::write(at("copy"), "new").unwrap();
+        fs::rename(at("copy"), at("a.yaml")).unwrap();
+        // The copy by itself is no reason to read, so what is read first is the manifest.
+        let listing = next(&mut watch).await;
+        assert_eq!(text(&listing, "a.yaml").as_deref(), Some("new"));
+    }
+
+    #[tokio::test]
+    async fn a_new_file_is_not_read_before_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(dir.path());
+        next(&mut watch).await;
+        let mut file = fs::File::create(dir.path().join("a.yaml")).unwrap();
+        fs::write(dir.path().join("b.yaml"), "other").unwrap();
+        until(&mut watch, "a.yaml", Some("BeingWritten")).await;
+        file.write_all(b"new").unwrap();
+        drop(file);
+        until(&mut watch, "a.yaml", Some("new")).await;
+        // An empty file that nobody writes is read in the end, and a link at once.
+        std::os::unix::fs::symlink("b.yaml", dir.path().join("c.yaml")).unwrap();
+        assert!(next(&mut watch).await.linked);
     }
 
     #[tokio::test(start_paused = true)]
