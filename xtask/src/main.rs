@@ -4,10 +4,12 @@
 
 mod bench;
 mod build_ebpf;
+mod cluster;
 mod cmd;
 mod demo;
 mod fuzz;
 mod lint;
+mod oci;
 mod paths;
 mod progress;
 mod setup;
@@ -54,6 +56,8 @@ enum Command {
     Test(test::Args),
     /// The tutorial's ingress in network namespaces: set up, shown and asserted.
     Demo(demo::Args),
+    /// A real Kubernetes cluster on this machine: start, show, remove, import images.
+    Cluster(cluster::Args),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Test(args) => return test::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -58,7 +58,11 @@ const CLIENT_PACKAGES: [&str; 6] = [
 ];
 
 /// Services that packages bring along and that are not to run by themselves on the machine of whoever sets this up.
-const UNWANTED: [(&str, &str); 2] = [("bird2", "bird.service"), ("nginx", "nginx.service")];
+const UNWANTED: [(&str, &str); 3] = [
+    ("bird2", "bird.service"),
+    ("containerd", "containerd.service"),
+    ("nginx", "nginx.service"),
+];
 
 /// Packages that hold a Rust compiler with the sources of `core`, where rustup has none.
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -262,7 +266,8 @@ fn linker_root() -> Result<PathBuf> {
     Ok(paths::cache()?.join(format!("bpf-linker-{BPF_LINKER}")))
 }
 
-fn lock() -> Result<File> {
+/// Held by whoever changes the cache.
+pub(crate) fn lock() -> Result<File> {
     let cache = paths::cache()?;
     fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
     let path = cache.join("setup.lock");
@@ -340,6 +345,7 @@ fn stands_in(package: &str) -> bool {
         "xdp-tools" => cmd::is_there("xdp-loader"),
         "bird2" => cmd::is_there("bird"),
         "openssl" => cmd::is_there("openssl"),
+        "containerd" | "runc" | "iptables" => cmd::is_there(package),
         "nghttp2-client" => cmd::is_there("h2load"),
         "nghttp2-server" => cmd::is_there("nghttpd"),
         "chromium-headless-shell" => cmd::is_there(package),

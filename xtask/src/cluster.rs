@@ -1,0 +1,249 @@
+//! `cargo xtask cluster`: a real Kubernetes cluster on this machine, several side by side if they have names of their own.
+//!
+//! A hub namespace holds the control plane, one more for each node holds containerd, kubelet and kube-proxy. All
+//! processes are in one cgroup, all mounts in namespaces that end with them, all files in one folder: a removal needs
+//! nothing but the name, whatever has become of the command that started it.
+
+mod binaries;
+mod cgroups;
+mod checks;
+mod config;
+mod control;
+mod layout;
+mod network;
+mod node;
+mod pki;
+mod processes;
+mod remove;
+mod status;
+mod wait;
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::progress::Steps;
+use binaries::Binaries;
+use layout::{MOST_NODES, Name, Node};
+use wait::Interrupt;
+
+/// What to do with a cluster.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Start a cluster and wait until its nodes are ready.
+    Up {
+        #[command(flatten)]
+        cluster: Named,
+        /// Nodes, 1 to 9.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(MOST_NODES)))]
+        nodes: u8,
+        /// Which of Gateway API's definitions to install.
+        #[arg(long, value_enum, default_value_t = Channel::Standard)]
+        crds: Channel,
+    },
+    /// Remove a cluster, also what a start that died has left.
+    Down {
+        #[command(flatten)]
+        cluster: Named,
+    },
+    /// Show nodes and how to reach them.
+    Status {
+        /// Only this one; default: all.
+        #[arg(long)]
+        name: Option<Name>,
+    },
+    /// Import an OCI archive on every node.
+    LoadImage {
+        #[command(flatten)]
+        cluster: Named,
+        /// The archive; its index names the image.
+        archive: PathBuf,
+    },
+}
+
+#[derive(clap::Args)]
+struct Named {
+    /// Which cluster: 1 to 16 small letters and digits.
+    #[arg(long, default_value = "dev")]
+    name: Name,
+}
+
+/// A release channel of Gateway API.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Channel {
+    Standard,
+    Experimental,
+    None,
+}
+
+impl Channel {
+    fn folder(self) -> Option<&'static str> {
+        match self {
+            Self::Standard => Some("standard"),
+            Self::Experimental => Some("experimental"),
+            Self::None => None,
+        }
+    }
+}
+
+/// `cargo xtask cluster`.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    checks::root()?;
+    match &args.command {
+        Command::Up {
+            cluster,
+            nodes,
+            crds,
+        } => up(&cluster.name, *nodes, *crds),
+        Command::Down { cluster } => down(&cluster.name),
+        Command::Status { name } => show(name.as_ref()),
+        Command::LoadImage { cluster, archive } => load_image(&cluster.name, archive),
+    }
+}
+
+fn up(cluster: &Name, nodes: u8, channel: Channel) -> Result<()> {
+    let steps = Steps::new();
+    let interrupt = Interrupt::listen()?;
+    steps.run("this machine", |_| checks::machine())?;
+    let _lock = lock(cluster)?;
+    if remove::is_there(cluster) {
+        bail!(
+            "there is a cluster {cluster}, or what is left of one: see `cargo xtask cluster status`, \
+             remove it by `cargo xtask cluster down --name {cluster}`"
+        );
+    }
+    steps.run("system packages", checks::packages)?;
+    steps.run("kubernetes", |step| binaries::provide(step, &interrupt))?;
+    if let Err(error) = start(&steps, &interrupt, cluster, nodes, channel) {
+        let kept = remove::keep_logs(cluster);
+        let removed = steps.run("removal", |_| remove::all(cluster));
+        let error = match kept {
+            Ok(kept) => error.context(format!("the cluster did not start; its logs are in {kept}")),
+            Err(_) => error,
+        };
+        return Err(match removed {
+            Ok(()) => error,
+            Err(left) => error.context(format!("and it could not be removed: {left:#}")),
+        });
+    }
+    status::print(cluster);
+    Ok(())
+}
+
+fn start(
+    steps: &Steps,
+    interrupt: &Interrupt,
+    cluster: &Name,
+    nodes: u8,
+    channel: Channel,
+) -> Result<()> {
+    let binaries = Binaries::place()?;
+    steps.run("namespaces and keys", |_| {
+        for folder in [cluster.state(), cluster.logs(), cluster.records()] {
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+        }
+        cgroups::make(cluster, nodes)?;
+        network::make(cluster, nodes)?;
+        control::prepare(cluster, nodes, &binaries)?;
+        node::write_pause(cluster, &binaries)?;
+        interrupt.check()?;
+        Ok(format!("{} and {nodes} nodes", cluster.hub()))
+    })?;
+    steps.run("control plane", |step| {
+        control::start(cluster, &binaries)?;
+        // The nodes' first programs need no API server.
+        for node in Node::all(nodes) {
+            step.say(&format!("containerd on {node}"));
+            node::start(interrupt, cluster, node)?;
+        }
+        step.say("API server");
+        control::finish(interrupt, cluster, &binaries)?;
+        Ok(format!("Kubernetes {}", binaries::KUBERNETES))
+    })?;
+    steps.run("nodes", |step| {
+        for node in Node::all(nodes) {
+            step.say(&node.to_string());
+            node::join(interrupt, cluster, node, &binaries)?;
+        }
+        Ok("started".to_owned())
+    })?;
+    if let Some(folder) = channel.folder() {
+        steps.run("definitions", |_| {
+            control::definitions(interrupt, cluster, &binaries.definitions(folder))?;
+            Ok(format!("Gateway API {}, {folder}", binaries::GATEWAY_API))
+        })?;
+    }
+    steps.run("ready", |_| {
+        node::ready(interrupt, cluster, nodes, &binaries)?;
+        control::accounts(interrupt, cluster)?;
+        Ok(format!("{nodes} nodes, and pods are admitted"))
+    })
+}
+
+fn down(cluster: &Name) -> Result<()> {
+    if !remove::is_there(cluster) {
+        println!("there is no cluster {cluster}");
+        return Ok(());
+    }
+    let _lock = lock(cluster)?;
+    Steps::new().run("removal", |_| remove::all(cluster))
+}
+
+fn show(name: Option<&Name>) -> Result<()> {
+    let there = status::clusters();
+    let wanted: Vec<&Name> = match name {
+        Some(name) if !there.contains(name) => bail!("there is no cluster {name}"),
+        Some(name) => vec![name],
+        None => there.iter().collect(),
+    };
+    if wanted.is_empty() {
+        println!("there is no cluster: `cargo xtask cluster up` starts one");
+    }
+    for cluster in wanted {
+        status::print(cluster);
+    }
+    Ok(())
+}
+
+fn load_image(cluster: &Name, archive: &Path) -> Result<()> {
+    let nodes = node::of_cluster(cluster);
+    if nodes.is_empty() {
+        bail!("there is no cluster {cluster}");
+    }
+    let steps = Steps::new();
+    for node in nodes {
+        steps.run(&node.to_string(), |_| {
+            node::load(cluster, node, archive)?;
+            Ok(archive.display().to_string())
+        })?;
+    }
+    Ok(())
+}
+
+/// Held by the one command that changes a cluster.
+fn lock(cluster: &Name) -> Result<File> {
+    let path = cluster.lock();
+    let parent = layout::states();
+    fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    let taken = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    // A removal takes the file away in the end.
+    let number = |found: fs::Metadata| found.ino();
+    let same = file.metadata().ok().map(number) == fs::metadata(&path).ok().map(number);
+    if !taken || !same {
+        bail!("another command works on the cluster {cluster}: wait for its end");
+    }
+    Ok(file)
+}
