@@ -332,25 +332,21 @@ pub(super) fn write_session(out: &mut Vec<u8>, clock: &mut Clock, line: &Session
 }
 
 fn address(out: &mut Vec<u8>, name: &str, value: Option<SocketAddr>) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    match value {
-        Some(value) => {
-            out.extend_from_slice(b"\":\"");
-            socket(out, value);
-            out.push(b'"');
-        }
-        None => out.extend_from_slice(b"\":null"),
-    }
+    quoted(out, name, value, socket);
 }
 
 fn text(out: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
+    quoted(out, name, value, escape);
+}
+
+/// Appends a field whose value is a string, or null.
+fn quoted<T>(out: &mut Vec<u8>, name: &str, value: Option<T>, write: impl FnOnce(&mut Vec<u8>, T)) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
     match value {
         Some(value) => {
             out.extend_from_slice(b"\":\"");
-            escape(out, value);
+            write(out, value);
             out.push(b'"');
         }
         None => out.extend_from_slice(b"\":null"),

@@ -232,6 +232,26 @@ fn displaced<T>(
     displaced.map(|(_, value)| value)
 }
 
+/// The live state that stays in its place, and what has none there.
+fn kept<'a, L, T>(
+    wanted: &'a Slots<T>,
+    previous: &Slots<L>,
+    stays: impl Fn(&L, &Arc<T>) -> bool,
+) -> (Slots<L>, Vec<(usize, &'a Arc<T>)>) {
+    let (mut live, mut others) = (Slots::default(), Vec::new());
+    for (at, value) in wanted.places().iter().enumerate() {
+        let here = value.as_ref().and_then(|value| {
+            let here = previous.get(at).filter(|live| stays(live, value));
+            if here.is_none() {
+                others.push((at, value));
+            }
+            here.cloned()
+        });
+        live.set(at, here);
+    }
+    (live, others)
+}
+
 /// The clusters of a snapshot. Most are where they were before; the others are looked for by key.
 fn live_clusters(
     snapshot: &Snapshot,
@@ -239,18 +259,9 @@ fn live_clusters(
     basis: &Basis,
     now: Instant,
 ) -> Slots<LiveCluster> {
-    let (mut clusters, mut moved) = (Slots::default(), Vec::new());
-    for (at, cluster) in snapshot.clusters.places().iter().enumerate() {
-        let live = cluster.as_ref().and_then(|cluster| {
-            let here = previous.clusters.get(at);
-            let here = here.filter(|live| live.follow(cluster, now));
-            if here.is_none() {
-                moved.push((at, cluster));
-            }
-            here.cloned()
-        });
-        clusters.set(at, live);
-    }
+    let (mut clusters, moved) = kept(&snapshot.clusters, &previous.clusters, |live, cluster| {
+        live.follow(cluster, now)
+    });
     if moved.is_empty() {
         return clusters;
     }
@@ -279,18 +290,9 @@ fn live_rules(
     clusters: &Slots<LiveCluster>,
     mirrors: &mut Mirrors<'_>,
 ) -> Slots<LiveRule> {
-    let (mut rules, mut changed) = (Slots::default(), Vec::new());
-    for (at, rule) in snapshot.rules.places().iter().enumerate() {
-        let live = rule.as_ref().and_then(|rule| {
-            let here = previous.rules.get(at);
-            let here = here.filter(|live| live.still_means(rule, clusters));
-            if here.is_none() {
-                changed.push((at, rule));
-            }
-            here.cloned()
-        });
-        rules.set(at, live);
-    }
+    let (mut rules, changed) = kept(&snapshot.rules, &previous.rules, |live, rule| {
+        live.still_means(rule, clusters)
+    });
     if changed.is_empty() {
         return rules;
     }
