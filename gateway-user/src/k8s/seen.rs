@@ -1,0 +1,85 @@
+//! What the API server holds of objects that may get a status from us: what a write starts from.
+//!
+//! Filled by the watch, read by the writer. It may be behind; every write therefore names the version that it starts from.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kube::core::ApiResource;
+use tokio::sync::Notify;
+
+use crate::translate::{Kind, ObjectId};
+
+/// One object as last seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// `metadata.resourceVersion`.
+    pub resource_version: Box<str>,
+    /// `status` as JSON; none if it has none.
+    pub status: Option<Box<str>>,
+}
+
+/// Objects by kind and key. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Seen(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: HashMap<ObjectId, Known>,
+    resources: BTreeMap<Kind, ApiResource>,
+}
+
+impl Seen {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves whole entries behind.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One object, if it is there.
+    #[must_use]
+    pub fn get(&self, id: &ObjectId) -> Option<Known> {
+        self.lock().objects.get(id).cloned()
+    }
+
+    /// Notes what was seen of an object; none: it is gone.
+    pub fn set(&self, id: ObjectId, known: Option<Known>) {
+        let mut state = self.lock();
+        let same_status = |old: &Known, new: &Known| old.uid == new.uid && old.status == new.status;
+        let changed = match known {
+            Some(known) => match state.objects.insert(id, known.clone()) {
+                Some(old) => !same_status(&old, &known),
+                None => true,
+            },
+            None => state.objects.remove(&id).is_some(),
+        };
+        drop(state);
+        if changed {
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// Under which group, version and plural a kind is served here; none: it is not.
+    #[must_use]
+    pub fn resource(&self, kind: Kind) -> Option<ApiResource> {
+        self.lock().resources.get(&kind).cloned()
+    }
+
+    /// Notes how kinds are served.
+    pub fn set_resources(&self, resources: BTreeMap<Kind, ApiResource>) {
+        self.lock().resources = resources;
+        self.0.changed.notify_one();
+    }
+
+    /// Waits until a status or a kind has changed since the last wait.
+    pub async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+}
