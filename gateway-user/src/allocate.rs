@@ -52,6 +52,17 @@ pub enum Problem {
 /// result of the last call, for stability.
 #[must_use]
 pub fn allocate(inputs: &Inputs, on_cluster: bool, existing: &Allocations) -> Allocations {
+    give(inputs, on_cluster, existing, true)
+}
+
+/// What Gateways on a cluster have by the statuses that the lease holder has written: nothing new is given out, and what no
+/// pool admits is not believed.
+#[must_use]
+pub fn follow(inputs: &Inputs, existing: &Allocations) -> Allocations {
+    give(inputs, true, existing, false)
+}
+
+fn give(inputs: &Inputs, on_cluster: bool, existing: &Allocations, new: bool) -> Allocations {
     let classes = gateway_class::ours(inputs);
     let mut gateways: Vec<&Gateway> = inputs
         .gateways
@@ -73,7 +84,10 @@ pub fn allocate(inputs: &Inputs, on_cluster: bool, existing: &Allocations) -> Al
             run.claim(gateway, key, before.map_or(&[], |a| &a.addresses))
         })
         .collect();
-    let gateways = claims.into_iter().map(|claim| run.fill(claim)).collect();
+    let fill = |claim: Claim| {
+        if new { run.fill(claim) } else { claim.wait() }
+    };
+    let gateways = claims.into_iter().map(fill).collect();
     Allocations { gateways }
 }
 
@@ -82,6 +96,18 @@ struct Claim {
     key: ObjectKey,
     allocation: Allocation,
     open: usize,
+}
+
+impl Claim {
+    /// The lease holder gives out what is open.
+    fn wait(mut self) -> (ObjectKey, Allocation) {
+        if self.open > 0 {
+            let why = "waiting for the node that gives out addresses".to_owned();
+            let problem = Problem::AddressNotAssigned(why);
+            self.allocation.problem.get_or_insert(problem);
+        }
+        (self.key, self.allocation)
+    }
 }
 
 struct Run {

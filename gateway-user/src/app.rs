@@ -6,6 +6,8 @@
 
 pub mod kernel;
 mod open_files;
+mod source;
+mod start;
 pub mod view;
 
 use std::collections::BTreeSet;
@@ -17,24 +19,24 @@ use tokio::sync::Notify;
 
 use crate::admin;
 use crate::admin::server::BindError;
-use crate::allocate::{Allocations, allocate};
-use crate::args::{AccessLogArg, Endpoint};
-use crate::datapath::{self, Driver, Lock};
+use crate::allocate::Allocations;
+use crate::datapath::{self, Lock};
 use crate::drain::{Drain, Phase, Signals};
 use crate::file::keys::{self, KeyError};
-use crate::file::merge::{Files, Problem};
-use crate::file::{read, state, watch::Watch};
-use crate::proxy::access_log::Destination;
+use crate::file::merge::Problem;
+use crate::file::{read, state};
+use crate::k8s;
 use crate::proxy::held::Held;
-use crate::proxy::stats::Stats;
-use crate::proxy::{Mode, OpenUdp, Proxy, ProxySettings, StartError, TicketKeys, Timers};
+use crate::proxy::{StartError, TicketKeys};
 use crate::readiness::{Progress, Readiness};
-use crate::settings::{Datapath, Settings};
+use crate::settings::Settings;
 use crate::snapshot::{BindKey, Generation, Replica, ReplicaState, Snapshot};
 use crate::status::{self, Report};
-use crate::translate::{Context, Inputs, Translator, translate, zone};
+use crate::translate::{Context, Inputs, Translator, zone};
 
 use self::kernel::{Kernel, Refused};
+use self::source::Source;
+use self::start::{load_allocations, open_kernel, start_proxy, sync};
 use self::view::{Shared, View};
 
 /// How often heartbeat, drain and readiness are looked at.
@@ -55,6 +57,9 @@ pub enum RunError {
     /// The directory of manifests cannot be read.
     #[error("--config {dir} cannot be read: {why}; give a directory of manifests", dir = .0.display(), why = .1)]
     Config(PathBuf, String),
+    /// There is no API server to talk to.
+    #[error(transparent)]
+    Kubernetes(#[from] k8s::Error),
     /// An endpoint cannot be opened.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -98,14 +103,19 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async { App::start(settings, lock.clone()).await?.serve().await })
+    runtime.block_on(async {
+        match App::start(settings, lock.clone()).await? {
+            Some(app) => app.serve().await,
+            // Told to stop before there was anything to serve.
+            None => Ok(()),
+        }
+    })
 }
 
 /// The control task.
 struct App {
     settings: Settings,
-    watch: Watch,
-    files: Files,
+    source: Source,
     reported: BTreeSet<Problem>,
     allocations: Allocations,
     /// What it remembers makes a change cost no more than what it touches.
@@ -128,22 +138,29 @@ struct App {
 }
 
 impl App {
-    async fn start(settings: Settings, lock: Option<Lock>) -> Result<Self, RunError> {
-        let signals = Signals::new()?;
-        let mut files = Files::default();
-        let listing = read::read(&settings.config, &BTreeSet::new());
-        if let Some(why) = listing.unreadable.get("") {
-            return Err(RunError::Config(settings.config, why.clone()));
-        }
-        files.update(listing);
+    /// Starts everything; none if it was told to stop meanwhile.
+    async fn start(settings: Settings, lock: Option<Lock>) -> Result<Option<Self>, RunError> {
+        let mut signals = Signals::new()?;
+        let mut source = Source::open(&settings.source)?;
         let admin = admin::server::bind("--admin", &settings.admin).await?;
         let metrics = admin::server::bind("--metrics", &settings.metrics).await?;
         let ready = admin::server::bind("--ready", &settings.ready).await?;
+        for (name, bound) in [
+            ("admin", &admin),
+            ("metrics", &metrics),
+            ("readiness", &ready),
+        ] {
+            tracing::info!(endpoint = name, address = bound.describe(), "listening");
+        }
+        let readiness = Readiness::default();
+        ready.serve(admin::api::readiness(readiness.clone()));
+        if !sync(&mut source, &settings, &readiness, &mut signals).await {
+            return Ok(None);
+        }
         // After the endpoints: a second daemon with other pins, started by mistake, ends before it touches the kernel.
-        let mut driver = open_kernel(&settings, &files.merged().inputs, lock)?;
+        let mut driver = open_kernel(&settings, &source, lock)?;
         let held = driver.as_ref().map(|driver| Held::new(driver.hash_key()));
         let counted = held.clone();
-        let readiness = Readiness::default();
         open_files::make_room();
         let late = Arc::<OnceLock<Kernel>>::default();
         let proxy = start_proxy(&settings, &readiness, driver.as_mut(), held, &late)?;
@@ -153,22 +170,13 @@ impl App {
             shared.set_kernel(late.get_or_init(|| kernel).clone());
         }
         let drain_asked = Arc::new(Notify::new());
-        for (name, bound) in [
-            ("admin", &admin),
-            ("metrics", &metrics),
-            ("readiness", &ready),
-        ] {
-            tracing::info!(endpoint = name, address = bound.describe(), "listening");
-        }
         admin.serve(admin::api::router(
             Arc::clone(&shared),
             Arc::clone(&drain_asked),
         ));
         metrics.serve(admin::metrics::router(Arc::clone(&shared)));
-        ready.serve(admin::api::readiness(readiness.clone()));
         let mut app = Self {
-            watch: Watch::new(&settings.config),
-            files,
+            source,
             reported: BTreeSet::new(),
             allocations: load_allocations(&settings),
             translator: Translator::default(),
@@ -187,7 +195,7 @@ impl App {
         };
         app.reconfigure().await;
         datapath::settle_memory();
-        Ok(app)
+        Ok(Some(app))
     }
 
     async fn serve(mut self) -> Result<(), RunError> {
@@ -196,11 +204,7 @@ impl App {
         let drain_asked = Arc::clone(&self.drain_asked);
         loop {
             tokio::select! {
-                listing = self.watch.next() => {
-                    if self.files.update(listing) {
-                        self.reconfigure().await;
-                    }
-                }
+                () = self.source.next() => self.reconfigure().await,
                 () = self.signals.next() => {
                     if self.stopping {
                         tracing::warn!("told to stop again: stopping at once");
@@ -251,24 +255,24 @@ impl App {
         }
     }
 
-    /// Takes the manifests as they are now all the way to the proxy and the statuses.
+    /// Takes the objects as they are now all the way to the proxy and the statuses.
     async fn reconfigure(&mut self) {
-        let merged = self.files.merged();
-        for problem in merged.problems.difference(&self.reported) {
+        let problems = self.source.problems();
+        for problem in problems.difference(&self.reported) {
             tracing::error!("{problem}");
         }
-        self.reported.clone_from(&merged.problems);
-        let problems = merged.problems.iter().cloned().collect();
-        let allocations = allocate(&merged.inputs, false, &self.allocations);
+        self.reported.clone_from(&problems);
+        let allocations = self.source.allocate(&self.allocations, true);
+        let inputs = self.source.inputs();
         let context = Context {
-            on_cluster: false,
+            on_cluster: self.source.on_cluster(),
             allocations: &allocations,
-            zone: zone(&merged.inputs, &self.settings.node_name),
+            zone: zone(inputs, &self.settings.node_name),
         };
-        let mut translation = self.translator.translate(&merged.inputs, &context);
+        let mut translation = self.translator.translate(inputs, &context);
         self.generation += 1;
         translation.snapshot.generation = self.generation;
-        self.follow_keys(&merged.inputs);
+        self.follow_keys(inputs);
         let published = self.shared.proxy.publish(&translation.snapshot);
         for (bind, why) in &published.failed {
             tracing::error!(listener = %std::net::SocketAddr::from(*bind), "{why}");
@@ -287,7 +291,7 @@ impl App {
         let view = View {
             statuses: status::merge(&translation, &[report]),
             snapshot,
-            problems,
+            problems: problems.into_iter().collect(),
         };
         tracing::info!(
             generation = self.generation,
@@ -339,8 +343,9 @@ impl App {
         })
     }
 
+    /// On a cluster they are in the statuses.
     fn save_allocations(&self) {
-        if self.allocations.gateways.is_empty() {
+        if self.allocations.gateways.is_empty() || self.source.on_cluster() {
             return;
         }
         let path = self.settings.state_dir.join(ALLOCATIONS);
@@ -384,105 +389,5 @@ impl App {
             self.readiness.set(&self.progress);
         }
         phase
-    }
-}
-
-/// Starts the proxy with what the datapath gives it; `late` gets the datapath's thread once it runs.
-fn start_proxy(
-    settings: &Settings,
-    readiness: &Readiness,
-    driver: Option<&mut Driver>,
-    held: Option<Arc<Held>>,
-    late: &Arc<OnceLock<Kernel>>,
-) -> Result<Proxy, RunError> {
-    let stats = Arc::new(Stats::new(settings.workers));
-    let mut for_proxy = proxy_settings(settings, readiness);
-    let Some(driver) = driver else {
-        return Ok(Proxy::start(for_proxy, stats)?);
-    };
-    for_proxy.tags = Some(Arc::new(driver.session_tags()));
-    for_proxy.held = held;
-    for_proxy.open_udp = udp_by_kernel(Arc::clone(late));
-    let proxy = Proxy::start(for_proxy, stats)?;
-    proxy.inherit(driver.inherit()?.into_values());
-    Ok(proxy)
-}
-
-fn proxy_settings(settings: &Settings, readiness: &Readiness) -> ProxySettings {
-    let ready = readiness.clone();
-    ProxySettings {
-        workers: settings.workers,
-        mode: match settings.datapath {
-            Datapath::Off => Mode::Direct,
-            Datapath::Auto | Datapath::Native | Datapath::Tcx | Datapath::Generic => Mode::Steered,
-        },
-        max_segment: None,
-        timers: Timers::default(),
-        access_log: match &settings.access_log {
-            AccessLogArg::Off => Destination::Off,
-            AccessLogArg::Stdout => Destination::Stdout,
-            AccessLogArg::File(path) => Destination::File(path.clone()),
-        },
-        seed: name_seed(&settings.node_name),
-        ready: Box::new(move || ready.reason().is_none()),
-        ready_endpoint: match settings.ready {
-            Endpoint::Tcp(address) => Some(address),
-            Endpoint::Off | Endpoint::Unix(_) => None,
-        },
-        ..ProxySettings::default()
-    }
-}
-
-/// UDP sockets on VIPs are opened by whoever holds the privileges of the datapath.
-fn udp_by_kernel(kernel: Arc<OnceLock<Kernel>>) -> Box<OpenUdp> {
-    Box::new(move |vip| match kernel.get() {
-        Some(kernel) => kernel.open_udp(vip),
-        None => Err("the datapath thread has not started".into()),
-    })
-}
-
-/// A number that differs from node to node and is the same after a restart.
-fn name_seed(name: &str) -> u64 {
-    gateway_common::hash::sip13([0, 0], name.as_bytes())
-}
-
-/// What was given out before; nothing if the file is not there.
-fn load_allocations(settings: &Settings) -> Allocations {
-    let path = settings.state_dir.join(ALLOCATIONS);
-    let Ok(bytes) = std::fs::read(&path) else {
-        return Allocations::default();
-    };
-    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        tracing::warn!("{} is damaged and is not used: {error}", path.display());
-        Allocations::default()
-    })
-}
-
-/// Sets up the kernel half with the keys that the nodes share; none with `--datapath off`.
-fn open_kernel(
-    settings: &Settings,
-    inputs: &Inputs,
-    lock: Option<Lock>,
-) -> Result<Option<Driver>, RunError> {
-    let replicas = translate(
-        inputs,
-        &Context {
-            on_cluster: false,
-            allocations: &Allocations::default(),
-            zone: None,
-        },
-    )
-    .snapshot
-    .replicas
-    .len();
-    if settings.datapath == Datapath::Off {
-        // Nothing is hashed, but nodes that disagree later would be worse than none.
-        if replicas > 1 && keys::from_secret(inputs)?.is_none() {
-            return Err(KeyError::Missing(replicas).into());
-        }
-        Ok(None)
-    } else {
-        let keys = keys::load(inputs, replicas, &settings.state_dir)?;
-        Ok(Kernel::open(settings, &keys, lock)?)
     }
 }

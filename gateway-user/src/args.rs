@@ -68,9 +68,17 @@ pub struct RunArgs {
     /// Read manifests from this directory and follow changes.
     #[arg(long, env = "FOREBAY_CONFIG", value_name = "DIR")]
     pub config: Option<PathBuf>,
-    /// Read from the Kubernetes API server.
+    /// Read from the Kubernetes API server [default: in a pod].
     #[arg(long, env = "FOREBAY_KUBERNETES")]
     pub kubernetes: bool,
+    /// With --kubernetes: read only these namespaces, repeatable [default: all].
+    #[arg(
+        long,
+        env = "FOREBAY_NAMESPACES",
+        value_name = "NAMESPACE",
+        value_delimiter = ','
+    )]
+    pub namespaces: Vec<String>,
     /// This replica's name [default: the host's name].
     #[arg(long, env = "FOREBAY_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,

@@ -102,7 +102,9 @@ fn no_answer(error: &ClientError) -> ExitCode {
     }
 }
 
-fn run(args: RunArgs) -> ExitCode {
+fn run(mut args: RunArgs) -> ExitCode {
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    args.kubernetes |= in_pod && args.config.is_none();
     telemetry::start(args.log.log, args.log.log_format);
     let host = rustix::system::uname()
         .nodename()

@@ -13,6 +13,8 @@ use arc_swap::ArcSwapOption;
 pub struct Progress {
     /// The source has been read completely at least once.
     pub source_synced: bool,
+    /// What that waits for, where it is known.
+    pub waits_for: Option<String>,
     /// A translation has been given to the proxy.
     pub translated: bool,
     /// The kernel's tables hold that translation, or there is no datapath.
@@ -30,7 +32,8 @@ impl Progress {
         if self.drained {
             Some("drained: no connection is left".into())
         } else if !self.source_synced {
-            Some("the manifests have not been read yet".into())
+            let why = self.waits_for.as_deref();
+            Some(why.unwrap_or("the manifests have not been read yet").into())
         } else if !self.translated {
             Some("the configuration is not live yet".into())
         } else if !self.maps_programmed {

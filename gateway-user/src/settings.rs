@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::args::{AccessLogArg, DatapathArg, Endpoint, ForwardArg, RunArgs};
+use crate::k8s;
 use crate::l4::liveness::Settings as Probes;
 
 /// Most worker threads that `--workers` may ask for.
@@ -23,8 +24,8 @@ const DEFAULT_BPFFS: &str = "/sys/fs/bpf/forebay";
 /// What `forebay run` runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Directory of manifests.
-    pub config: PathBuf,
+    /// Where objects come from.
+    pub source: Source,
     /// This replica's name.
     pub node_name: String,
     /// Uplinks; empty = the one with the default route.
@@ -59,6 +60,15 @@ pub struct Settings {
     pub access_log: AccessLogArg,
 }
 
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of manifests.
+    Files(PathBuf),
+    /// The API server.
+    Kubernetes(k8s::Options),
+}
+
 /// How packets are steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Datapath {
@@ -88,7 +98,7 @@ impl Settings {
         let config = args.config.unwrap_or_default();
         if config.as_os_str().is_empty() && !args.kubernetes {
             errors.push(
-                "no source of objects; give a directory of manifests with --config DIR".into(),
+                "no source of objects; give a directory of manifests with --config DIR, or --kubernetes".into(),
             );
         }
         let named = args.node_name.is_some();
@@ -112,8 +122,15 @@ impl Settings {
         if !errors.is_empty() {
             return Err(errors);
         }
+        let source = if args.kubernetes {
+            Source::Kubernetes(k8s::Options {
+                namespaces: args.namespaces,
+            })
+        } else {
+            Source::Files(config)
+        };
         Ok(Self {
-            config,
+            source,
             node_name,
             interfaces: args.kernel.uplink.interface,
             datapath,
@@ -143,11 +160,14 @@ fn contradictions(args: &RunArgs) -> Vec<String> {
     let mut errors = Vec::new();
     if args.kubernetes && args.config.is_some() {
         errors.push("--kubernetes and --config exclude each other; give one of them".into());
-    } else if args.kubernetes {
-        errors.push(
-            "--kubernetes is not supported by this version; give a directory of manifests with --config DIR"
-                .into(),
-        );
+    }
+    if !args.kubernetes && !args.namespaces.is_empty() {
+        errors.push("--namespaces limits what is read from the API server; give --kubernetes, or leave it out".into());
+    }
+    for name in &args.namespaces {
+        if let Err(error) = check_namespace(name) {
+            errors.push(error);
+        }
     }
     errors.extend(beside_an_agent(args));
     if args.kernel.datapath == DatapathArg::Off {
@@ -251,16 +271,23 @@ fn picks_its_port(endpoint: &Endpoint) -> bool {
     matches!(endpoint, Endpoint::Tcp(address) if address.port() == 0)
 }
 
+/// A namespace is a DNS label.
+fn check_namespace(name: &str) -> Result<(), String> {
+    if name.len() <= 63 && label_is_good(name) {
+        return Ok(());
+    }
+    Err(format!(
+        "--namespaces {name:?} is not the name of a namespace; give DNS labels, separated by commas"
+    ))
+}
+
+fn label_is_good(label: &str) -> bool {
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !label.is_empty() && label.bytes().all(good) && !label.starts_with('-') && !label.ends_with('-')
+}
+
 /// A node name is what Kubernetes allows: a DNS subdomain.
 fn check_node_name(name: &str, given: bool) -> Result<(), String> {
-    let label_is_good = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
     if name.is_empty() && given {
         Err("--node-name is empty; give a name or leave it out".into())
     } else if name.is_empty() {
@@ -294,12 +321,35 @@ mod tests {
     #[test]
     fn defaults() {
         let got = settings("--config /etc/forebay").expect("good");
-        assert_eq!(got.config, PathBuf::from("/etc/forebay"));
+        assert_eq!(got.source, Source::Files("/etc/forebay".into()));
         assert_eq!((got.node_name.as_str(), got.workers), ("host-1", 8));
         assert_eq!(got.datapath, Datapath::Auto);
         assert_eq!(got.drain_timeout, Duration::from_secs(60));
         assert_eq!(got.state_dir, PathBuf::from("/run/forebay"));
         assert_eq!(got.admin.to_string(), "127.0.0.1:15000");
+    }
+
+    #[test]
+    fn objects_come_from_one_source() {
+        let got = settings("--kubernetes --namespaces a,b").expect("good");
+        let namespaces = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(got.source, Source::Kubernetes(k8s::Options { namespaces }));
+        for (flags, want) in [
+            (
+                "--kubernetes --config x",
+                "--kubernetes and --config exclude each other; give one of them",
+            ),
+            (
+                "--config x --namespaces a",
+                "--namespaces limits what is read from the API server; give --kubernetes, or leave it out",
+            ),
+            (
+                "--kubernetes --namespaces a.b",
+                "--namespaces \"a.b\" is not the name of a namespace; give DNS labels, separated by commas",
+            ),
+        ] {
+            assert_eq!(settings(flags).expect_err(flags), [want]);
+        }
     }
 
     #[test]
@@ -310,7 +360,7 @@ mod tests {
             errors,
             [
                 "--tunnel-port and --probe-port are both 17411; give two different ports",
-                "no source of objects; give a directory of manifests with --config DIR",
+                "no source of objects; give a directory of manifests with --config DIR, or --kubernetes",
                 "node name \"A\" is not a DNS name; give one of lower-case letters, digits, '-' and '.' with --node-name",
                 "--workers 0 is out of range; give 1 to 64",
             ]

@@ -27,6 +27,7 @@ pub mod namespace;
 pub mod objects;
 mod precedence;
 mod reference_grant;
+pub mod referenced;
 mod replica;
 mod retry;
 mod route;

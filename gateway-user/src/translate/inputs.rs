@@ -25,6 +25,9 @@ macro_rules! kinds {
         pub enum Kind { $(#[doc = $doc] $kind,)* }
 
         impl Kind {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
             /// As `kind` spells it.
             #[must_use]
             pub fn as_str(self) -> &'static str {
@@ -77,6 +80,14 @@ macro_rules! kinds {
             /// same allocation is the same object and costs no more than the look at it.
             pub(super) fn follow(&mut self, next: &Self) -> Changes {
                 Changes { $($field: follow(&mut self.$field, &next.$field),)* }
+            }
+
+            /// All objects of a kind.
+            pub fn ids(&self, kind: Kind) -> impl Iterator<Item = ObjectId> + use<> {
+                let keys: Vec<ObjectKey> = match kind {
+                    $(Kind::$kind => self.$field.keys().cloned().collect(),)*
+                };
+                keys.into_iter().map(move |key| ObjectId { kind, key })
             }
 
             /// Takes an object out; says whether it was there.
@@ -185,6 +196,39 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Its API group; empty for the core group.
+    #[must_use]
+    pub fn group(self) -> &'static str {
+        self.api_version().rsplit_once('/').map_or("", |(g, _)| g)
+    }
+
+    /// The versions that Forebay reads, newest first.
+    #[must_use]
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            Self::GatewayClass | Self::Gateway | Self::HttpRoute | Self::ReferenceGrant => {
+                &["v1", "v1beta1"]
+            }
+            Self::GrpcRoute | Self::UdpRoute => &["v1", "v1alpha2"],
+            Self::DestinationRule => &["v1", "v1beta1", "v1alpha3"],
+            Self::AddressPool | Self::TrafficPolicy => &["v1alpha1"],
+            Self::EndpointSlice | Self::Service | Self::Secret | Self::Namespace | Self::Node => {
+                &["v1"]
+            }
+        }
+    }
+
+    /// Whether its objects are of the whole cluster.
+    #[must_use]
+    pub fn cluster_scoped(self) -> bool {
+        matches!(
+            self,
+            Self::GatewayClass | Self::Namespace | Self::Node | Self::AddressPool
+        )
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -277,28 +321,10 @@ fn parse(value: &Value) -> Result<Option<Object>, FieldError> {
     Object::read(kind, without_nulls(value)).map(Some)
 }
 
-fn known(group: &str, kind: &str) -> Option<(Kind, &'static [&'static str])> {
-    Some(match (group, kind) {
-        ("gateway.networking.k8s.io", "GatewayClass") => (Kind::GatewayClass, &["v1", "v1beta1"]),
-        ("gateway.networking.k8s.io", "Gateway") => (Kind::Gateway, &["v1", "v1beta1"]),
-        ("gateway.networking.k8s.io", "HTTPRoute") => (Kind::HttpRoute, &["v1", "v1beta1"]),
-        ("gateway.networking.k8s.io", "GRPCRoute") => (Kind::GrpcRoute, &["v1", "v1alpha2"]),
-        ("gateway.networking.k8s.io", "UDPRoute") => (Kind::UdpRoute, &["v1", "v1alpha2"]),
-        ("gateway.networking.k8s.io", "ReferenceGrant") => {
-            (Kind::ReferenceGrant, &["v1", "v1beta1"])
-        }
-        ("networking.istio.io", "DestinationRule") => {
-            (Kind::DestinationRule, &["v1", "v1beta1", "v1alpha3"])
-        }
-        ("forebay.dev", "AddressPool") => (Kind::AddressPool, &["v1alpha1"]),
-        ("forebay.dev", "TrafficPolicy") => (Kind::TrafficPolicy, &["v1alpha1"]),
-        ("discovery.k8s.io", "EndpointSlice") => (Kind::EndpointSlice, &["v1"]),
-        ("", "Service") => (Kind::Service, &["v1"]),
-        ("", "Secret") => (Kind::Secret, &["v1"]),
-        ("", "Namespace") => (Kind::Namespace, &["v1"]),
-        ("", "Node") => (Kind::Node, &["v1"]),
-        _ => return None,
-    })
+fn known(group: &str, name: &str) -> Option<(Kind, &'static [&'static str])> {
+    let mut kinds = Kind::ALL.iter();
+    let kind = kinds.find(|kind| kind.as_str() == name && kind.group() == group)?;
+    Some((*kind, kind.versions()))
 }
 
 fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, FieldError> {
@@ -349,11 +375,7 @@ fn settle_metadata(kind: Kind, metadata: &mut Metadata) -> Result<(), FieldError
             format!("{:?} is not a lower-case DNS name", metadata.name),
         ));
     }
-    let cluster_scoped = matches!(
-        kind,
-        Kind::GatewayClass | Kind::Namespace | Kind::Node | Kind::AddressPool
-    );
-    if cluster_scoped {
+    if kind.cluster_scoped() {
         metadata.namespace = Arc::from("");
     } else if metadata.namespace.is_empty() {
         metadata.namespace = Arc::from("default");

@@ -1,0 +1,106 @@
+//! Where objects come from: files, or the API server.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::RunError;
+use crate::allocate::{self, Allocation, Allocations, allocate};
+use crate::file::merge::{Files, Problem};
+use crate::file::{keys, read, watch::Watch};
+use crate::k8s;
+use crate::settings;
+use crate::snapshot::ObjectKey;
+use crate::translate::Inputs;
+
+/// The objects as they are now.
+pub(super) enum Source {
+    Files { watch: Box<Watch>, files: Files },
+    Kubernetes(Box<k8s::Source>),
+}
+
+impl Source {
+    /// Reads files; of an API server nothing has been read then.
+    pub(super) fn open(source: &settings::Source) -> Result<Self, RunError> {
+        match source {
+            settings::Source::Files(directory) => Self::files(directory),
+            settings::Source::Kubernetes(options) => {
+                let source = k8s::start(options.clone())?;
+                Ok(Self::Kubernetes(Box::new(source)))
+            }
+        }
+    }
+
+    fn files(directory: &Path) -> Result<Self, RunError> {
+        let mut files = Files::default();
+        let listing = read::read(directory, &BTreeSet::new());
+        if let Some(why) = listing.unreadable.get("") {
+            return Err(RunError::Config(directory.to_owned(), why.clone()));
+        }
+        files.update(listing);
+        Ok(Self::Files {
+            watch: Box::new(Watch::new(directory)),
+            files,
+        })
+    }
+
+    /// Whether the objects come from Kubernetes.
+    pub(super) fn on_cluster(&self) -> bool {
+        matches!(self, Self::Kubernetes(_))
+    }
+
+    /// What has to come before anything can be served; none: it is there. With `keys`: those that the nodes share too.
+    pub(super) fn waits_for(&self, keys: bool) -> Option<String> {
+        let Self::Kubernetes(source) = self else {
+            return None;
+        };
+        let no_keys = || {
+            let key = ObjectKey::new(keys::NAMESPACE, keys::NAME);
+            (keys && !source.inputs().secrets.contains_key(&key))
+                .then(|| format!("Secret {key} is not there yet"))
+        };
+        source.waits_for().or_else(no_keys)
+    }
+
+    /// Waits for changes. Safe to cancel.
+    pub(super) async fn next(&mut self) {
+        match self {
+            Self::Files { watch, files } => while !files.update(watch.next().await) {},
+            Self::Kubernetes(source) => source.next().await,
+        }
+    }
+
+    pub(super) fn inputs(&self) -> &Inputs {
+        match self {
+            Self::Files { files, .. } => &files.merged().inputs,
+            Self::Kubernetes(source) => source.inputs(),
+        }
+    }
+
+    pub(super) fn problems(&self) -> BTreeSet<Problem> {
+        match self {
+            Self::Files { files, .. } => files.merged().problems.clone(),
+            Self::Kubernetes(source) => source.problems(),
+        }
+    }
+
+    /// Which Gateway has which addresses. `before`: the last answer, or what was kept of it; `leads`: this node gives out
+    /// addresses.
+    pub(super) fn allocate(&self, before: &Allocations, leads: bool) -> Allocations {
+        let Self::Kubernetes(source) = self else {
+            return allocate(self.inputs(), false, before);
+        };
+        let mut existing = Allocations::default();
+        for (key, addresses) in source.addresses() {
+            let addresses = addresses.clone();
+            let problem = None;
+            let allocation = Allocation { addresses, problem };
+            existing.gateways.insert(key.clone(), allocation);
+        }
+        if !leads {
+            return allocate::follow(source.inputs(), &existing);
+        }
+        // What has just been given out is not in any status yet.
+        existing.gateways.extend(before.gateways.clone());
+        allocate(source.inputs(), true, &existing)
+    }
+}

@@ -1,0 +1,221 @@
+//! Starts and stops watches as kinds and Secrets come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use kube::core::ApiResource;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::cache::Cache;
+use super::discovery::{self, Served};
+use super::health::Health;
+use super::seen::Seen;
+use super::watcher::{Follower, Memory, Scope, Told, Watched};
+use crate::snapshot::ObjectKey;
+use crate::translate::Kind;
+
+/// How often the API server is asked which kinds it serves.
+const DISCOVERY: Duration = Duration::from_secs(5);
+
+/// Pause after it has not answered.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Secrets that are watched one by one; if there are more, those of a namespace are watched together.
+const SINGLE_SECRETS: usize = 50;
+
+/// The first minor version of Kubernetes 1 that sends a first list as a stream without being told to.
+const STREAMING_MINOR: u32 = 34;
+
+/// The namespace of Forebay itself, which is always read.
+const OWN: &str = crate::file::keys::NAMESPACE;
+
+/// Everything that watches have in common.
+pub struct Manager {
+    /// Who asks.
+    pub client: Client,
+    /// Namespaces that are read; none: all.
+    pub namespaces: Vec<String>,
+    /// Secrets that are needed.
+    pub wanted: watch::Receiver<BTreeSet<ObjectKey>>,
+    /// Where changes go.
+    pub told: mpsc::Sender<Told>,
+    /// Where statuses go.
+    pub seen: Seen,
+    /// How it goes.
+    pub health: Health,
+    /// Copies for a start without an API server.
+    pub cache: Cache,
+}
+
+struct Running {
+    resource: ApiResource,
+    memory: Memory,
+    task: JoinHandle<()>,
+}
+
+impl Manager {
+    /// Watches until nobody listens any more.
+    pub async fn run(mut self) {
+        let mut running: BTreeMap<Watched, Running> = BTreeMap::new();
+        let mut served: Option<Served> = None;
+        let mut streaming = None;
+        let mut said = false;
+        loop {
+            match self.discover(&mut streaming).await {
+                Ok(found) => {
+                    said = false;
+                    if served.as_ref() != Some(&found) {
+                        log_kinds(served.as_ref(), &found);
+                        self.seen.set_resources(found.clone());
+                        served = Some(found);
+                    }
+                }
+                Err(error) if !said => {
+                    tracing::warn!("the API server does not say which kinds it serves: {error}");
+                    said = true;
+                }
+                Err(_) => {}
+            }
+            if let Some(served) = &served {
+                let stream = streaming.unwrap_or_default();
+                if self.follow(&mut running, served, stream).await.is_err() {
+                    return;
+                }
+            }
+            let pause = if served.is_some() { DISCOVERY } else { AGAIN };
+            tokio::select! {
+                changed = self.wanted.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn discover(&self, streaming: &mut Option<bool>) -> kube::Result<Served> {
+        if streaming.is_none() {
+            let version = self.client.apiserver_version().await?;
+            let digits: String = version
+                .minor
+                .chars()
+                .take_while(char::is_ascii_digit)
+                .collect();
+            let minor = digits.parse::<u32>().unwrap_or_default();
+            *streaming = Some(minor >= STREAMING_MINOR);
+            tracing::info!(version = version.git_version, "the API server answers");
+        }
+        discovery::served(&self.client).await
+    }
+
+    /// Brings the watches in line; an error if nobody listens.
+    async fn follow(
+        &self,
+        running: &mut BTreeMap<Watched, Running>,
+        served: &Served,
+        streaming: bool,
+    ) -> Result<(), mpsc::error::SendError<Told>> {
+        let wanted = self.watches(served);
+        let before: Vec<Watched> = running.keys().cloned().collect();
+        running.retain(|watched, run| {
+            let keep = wanted.contains(watched);
+            if !keep {
+                run.task.abort();
+                self.health.ended(watched);
+            }
+            keep
+        });
+        let same = wanted.iter().eq(before.iter());
+        if !same {
+            let list = wanted.iter().cloned().collect();
+            self.told.send(Told::Watching(list)).await?;
+        }
+        for watched in wanted {
+            let Some(resource) = served.get(&watched.kind) else {
+                continue;
+            };
+            let known = running.get(&watched);
+            if known.is_some_and(|run| run.resource == *resource) {
+                continue;
+            }
+            let memory = known.map_or_else(Memory::default, |run| {
+                run.task.abort();
+                Arc::clone(&run.memory)
+            });
+            let follower = Follower {
+                client: self.client.clone(),
+                resource: resource.clone(),
+                watched: watched.clone(),
+                streaming,
+                memory: Arc::clone(&memory),
+                seen: self.seen.clone(),
+                told: self.told.clone(),
+                health: self.health.clone(),
+                cache: self.cache.clone(),
+            };
+            let run = Running {
+                resource: resource.clone(),
+                memory,
+                task: tokio::spawn(follower.run()),
+            };
+            running.insert(watched, run);
+        }
+        Ok(())
+    }
+
+    /// What has to be watched.
+    fn watches(&self, served: &Served) -> BTreeSet<Watched> {
+        let mut watches = BTreeSet::new();
+        let namespaces: BTreeSet<&str> = self.namespaces.iter().map(String::as_str).collect();
+        for &kind in served.keys() {
+            let mut add = |scope| watches.insert(Watched { kind, scope });
+            if kind == Kind::Secret {
+                for scope in self.secrets() {
+                    add(scope);
+                }
+            } else if namespaces.is_empty() || kind.cluster_scoped() {
+                add(Scope::All);
+            } else {
+                for namespace in &namespaces {
+                    add(Scope::Namespace((*namespace).into()));
+                }
+                if kind == Kind::EndpointSlice {
+                    add(Scope::Namespace(OWN.into()));
+                }
+            }
+        }
+        watches
+    }
+
+    fn secrets(&self) -> BTreeSet<Scope> {
+        let wanted = self.wanted.borrow();
+        if wanted.len() <= SINGLE_SECRETS {
+            return wanted.iter().cloned().map(Scope::One).collect();
+        }
+        let (own, others): (Vec<_>, Vec<_>) = wanted
+            .iter()
+            .cloned()
+            .partition(|key| *key.namespace == *OWN);
+        let own = own.into_iter().map(Scope::One);
+        let others = others
+            .into_iter()
+            .map(|key| Scope::Namespace(key.namespace));
+        own.chain(others).collect()
+    }
+}
+
+fn log_kinds(before: Option<&Served>, now: &Served) {
+    for kind in Kind::ALL {
+        let was = before.and_then(|served| served.get(kind));
+        match (was, now.get(kind)) {
+            (None, Some(resource)) if before.is_some() => {
+                tracing::info!(%kind, version = resource.version, "is served from now on");
+            }
+            (Some(_), None) => tracing::warn!(%kind, "is not served any more"),
+            (None, None) if before.is_none() => {
+                tracing::info!(%kind, "is not served here: there are no such objects");
+            }
+            _ => {}
+        }
+    }
+}

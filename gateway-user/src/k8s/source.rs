@@ -1,0 +1,253 @@
+//! The control task's view of the API server: waits for changes and holds the objects.
+//!
+//! Watching, decoding and writing happen on a thread of their own; what arrives here is ready to be translated.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::health::Health;
+use super::store::Store;
+use super::watcher::{Change, Scope, Told, Watched};
+use crate::file::debounce::Debounce;
+use crate::file::keys;
+use crate::file::merge::Problem;
+use crate::snapshot::ObjectKey;
+use crate::translate::{Inputs, Kind, referenced};
+
+/// How long new objects wait for the Secrets that they name.
+const SECRET_WAIT: Duration = Duration::from_millis(300);
+
+/// The objects of a cluster.
+#[derive(Debug)]
+pub struct Source {
+    told: mpsc::Receiver<Told>,
+    wanted: watch::Sender<BTreeSet<ObjectKey>>,
+    health: Health,
+    store: Store,
+    debounce: Debounce,
+    /// Watches, and whether they have been read to the end.
+    watching: Option<BTreeMap<Watched, bool>>,
+    /// Watches that had been read before the last list of them came.
+    synced: BTreeSet<Watched>,
+    /// When Secrets that have just been asked for are not waited for any longer.
+    secrets_until: Option<Instant>,
+    /// Something that may name Secrets has changed.
+    names_secrets: bool,
+    /// A first complete reading is there.
+    complete: bool,
+}
+
+impl Source {
+    /// Reads what is `told`; asks for Secrets by `wanted`.
+    #[must_use]
+    pub(super) fn new(
+        told: mpsc::Receiver<Told>,
+        wanted: watch::Sender<BTreeSet<ObjectKey>>,
+        health: Health,
+    ) -> Self {
+        Self {
+            told,
+            wanted,
+            health,
+            store: Store::default(),
+            debounce: Debounce::default(),
+            watching: None,
+            synced: BTreeSet::new(),
+            secrets_until: None,
+            names_secrets: true,
+            complete: false,
+        }
+    }
+
+    /// What concerns us.
+    #[must_use]
+    pub fn inputs(&self) -> &Inputs {
+        self.store.inputs()
+    }
+
+    /// Addresses by the status of Gateways.
+    #[must_use]
+    pub fn addresses(&self) -> &BTreeMap<ObjectKey, Vec<IpAddr>> {
+        self.store.addresses()
+    }
+
+    /// Objects that cannot be read.
+    #[must_use]
+    pub fn problems(&self) -> BTreeSet<Problem> {
+        self.store.problems()
+    }
+
+    /// How the conversation with the API server goes.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Why not everything has been read yet; none: it has.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<String> {
+        if self.complete {
+            return None;
+        }
+        let failing = self.health.failing();
+        if let Some(why) = failing.first() {
+            return Some(why.clone());
+        }
+        let Some(watching) = &self.watching else {
+            return Some("the API server has not said which kinds it serves".to_owned());
+        };
+        let open = watching.iter().filter(|(_, synced)| !**synced);
+        let open: Vec<String> = open.map(|(watched, _)| watched.to_string()).collect();
+        Some(format!("not read yet: {}", open.join(", ")))
+    }
+
+    /// Waits until there is something new of which all belongs together has been read. Safe to cancel.
+    pub async fn next(&mut self) {
+        loop {
+            while let Ok(told) = self.told.try_recv() {
+                self.take(told);
+            }
+            if self.act(now()) {
+                return;
+            }
+            let due = self.debounce.due().filter(|due| *due > now());
+            let wake = [due, self.secrets_until].into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                told = self.told.recv() => match told {
+                    Some(told) => self.take(told),
+                    // The thread has ended: the process does too.
+                    None => std::future::pending().await,
+                },
+                () = until(wake) => {}
+            }
+        }
+    }
+
+    fn act(&mut self, now: Instant) -> bool {
+        if self.debounce.due().is_none_or(|due| due > now) || !self.is_complete(now) {
+            return false;
+        }
+        self.debounce.acted(now);
+        true
+    }
+
+    /// Whether all that was asked for has been read. Secrets may be missing, and are waited for no longer than they must.
+    fn is_complete(&mut self, now: Instant) -> bool {
+        if self.ask_for_secrets() {
+            self.secrets_until = Some(now + SECRET_WAIT);
+        }
+        let Some(watching) = &self.watching else {
+            return false;
+        };
+        let mut open = watching.iter().filter(|(_, synced)| !**synced).peekable();
+        let all_there = open.peek().is_none() && self.secrets_there();
+        let only_secrets = open.all(|(watched, _)| watched.kind == Kind::Secret);
+        let waited = self.secrets_until.is_none_or(|until| until <= now);
+        if all_there || waited {
+            self.secrets_until = None;
+        }
+        // A kind that has come later, or a permission that is missing, holds nothing up that works already.
+        let go_on = all_there || (waited && (only_secrets || self.complete));
+        self.complete |= go_on;
+        go_on
+    }
+
+    /// Says which Secrets are needed now; true if that has changed.
+    fn ask_for_secrets(&mut self) -> bool {
+        if !std::mem::take(&mut self.names_secrets) {
+            return false;
+        }
+        let mut wanted = referenced::secrets(self.store.inputs());
+        wanted.insert(ObjectKey::new(keys::NAMESPACE, keys::NAME));
+        if *self.wanted.borrow() == wanted {
+            return false;
+        }
+        self.store.keep_secrets(|key| wanted.contains(key));
+        self.wanted.send_replace(wanted);
+        true
+    }
+
+    /// Whether every Secret that is asked for is in some watch that has been read.
+    fn secrets_there(&self) -> bool {
+        let Some(watching) = &self.watching else {
+            return false;
+        };
+        let read = |key: &ObjectKey| {
+            let scopes = [
+                Scope::One(key.clone()),
+                Scope::Namespace(key.namespace.clone()),
+            ];
+            scopes.into_iter().any(|scope| {
+                let kind = Kind::Secret;
+                watching.get(&Watched { kind, scope }) == Some(&true)
+            })
+        };
+        self.wanted.borrow().iter().all(read)
+    }
+
+    fn take(&mut self, told: Told) {
+        let changed = match told {
+            Told::Watching(list) => self.watch(list),
+            Told::Changes(changes) => {
+                self.names_secrets |= changes.iter().any(names_secrets);
+                self.store.apply(changes)
+            }
+            Told::Synced(watched) => {
+                if let Some(synced) = self.watching.as_mut().and_then(|w| w.get_mut(&watched)) {
+                    *synced = true;
+                }
+                self.synced.insert(watched);
+                // What waited for it may go on now.
+                !self.complete || self.secrets_until.is_some()
+            }
+        };
+        if changed {
+            self.debounce.changed(now());
+        }
+    }
+
+    fn watch(&mut self, list: Vec<Watched>) -> bool {
+        self.synced.retain(|watched| list.contains(watched));
+        let kinds: BTreeSet<Kind> = list.iter().map(|watched| watched.kind).collect();
+        let mut changed = self.watching.is_none();
+        for &kind in Kind::ALL {
+            if kind != Kind::Secret && !kinds.contains(&kind) {
+                let cleared = self.store.clear(kind);
+                self.names_secrets |= cleared;
+                changed |= cleared;
+            }
+        }
+        let synced = |watched: &Watched| self.synced.contains(watched);
+        self.watching = Some(list.into_iter().map(|w| (w.clone(), synced(&w))).collect());
+        changed
+    }
+}
+
+/// Whether Secrets may be needed, or not be needed, because of it.
+fn names_secrets(change: &Change) -> bool {
+    let kind = match change {
+        Change::Is(object) => object.id().kind,
+        Change::Gone(id) => id.kind,
+        Change::Bad(..) | Change::Addresses(..) => return false,
+    };
+    matches!(
+        kind,
+        Kind::GatewayClass | Kind::Gateway | Kind::ReferenceGrant | Kind::DestinationRule
+    )
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The runtime's clock, so that tests can stop it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

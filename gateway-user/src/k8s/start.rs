@@ -1,0 +1,90 @@
+//! Connects to the API server and starts the thread that talks to it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kube::{Client, Config};
+use tokio::sync::{mpsc, watch};
+
+use super::cache::Cache;
+use super::health::Health;
+use super::manager::Manager;
+use super::seen::Seen;
+use super::source::Source;
+
+/// Batches of changes that may wait for the control task.
+const WAITING: usize = 1024;
+
+/// Longest time to set up a connection to the API server.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// What to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Namespaces that are read; none: all.
+    pub namespaces: Vec<String>,
+}
+
+/// Why there is no API server to talk to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neither a kubeconfig nor a pod's environment.
+    #[error(
+        "there is no way to the API server: {0}; run in a pod with a service account, or name a kubeconfig in KUBECONFIG"
+    )]
+    Config(String),
+    /// The certificates or the credentials cannot be used.
+    #[error("the API server's address or credentials cannot be used: {0}")]
+    Client(String),
+    /// The system refuses a thread or a runtime.
+    #[error("the thread of the API server cannot be started: {0}; check the limits on processes")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Connects, which needs no answer yet, and follows.
+///
+/// # Errors
+/// See [`Error`].
+pub fn start(options: Options) -> Result<Source, Error> {
+    let (told, changes) = mpsc::channel(WAITING);
+    let (want, wanted) = watch::channel(BTreeSet::new());
+    let health = Health::default();
+    let (connected, connection) = std::sync::mpsc::sync_channel(1);
+    let of_thread = health.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("kubernetes".into())
+        .spawn(move || {
+            runtime.block_on(async move {
+                let client = match connect().await {
+                    Ok(client) => client,
+                    Err(error) => return drop(connected.send(Err(error))),
+                };
+                drop(connected.send(Ok(())));
+                let manager = Manager {
+                    client,
+                    namespaces: options.namespaces,
+                    wanted,
+                    told,
+                    seen: Seen::default(),
+                    health: of_thread,
+                    cache: Cache,
+                };
+                manager.run().await;
+            });
+        })?;
+    connection
+        .recv()
+        .unwrap_or_else(|_| Err(Error::Client("its thread has ended".to_owned())))?;
+    Ok(Source::new(changes, want, health))
+}
+
+async fn connect() -> Result<Client, Error> {
+    let mut config = Config::infer()
+        .await
+        .map_err(|error| Error::Config(error.to_string()))?;
+    config.connect_timeout = Some(CONNECT);
+    Client::try_from(config).map_err(|error| Error::Client(error.to_string()))
+}

@@ -1,0 +1,345 @@
+//! Follows the objects of one kind in one scope, and says what has changed of what decides a translation.
+//!
+//! An interrupted watch goes on where it was; one that cannot is read anew as a whole, and only the difference is passed on.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::api::{Api, ObjectMeta};
+use kube::core::ApiResource;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Config, Event};
+use kube::{Client, Resource};
+use tokio::sync::mpsc;
+
+use super::cache::Cache;
+use super::health::Health;
+use super::raw::{Fingerprint, Item, Raw};
+use super::seen::Seen;
+use crate::snapshot::ObjectKey;
+use crate::translate::{Kind, Object, ObjectId};
+
+/// Whose objects are followed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Those of the whole cluster.
+    All,
+    /// Those of one namespace.
+    Namespace(Arc<str>),
+    /// One object.
+    One(ObjectKey),
+}
+
+/// What one watch follows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Watched {
+    /// The kind.
+    pub kind: Kind,
+    /// Whose.
+    pub scope: Scope,
+}
+
+impl fmt::Display for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.scope {
+            Scope::All => write!(f, "{}s", self.kind),
+            Scope::Namespace(namespace) => write!(f, "{}s of namespace {namespace}", self.kind),
+            Scope::One(key) => write!(f, "{} {key}", self.kind),
+        }
+    }
+}
+
+/// What has become of one object.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// It is new, or different.
+    Is(Box<Object>),
+    /// It is gone.
+    Gone(ObjectId),
+    /// It cannot be read: what was last read of it stays. The sentence says why.
+    Bad(ObjectId, String),
+    /// The addresses that a Gateway's status names.
+    Addresses(ObjectKey, Vec<IpAddr>),
+}
+
+/// What the control task is told.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// Which watches there are; objects of kinds that are in none are gone.
+    Watching(Vec<Watched>),
+    /// Changes, together.
+    Changes(Vec<Change>),
+    /// Everything in it has been read at least once.
+    Synced(Watched),
+}
+
+/// What is known of each object of a watch, also after the watch has been started anew.
+pub type Memory = Arc<Mutex<HashMap<ObjectKey, Mark>>>;
+
+/// One object as it was passed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    fingerprint: Fingerprint,
+    addresses: Box<[IpAddr]>,
+}
+
+/// One watch.
+pub struct Follower {
+    /// Who asks.
+    pub client: Client,
+    /// How the kind is served.
+    pub resource: ApiResource,
+    /// What is followed.
+    pub watched: Watched,
+    /// Whether the API server sends a first list as a stream.
+    pub streaming: bool,
+    /// What was passed on.
+    pub memory: Memory,
+    /// Where statuses go.
+    pub seen: Seen,
+    /// Where changes go.
+    pub told: mpsc::Sender<Told>,
+    /// How it goes.
+    pub health: Health,
+    /// Copies for a start without an API server.
+    pub cache: Cache,
+}
+
+impl Follower {
+    /// Follows until nobody listens any more.
+    pub async fn run(mut self) {
+        while !self.told.is_closed() {
+            if self.follow().await.is_err() {
+                return;
+            }
+            self.streaming = false;
+        }
+    }
+
+    /// Follows as long as it makes sense to do so in this way.
+    async fn follow(&self) -> Result<(), mpsc::error::SendError<Told>> {
+        let stream = watcher::watcher(self.api(), self.config()).backoff(Pace::default());
+        let mut stream = pin!(stream);
+        let mut listed: Option<Listed> = None;
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(event) => {
+                    self.health.well(&self.watched);
+                    self.take(event, &mut listed).await?;
+                }
+                Err(error) => {
+                    if self.streaming && is_refused_stream(&error) {
+                        return Ok(());
+                    }
+                    self.health.failed(&self.watched, &self.resource, &error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(
+        &self,
+        event: Event<Raw>,
+        listed: &mut Option<Listed>,
+    ) -> Result<(), mpsc::error::SendError<Told>> {
+        match event {
+            Event::Init => *listed = Some(Listed::default()),
+            Event::InitApply(raw) => {
+                if let Some(listed) = listed {
+                    let key = key(raw.meta());
+                    let changes = self.apply(&key, raw);
+                    listed.changes.extend(changes);
+                    listed.keys.push(key);
+                }
+            }
+            Event::InitDone => {
+                let Listed { mut changes, keys } = listed.take().unwrap_or_default();
+                changes.extend(self.forget_all_but(keys));
+                self.told.send(Told::Changes(changes)).await?;
+                self.told.send(Told::Synced(self.watched.clone())).await?;
+            }
+            Event::Apply(raw) => {
+                let key = key(raw.meta());
+                let changes = self.apply(&key, raw);
+                if !changes.is_empty() {
+                    self.told.send(Told::Changes(changes)).await?;
+                }
+            }
+            Event::Delete(raw) => {
+                let change = self.forget(key(raw.meta()));
+                self.told.send(Told::Changes(vec![change])).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes an object; what of it has to be passed on.
+    fn apply(&self, key: &ObjectKey, raw: Raw) -> Vec<Change> {
+        let kind = self.watched.kind;
+        let id = ObjectId {
+            kind,
+            key: key.clone(),
+        };
+        let item = raw.split(&self.resource);
+        let mark = Mark {
+            fingerprint: item.fingerprint(),
+            addresses: item.addresses.clone().into(),
+        };
+        let before = self.memory().insert(key.clone(), mark.clone());
+        let before = before.unwrap_or_default();
+        let mut changes = Vec::new();
+        if kind == Kind::Gateway && before.addresses != mark.addresses {
+            changes.push(Change::Addresses(key.clone(), item.addresses.clone()));
+        }
+        if before.fingerprint != mark.fingerprint {
+            changes.extend(self.read(&id, &item));
+        }
+        if has_status(kind) {
+            self.seen.set(id, Some(item.known));
+        }
+        changes
+    }
+
+    fn read(&self, id: &ObjectId, item: &Item) -> Option<Change> {
+        match item.read() {
+            Ok(Some(object)) => {
+                self.cache.put(id, || item.line());
+                Some(Change::Is(Box::new(object)))
+            }
+            // Of another kind than was asked for: nothing of ours.
+            Ok(None) => None,
+            Err(error) => Some(Change::Bad(
+                id.clone(),
+                format!("field {}: {}", error.field, error.message),
+            )),
+        }
+    }
+
+    fn forget(&self, key: ObjectKey) -> Change {
+        self.memory().remove(&key);
+        let id = ObjectId {
+            kind: self.watched.kind,
+            key,
+        };
+        if has_status(id.kind) {
+            self.seen.set(id.clone(), None);
+        }
+        self.cache.remove(&id);
+        Change::Gone(id)
+    }
+
+    fn forget_all_but(&self, keys: Vec<ObjectKey>) -> Vec<Change> {
+        let keys: std::collections::HashSet<ObjectKey> = keys.into_iter().collect();
+        let gone: Vec<ObjectKey> = {
+            let memory = self.memory();
+            let gone = memory.keys().filter(|key| !keys.contains(key));
+            gone.cloned().collect()
+        };
+        gone.into_iter().map(|key| self.forget(key)).collect()
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, Mark>> {
+        // A panic elsewhere leaves whole entries behind.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn api(&self) -> Api<Raw> {
+        let client = self.client.clone();
+        match &self.watched.scope {
+            Scope::All => Api::all_with(client, &self.resource),
+            Scope::Namespace(namespace) => Api::namespaced_with(client, namespace, &self.resource),
+            Scope::One(key) if key.namespace.is_empty() => Api::all_with(client, &self.resource),
+            Scope::One(key) => Api::namespaced_with(client, &key.namespace, &self.resource),
+        }
+    }
+
+    fn config(&self) -> Config {
+        let config = Config::default().timeout(WATCH_TIMEOUT);
+        let config = match &self.watched.scope {
+            Scope::One(key) => config.fields(&format!("metadata.name={}", key.name)),
+            Scope::All | Scope::Namespace(_) => config,
+        };
+        if self.streaming {
+            config.streaming_lists()
+        } else {
+            config
+        }
+    }
+}
+
+/// Seconds that a watch lasts at most, and with it the time until a connection that is dead is found out.
+const WATCH_TIMEOUT: u32 = 60;
+
+/// What has been read of a list so far.
+#[derive(Default)]
+struct Listed {
+    changes: Vec<Change>,
+    keys: Vec<ObjectKey>,
+}
+
+/// Kinds whose status Forebay writes.
+fn has_status(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::GatewayClass
+            | Kind::Gateway
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::UdpRoute
+            | Kind::DestinationRule
+            | Kind::AddressPool
+            | Kind::TrafficPolicy
+    )
+}
+
+fn key(meta: &ObjectMeta) -> ObjectKey {
+    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+    ObjectKey {
+        namespace: text(&meta.namespace),
+        name: text(&meta.name),
+    }
+}
+
+/// An API server that does not know how to stream a list says that the request is invalid.
+fn is_refused_stream(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        if matches!(status.code, 400 | 422))
+}
+
+/// Pauses between attempts: short, since there are few that ask, and with chance, since all nodes do at once.
+struct Pace(Duration);
+
+/// Shortest and longest pause.
+const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(800)];
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(PAUSES[0])
+    }
+}
+
+impl Iterator for Pace {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(PAUSES[1]);
+        let mut byte = [0];
+        // Without chance it is the middle.
+        let chance = aws_lc_rs::rand::fill(&mut byte).map_or(128, |()| u32::from(byte[0]));
+        Some(pause / 2 + pause * chance / 256)
+    }
+}
+
+impl Backoff for Pace {
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
