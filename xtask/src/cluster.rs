@@ -9,6 +9,7 @@ mod cgroups;
 mod checks;
 mod config;
 mod control;
+mod go;
 mod layout;
 mod network;
 mod node;
