@@ -9,6 +9,7 @@ mod cgroups;
 mod checks;
 mod config;
 mod control;
+mod definitions;
 mod go;
 mod layout;
 mod network;
@@ -16,6 +17,7 @@ mod node;
 mod pki;
 mod processes;
 mod remove;
+mod running;
 mod status;
 mod wait;
 
@@ -31,6 +33,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::progress::Steps;
 use binaries::Binaries;
 use layout::{MOST_NODES, Name, Node};
+use running::{Running, Wanted};
 use wait::Interrupt;
 
 /// What to do with a cluster.
@@ -52,6 +55,9 @@ enum Command {
         /// Which of Gateway API's definitions to install.
         #[arg(long, value_enum, default_value_t = Channel::Standard)]
         crds: Channel,
+        /// Version of these definitions.
+        #[arg(long, default_value = binaries::GATEWAY_API, value_parser = definitions::VERSIONS)]
+        gateway_api: String,
     },
     /// Remove a cluster, also what a start that died has left.
     Down {
@@ -82,14 +88,14 @@ struct Named {
 
 /// A release channel of Gateway API.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Channel {
+pub(crate) enum Channel {
     Standard,
     Experimental,
     None,
 }
 
 impl Channel {
-    fn folder(self) -> Option<&'static str> {
+    pub(crate) fn folder(self) -> Option<&'static str> {
         match self {
             Self::Standard => Some("standard"),
             Self::Experimental => Some("experimental"),
@@ -106,49 +112,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             cluster,
             nodes,
             crds,
-        } => up(&cluster.name, *nodes, *crds),
+            gateway_api,
+        } => up(&Wanted {
+            name: &cluster.name,
+            nodes: *nodes,
+            channel: *crds,
+            gateway_api,
+        }),
         Command::Down { cluster } => down(&cluster.name),
         Command::Status { name } => show(name.as_ref()),
         Command::LoadImage { cluster, archive } => load_image(&cluster.name, archive),
     }
 }
 
-fn up(cluster: &Name, nodes: u8, channel: Channel) -> Result<()> {
+fn up(wanted: &Wanted<'_>) -> Result<()> {
     let steps = Steps::new();
     let interrupt = Interrupt::listen()?;
-    steps.run("this machine", |_| checks::machine())?;
-    let _lock = lock(cluster)?;
-    if remove::is_there(cluster) {
-        bail!(
-            "there is a cluster {cluster}, or what is left of one: see `cargo xtask cluster status`, \
-             remove it by `cargo xtask cluster down --name {cluster}`"
-        );
-    }
-    steps.run("system packages", checks::packages)?;
-    steps.run("kubernetes", |step| binaries::provide(step, &interrupt))?;
-    if let Err(error) = start(&steps, &interrupt, cluster, nodes, channel) {
-        let kept = remove::keep_logs(cluster);
-        let removed = steps.run("removal", |_| remove::all(cluster));
-        let error = match kept {
-            Ok(kept) => error.context(format!("the cluster did not start; its logs are in {kept}")),
-            Err(_) => error,
-        };
-        return Err(match removed {
-            Ok(()) => error,
-            Err(left) => error.context(format!("and it could not be removed: {left:#}")),
-        });
-    }
-    status::print(cluster);
+    Running::start(&steps, &interrupt, wanted)?.keep();
+    status::print(wanted.name);
     Ok(())
 }
 
-fn start(
-    steps: &Steps,
-    interrupt: &Interrupt,
-    cluster: &Name,
-    nodes: u8,
-    channel: Channel,
-) -> Result<()> {
+fn start(running: &Running<'_>, wanted: &Wanted<'_>) -> Result<()> {
+    let (steps, interrupt) = (running.steps, running.interrupt);
+    let (cluster, nodes) = (wanted.name, wanted.nodes);
     let binaries = Binaries::place()?;
     steps.run("namespaces and keys", |_| {
         for folder in [cluster.state(), cluster.logs(), cluster.records()] {
@@ -180,10 +167,12 @@ fn start(
         }
         Ok("started".to_owned())
     })?;
-    if let Some(folder) = channel.folder() {
+    if let Some(channel) = wanted.channel.folder() {
         steps.run("definitions", |_| {
-            control::definitions(interrupt, cluster, &binaries.definitions(folder))?;
-            Ok(format!("Gateway API {}, {folder}", binaries::GATEWAY_API))
+            let version = wanted.gateway_api;
+            let folder = definitions::provide(interrupt, &binaries, version, channel)?;
+            control::definitions(interrupt, cluster, &folder)?;
+            Ok(format!("Gateway API {version}, {channel}"))
         })?;
     }
     steps.run("ready", |_| {
