@@ -10,7 +10,8 @@ mod checks;
 mod config;
 mod control;
 mod definitions;
-mod go;
+pub(crate) mod forebay;
+pub(crate) mod go;
 mod layout;
 mod network;
 mod node;
@@ -32,9 +33,14 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::progress::Steps;
 use binaries::Binaries;
-use layout::{MOST_NODES, Name, Node};
-use running::{Running, Wanted};
-use wait::Interrupt;
+use layout::{MOST_NODES, Node};
+
+pub(crate) use binaries::KUBERNETES;
+pub(crate) use checks::root;
+pub(crate) use definitions::VERSIONS as GATEWAY_APIS;
+pub(crate) use layout::Name;
+pub(crate) use running::{Running, Wanted};
+pub(crate) use wait::{Interrupt, until};
 
 /// What to do with a cluster.
 #[derive(clap::Args)]
@@ -56,7 +62,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Channel::Standard)]
         crds: Channel,
         /// Version of these definitions.
-        #[arg(long, default_value = binaries::GATEWAY_API, value_parser = definitions::VERSIONS)]
+        #[arg(long, default_value = binaries::GATEWAY_API, value_parser = GATEWAY_APIS)]
         gateway_api: String,
     },
     /// Remove a cluster, also what a start that died has left.
@@ -106,7 +112,7 @@ impl Channel {
 
 /// `cargo xtask cluster`.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    checks::root()?;
+    root()?;
     match &args.command {
         Command::Up {
             cluster,
@@ -158,7 +164,7 @@ fn start(running: &Running<'_>, wanted: &Wanted<'_>) -> Result<()> {
         }
         step.say("API server");
         control::finish(interrupt, cluster, &binaries)?;
-        Ok(format!("Kubernetes {}", binaries::KUBERNETES))
+        Ok(format!("Kubernetes {KUBERNETES}"))
     })?;
     steps.run("nodes", |step| {
         for node in Node::all(nodes) {

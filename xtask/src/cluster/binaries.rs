@@ -15,7 +15,7 @@ use super::{
 use crate::{cmd, paths, progress::Step};
 
 /// Version of Kubernetes, as `go.mod` has it.
-pub(super) const KUBERNETES: &str = "1.37.2";
+pub(crate) const KUBERNETES: &str = "1.37.2";
 /// Version of the Gateway API definitions.
 pub(super) const GATEWAY_API: &str = "1.7.0";
 /// Go's sum of that module: its zip is taken without a `go.sum`, which would ask for a newer Go.

@@ -88,6 +88,11 @@ impl Go<'_> {
         fs::rename(&out, place).with_context(|| format!("cannot create {}", place.display()))
     }
 
+    /// A folder that is removed after the build.
+    pub(crate) fn work(&self) -> &Path {
+        &self.work
+    }
+
     /// `go` in `folder` with caches of its own, ended with this process however that ends.
     pub(crate) fn command(&self, folder: &Path, words: &[&str]) -> Command {
         let mut command = Command::new("setpriv");

@@ -1,10 +1,14 @@
 //! A cluster that this command starts and that ends with it, however that is.
 
-use std::fs::File;
+use std::{fs::File, path::Path, process::Command};
 
 use anyhow::{Result, bail};
+use serde_json::Value;
 
-use super::{Channel, binaries, checks, layout::Name, lock, remove, start, wait::Interrupt};
+use super::{
+    Channel, binaries, checks, control, layout::Name, lock, network, node, remove, start,
+    wait::Interrupt,
+};
 use crate::progress::Steps;
 
 /// What a cluster is to be.
@@ -65,6 +69,51 @@ impl<'a> Running<'a> {
     /// Leaves it running.
     pub(crate) fn keep(mut self) {
         self.kept = true;
+    }
+
+    /// Runs `kubectl` in the hub.
+    pub(crate) fn kubectl(&self, words: &[&str]) -> Result<String> {
+        control::kubectl(self.name, words)
+    }
+
+    /// The objects of a kind in all namespaces.
+    pub(crate) fn objects(&self, kind: &str) -> Result<Vec<Value>> {
+        control::objects(self.name, kind)
+    }
+
+    /// Creates or changes an object.
+    pub(crate) fn apply(&self, object: &Value) -> Result<()> {
+        let path = self.name.state().join("object.json");
+        control::write(&path, object.to_string())?;
+        let path = path.display().to_string();
+        self.kubectl(&["apply", "--server-side", "-f", &path])
+            .map(drop)
+    }
+
+    /// A command in the hub with the administrator's rights; it ends with this process.
+    pub(crate) fn client(&self) -> Command {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "nsenter"])
+            .args(network::enter(&self.name.hub()))
+            .env("KUBECONFIG", self.name.kubeconfig());
+        command
+    }
+
+    /// Imports OCI archives on every node.
+    pub(crate) fn load(&self, archives: &[impl AsRef<Path>]) -> Result<()> {
+        for node in node::of_cluster(self.name) {
+            for archive in archives {
+                self.interrupt.check()?;
+                node::load(self.name, node, archive.as_ref())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails when a daemon of the cluster has ended.
+    pub(crate) fn alive(&self) -> Result<()> {
+        control::alive(self.name)
     }
 }
 
