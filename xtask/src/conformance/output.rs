@@ -15,6 +15,8 @@ pub(super) struct Output {
     rest: String,
     /// The test or part of a test that speaks now.
     speaker: String,
+    /// Whether that is the report.
+    is_report: bool,
     /// By test; the root has the empty name.
     said: BTreeMap<String, VecDeque<String>>,
     started: BTreeSet<String>,
@@ -77,6 +79,12 @@ impl Output {
     fn line(&mut self, line: &str) {
         if let Some((event, name)) = event(line) {
             self.event(event, name);
+            self.is_report = false;
+            return;
+        }
+        // The suite shows its report at the end, and whatever it creates and removes: a failure is before that.
+        self.is_report |= line.contains("Conformance report:");
+        if self.is_report || line.trim_start().starts_with("apply.go:") {
             return;
         }
         let said = self
@@ -175,6 +183,19 @@ mod tests {
         assert_eq!(tail("A"), ["    a.go:2: about a", "no end"]);
         assert_eq!(tail("B"), ["    b.go:1: about b"]);
         assert_eq!(tail("").last(), Some(&"    suite.go:1: between"));
+    }
+
+    #[test]
+    fn a_failure_is_not_hidden_by_what_comes_after_it() {
+        let mut output = Output::default();
+        output.feed(
+            "=== RUN   T\n    suite.go:1: why\n    apply.go:279: 2026: Deleting x Service\n    \
+             conformance.go:158: Conformance report:\n        date: 2026\n--- FAIL: T (0.1s)\nFAIL\n",
+        );
+        assert_eq!(
+            output.tail("").collect::<Vec<_>>(),
+            ["    suite.go:1: why", "FAIL"]
+        );
     }
 
     #[test]
