@@ -9,12 +9,16 @@ mod cgroups;
 mod checks;
 mod config;
 mod control;
+mod definitions;
+pub(crate) mod forebay;
+pub(crate) mod go;
 mod layout;
 mod network;
 mod node;
 mod pki;
 mod processes;
 mod remove;
+mod running;
 mod status;
 mod wait;
 
@@ -29,8 +33,14 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::progress::Steps;
 use binaries::Binaries;
-use layout::{MOST_NODES, Name, Node};
-use wait::Interrupt;
+use layout::{MOST_NODES, Node};
+
+pub(crate) use binaries::KUBERNETES;
+pub(crate) use checks::root;
+pub(crate) use definitions::VERSIONS as GATEWAY_APIS;
+pub(crate) use layout::Name;
+pub(crate) use running::{Running, Wanted};
+pub(crate) use wait::{Interrupt, until};
 
 /// What to do with a cluster.
 #[derive(clap::Args)]
@@ -51,6 +61,9 @@ enum Command {
         /// Which of Gateway API's definitions to install.
         #[arg(long, value_enum, default_value_t = Channel::Standard)]
         crds: Channel,
+        /// Version of these definitions.
+        #[arg(long, default_value = binaries::GATEWAY_API, value_parser = GATEWAY_APIS)]
+        gateway_api: String,
     },
     /// Remove a cluster, also what a start that died has left.
     Down {
@@ -81,14 +94,14 @@ struct Named {
 
 /// A release channel of Gateway API.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Channel {
+pub(crate) enum Channel {
     Standard,
     Experimental,
     None,
 }
 
 impl Channel {
-    fn folder(self) -> Option<&'static str> {
+    pub(crate) fn folder(self) -> Option<&'static str> {
         match self {
             Self::Standard => Some("standard"),
             Self::Experimental => Some("experimental"),
@@ -99,55 +112,36 @@ impl Channel {
 
 /// `cargo xtask cluster`.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    checks::root()?;
+    root()?;
     match &args.command {
         Command::Up {
             cluster,
             nodes,
             crds,
-        } => up(&cluster.name, *nodes, *crds),
+            gateway_api,
+        } => up(&Wanted {
+            name: &cluster.name,
+            nodes: *nodes,
+            channel: *crds,
+            gateway_api,
+        }),
         Command::Down { cluster } => down(&cluster.name),
         Command::Status { name } => show(name.as_ref()),
         Command::LoadImage { cluster, archive } => load_image(&cluster.name, archive),
     }
 }
 
-fn up(cluster: &Name, nodes: u8, channel: Channel) -> Result<()> {
+fn up(wanted: &Wanted<'_>) -> Result<()> {
     let steps = Steps::new();
     let interrupt = Interrupt::listen()?;
-    steps.run("this machine", |_| checks::machine())?;
-    let _lock = lock(cluster)?;
-    if remove::is_there(cluster) {
-        bail!(
-            "there is a cluster {cluster}, or what is left of one: see `cargo xtask cluster status`, \
-             remove it by `cargo xtask cluster down --name {cluster}`"
-        );
-    }
-    steps.run("system packages", checks::packages)?;
-    steps.run("kubernetes", |step| binaries::provide(step, &interrupt))?;
-    if let Err(error) = start(&steps, &interrupt, cluster, nodes, channel) {
-        let kept = remove::keep_logs(cluster);
-        let removed = steps.run("removal", |_| remove::all(cluster));
-        let error = match kept {
-            Ok(kept) => error.context(format!("the cluster did not start; its logs are in {kept}")),
-            Err(_) => error,
-        };
-        return Err(match removed {
-            Ok(()) => error,
-            Err(left) => error.context(format!("and it could not be removed: {left:#}")),
-        });
-    }
-    status::print(cluster);
+    Running::start(&steps, &interrupt, wanted)?.keep();
+    status::print(wanted.name);
     Ok(())
 }
 
-fn start(
-    steps: &Steps,
-    interrupt: &Interrupt,
-    cluster: &Name,
-    nodes: u8,
-    channel: Channel,
-) -> Result<()> {
+fn start(running: &Running<'_>, wanted: &Wanted<'_>) -> Result<()> {
+    let (steps, interrupt) = (running.steps, running.interrupt);
+    let (cluster, nodes) = (wanted.name, wanted.nodes);
     let binaries = Binaries::place()?;
     steps.run("namespaces and keys", |_| {
         for folder in [cluster.state(), cluster.logs(), cluster.records()] {
@@ -170,7 +164,7 @@ fn start(
         }
         step.say("API server");
         control::finish(interrupt, cluster, &binaries)?;
-        Ok(format!("Kubernetes {}", binaries::KUBERNETES))
+        Ok(format!("Kubernetes {KUBERNETES}"))
     })?;
     steps.run("nodes", |step| {
         for node in Node::all(nodes) {
@@ -179,10 +173,12 @@ fn start(
         }
         Ok("started".to_owned())
     })?;
-    if let Some(folder) = channel.folder() {
+    if let Some(channel) = wanted.channel.folder() {
         steps.run("definitions", |_| {
-            control::definitions(interrupt, cluster, &binaries.definitions(folder))?;
-            Ok(format!("Gateway API {}, {folder}", binaries::GATEWAY_API))
+            let version = wanted.gateway_api;
+            let folder = definitions::provide(interrupt, &binaries, version, channel)?;
+            control::definitions(interrupt, cluster, &folder)?;
+            Ok(format!("Gateway API {version}, {channel}"))
         })?;
     }
     steps.run("ready", |_| {

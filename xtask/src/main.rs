@@ -6,6 +6,7 @@ mod bench;
 mod build_ebpf;
 mod cluster;
 mod cmd;
+mod conformance;
 mod demo;
 mod fuzz;
 mod lint;
@@ -58,6 +59,8 @@ enum Command {
     Demo(demo::Args),
     /// A real Kubernetes cluster on this machine: start, show, remove, import images.
     Cluster(cluster::Args),
+    /// The official suite of Gateway API against Forebay on such a cluster.
+    Conformance(conformance::Args),
 }
 
 fn main() -> ExitCode {
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Test(args) => return test::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Cluster(args) => cluster::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -31,7 +31,7 @@ pub(super) fn machine() -> Result<String> {
     Ok(format!("cgroup version 1, {free} GiB free"))
 }
 
-pub(super) fn root() -> Result<()> {
+pub(crate) fn root() -> Result<()> {
     ensure!(
         geteuid().is_root(),
         "a cluster is made of namespaces, mounts and cgroups: run `sudo -E cargo xtask cluster …`"

@@ -24,7 +24,7 @@ pub(super) const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 233, 0, 1);
 
 /// The name of a cluster: a few small letters and digits, so that no cluster's name begins another's places.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Name(String);
+pub(crate) struct Name(String);
 
 /// Node 1, 2, 3…
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

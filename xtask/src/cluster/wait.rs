@@ -17,11 +17,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether somebody wants this command to end.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Interrupt(Arc<AtomicBool>);
+pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// From now on signals no longer end this process by themselves.
-    pub(super) fn listen() -> Result<Self> {
+    pub(crate) fn listen() -> Result<Self> {
         let flag = Arc::default();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&flag))
@@ -30,7 +30,7 @@ impl Interrupt {
         Ok(Self(flag))
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Relaxed) {
             bail!("interrupted");
         }
@@ -39,7 +39,7 @@ impl Interrupt {
 }
 
 /// Looks until `look` finds something, at most for `bound`; an error of a look ends it at once.
-pub(super) fn until<T>(
+pub(crate) fn until<T>(
     interrupt: &Interrupt,
     what: &str,
     bound: Duration,
