@@ -2,6 +2,8 @@
 //!
 //! Pure, and the end of the flow: nothing here goes back into translate. `lastTransitionTime` is added by the writer.
 
+pub mod patch;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
