@@ -2,6 +2,8 @@
 //!
 //! Pure, and the end of the flow: nothing here goes back into translate. `lastTransitionTime` is added by the writer.
 
+pub mod patch;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -137,8 +139,7 @@ pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus>
     }
     for (id, messages) in &conditions.warnings {
         let condition = Condition::no("forebay.dev/Usable", "Invalid", sentences(messages));
-        let conditions = vec![condition];
-        push(id.kind, &id.key, plain(&ClassStatus { conditions }));
+        push(id.kind, &id.key, plain(&vec![condition].into()));
     }
     for (key, status) in &*conditions.destination_rules {
         let status = Status::Plain(Arc::clone(status));
@@ -225,7 +226,7 @@ mod tests {
             kind: Kind::Gateway,
             namespace: "a".into(),
             name: "b".into(),
-            status: Status::Plain(Arc::new(ClassStatus { conditions })),
+            status: Status::Plain(Arc::new(conditions.into())),
         }
     }
 

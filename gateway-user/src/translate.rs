@@ -11,6 +11,7 @@ mod cluster;
 pub mod condition;
 mod destination_rule;
 pub(crate) mod duration;
+pub mod features;
 mod filter;
 mod gateway;
 pub mod gateway_class;

@@ -45,11 +45,11 @@ pub(super) fn judge(inputs: &Inputs) -> BTreeMap<ObjectKey, ClassStatus> {
                 Some(other) => unsupported.push(format!("spec.announce ({other})")),
             }
             let generation = pool.metadata.generation();
-            let conditions = std::iter::once(accepted)
+            let conditions: Vec<_> = std::iter::once(accepted)
                 .chain(Condition::unsupported_fields(&unsupported))
                 .map(|condition| condition.at(generation))
                 .collect();
-            (key.clone(), ClassStatus { conditions })
+            (key.clone(), conditions.into())
         })
         .collect()
 }

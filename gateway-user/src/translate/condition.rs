@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::features::Feature;
 use super::inputs::{Kind, ObjectId};
 use super::listener::Fault;
 use super::objects::ParentRef;
@@ -178,11 +179,24 @@ impl Conditions {
     }
 }
 
-/// A status that is a list of conditions.
+/// A status that is a list of conditions, and for a GatewayClass one of features.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ClassStatus {
     /// Conditions.
     pub conditions: Vec<Condition>,
+    /// What routes and Gateways of the class may use.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub supported_features: &'static [Feature],
+}
+
+impl From<Vec<Condition>> for ClassStatus {
+    fn from(conditions: Vec<Condition>) -> Self {
+        Self {
+            conditions,
+            supported_features: &[],
+        }
+    }
 }
 
 /// Status of a Gateway.

@@ -330,13 +330,13 @@ impl Rules {
             Err(_) => Vec::new(),
         };
         let generation = rule.object.metadata.generation();
-        let conditions = [rule.applied(inputs, &used, &self.by_host)]
+        let conditions: Vec<_> = [rule.applied(inputs, &used, &self.by_host)]
             .into_iter()
             .chain(Condition::unsupported_fields(&unsupported))
             .chain(ejection(&used))
             .map(|condition| condition.at(generation))
             .collect();
-        ClassStatus { conditions }
+        conditions.into()
     }
 }
 

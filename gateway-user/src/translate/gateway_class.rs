@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Inputs;
 use super::condition::{ClassStatus, Condition};
+use super::features::FEATURES;
 use crate::snapshot::ObjectKey;
 
 /// The `controllerName` of our classes.
@@ -47,7 +48,11 @@ pub(super) fn judge(inputs: &Inputs) -> BTreeMap<ObjectKey, ClassStatus> {
             );
             let generation = class.metadata.generation();
             let conditions = vec![accepted.at(generation), version.at(generation)];
-            (key.clone(), ClassStatus { conditions })
+            let status = ClassStatus {
+                conditions,
+                supported_features: FEATURES,
+            };
+            (key.clone(), status)
         })
         .collect()
 }
