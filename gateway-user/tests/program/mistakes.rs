@@ -59,7 +59,7 @@ async fn the_command_line() {
         ),
         (
             &["run"],
-            "no source of objects; give a directory of manifests with --config DIR",
+            "no source of objects; give a directory of manifests with --config DIR, or --kubernetes",
         ),
         (
             &["run", "--config", ""],
@@ -70,8 +70,8 @@ async fn the_command_line() {
             "--kubernetes and --config exclude each other; give one of them",
         ),
         (
-            &["run", "--kubernetes"],
-            "--kubernetes is not supported by this version; give a directory of manifests with --config DIR",
+            &["run", "--config", "x", "--namespaces", "a"],
+            "--namespaces limits what is read from the API server; give --kubernetes, or leave it out",
         ),
         (
             &["run", "--config", "x", "--datapath", "xdp"],
@@ -254,10 +254,12 @@ async fn all_mistakes_of_one_command_line_come_at_once() {
         "--node-name",
         "A",
         "--kubernetes",
+        "--config",
+        "x",
         "--tunnel-port",
         "17411",
     ];
-    let sentences = "--kubernetes is not supported by this version; give a directory of manifests with --config DIR
+    let sentences = "--kubernetes and --config exclude each other; give one of them
         --tunnel-port and --probe-port are both 17411; give two different ports
         node name \"A\" is not a DNS name; give one of lower-case letters, digits, '-' and '.' with --node-name
         --workers 0 is out of range; give 1 to 64";
@@ -402,6 +404,25 @@ async fn what_cannot_be_started() {
             "--access-log {path} cannot be opened: {why}; give a file that can be written, stdout or off"
         );
         refused(&words, &[], 1, &sentence).await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_way_to_an_api_server_it_does_not_start() {
+    let words = ["run", "--kubernetes", "--datapath", "off"];
+    let said = said(
+        program()
+            .args(words)
+            .env("KUBECONFIG", "/nowhere/kubeconfig"),
+    )
+    .await;
+    assert_eq!((said.code, said.stderr.lines().count()), (Some(1), 1));
+    for part in [
+        "forebay: there is no way to the API server: ",
+        "\"/nowhere/kubeconfig\"",
+        "; run in a pod with a service account, or name a kubeconfig in KUBECONFIG",
+    ] {
+        assert!(said.stderr.contains(part), "{}", said.stderr);
     }
 }
 
