@@ -1,14 +1,19 @@
 //! How the conversation with the API server goes: said once when it stops, once when it goes on, and for metrics.
+//!
+//! A watch that goes on says nothing until something changes. So one that has not failed again for [`SETTLED`] counts as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kube::core::ApiResource;
 use kube::runtime::watcher;
 
 use super::watcher::{Scope, Watched};
+
+/// Longer than the longest attempt with the longest pause before it.
+pub const SETTLED: Duration = Duration::from_secs(5);
 
 /// Shared by all watches.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +27,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    failing: BTreeMap<Watched, String>,
+    /// Why, and when it last failed.
+    failing: BTreeMap<Watched, (String, Instant)>,
     since: Option<Instant>,
     /// Permissions whose absence has been said.
     forbidden: BTreeSet<String>,
@@ -37,12 +43,19 @@ impl Health {
     /// A watch goes on.
     pub fn well(&self, watched: &Watched) {
         let mut state = self.lock();
-        if state.failing.remove(watched).is_some() && state.failing.is_empty() {
-            let away = state.since.take().map(|since| since.elapsed());
-            tracing::info!(
-                ?away,
-                "the API server answers again: all objects are followed"
-            );
+        if state.failing.remove(watched).is_some() {
+            state.settle();
+        }
+    }
+
+    /// Notes which watches have not failed for long enough.
+    pub fn look(&self, now: Instant) {
+        let mut state = self.lock();
+        let before = state.failing.len();
+        let settled = |at: Instant| now.saturating_duration_since(at) >= SETTLED;
+        state.failing.retain(|_, (_, at)| !settled(*at));
+        if state.failing.len() < before {
+            state.settle();
         }
     }
 
@@ -60,16 +73,15 @@ impl Health {
         };
         let mut state = self.lock();
         let first = state.failing.is_empty();
-        let new = state
-            .failing
-            .insert(watched.clone(), sentence.clone())
-            .is_none();
+        let now = Instant::now();
+        let failure = (sentence.clone(), now);
+        let new = state.failing.insert(watched.clone(), failure).is_none();
+        state.since.get_or_insert(now);
         if forbidden(error) {
             if state.forbidden.insert(sentence.clone()) {
                 tracing::error!("{sentence}");
             }
         } else if first {
-            state.since = Some(Instant::now());
             tracing::warn!("{sentence}; what is served stays as it is");
         } else if new {
             tracing::debug!("{sentence}");
@@ -84,12 +96,13 @@ impl Health {
     /// What is not followed at the moment, and why.
     #[must_use]
     pub fn failing(&self) -> Vec<String> {
-        self.lock().failing.values().cloned().collect()
+        let state = self.lock();
+        state.failing.values().map(|(why, _)| why.clone()).collect()
     }
 
     /// For how long something has not been followed.
     #[must_use]
-    pub fn stale(&self) -> Option<std::time::Duration> {
+    pub fn stale(&self) -> Option<Duration> {
         self.lock().since.map(|since| since.elapsed())
     }
 
@@ -97,6 +110,19 @@ impl Health {
     #[must_use]
     pub fn errors(&self) -> u64 {
         self.0.errors.load(Ordering::Relaxed)
+    }
+}
+
+impl State {
+    /// Says that all is well again, if it is.
+    fn settle(&mut self) {
+        if self.failing.is_empty() {
+            let seconds = self
+                .since
+                .take()
+                .map_or(0, |since| since.elapsed().as_secs());
+            tracing::info!(seconds, "all objects are followed again");
+        }
     }
 }
 
@@ -141,4 +167,66 @@ fn missing_rule(resource: &ApiResource, scope: &Scope) -> String {
         "no permission to list and watch {}: a {role}{place} needs {{apiGroups: [\"{}\"], resources: [\"{}\"], verbs: [\"get\", \"list\", \"watch\"]}}",
         resource.plural, resource.group, resource.plural
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::translate::Kind;
+
+    fn watched() -> Watched {
+        Watched {
+            kind: Kind::Service,
+            scope: Scope::All,
+        }
+    }
+
+    fn services() -> ApiResource {
+        ApiResource {
+            group: String::new(),
+            version: "v1".into(),
+            api_version: "v1".into(),
+            kind: "Service".into(),
+            plural: "services".into(),
+        }
+    }
+
+    fn refused(code: u16) -> watcher::Error {
+        let mut status = kube::core::Status::failure("no", "Reason");
+        status.code = code;
+        watcher::Error::WatchStartFailed(kube::Error::Api(status.boxed()))
+    }
+
+    #[test]
+    fn what_has_not_failed_again_is_well() {
+        let health = Health::default();
+        health.failed(&watched(), &services(), &refused(500));
+        let now = Instant::now();
+        health.look(now + SETTLED / 2);
+        assert_eq!((health.failing().len(), health.errors()), (1, 1));
+        assert!(health.stale().is_some());
+        health.look(now + SETTLED);
+        assert_eq!((health.failing().len(), health.stale()), (0, None));
+    }
+
+    #[test]
+    fn a_missing_permission_is_named_with_the_rule_that_grants_it() {
+        let health = Health::default();
+        health.failed(&watched(), &services(), &refused(403));
+        assert_eq!(
+            health.failing(),
+            [
+                "no permission to list and watch services: a ClusterRole needs {apiGroups: [\"\"], resources: [\"services\"], verbs: [\"get\", \"list\", \"watch\"]}"
+            ]
+        );
+        health.well(&watched());
+        assert!(health.failing().is_empty());
+    }
+
+    #[test]
+    fn a_watch_that_is_too_old_is_no_failure() {
+        let health = Health::default();
+        health.failed(&watched(), &services(), &refused(410));
+        assert_eq!((health.failing().len(), health.errors()), (0, 1));
+    }
 }

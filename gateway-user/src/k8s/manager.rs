@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::Client;
 use kube::core::ApiResource;
@@ -64,9 +64,12 @@ impl Manager {
         let mut streaming = None;
         let mut said = false;
         loop {
+            self.health.look(Instant::now());
             match self.discover(&mut streaming).await {
                 Ok(found) => {
-                    said = false;
+                    if std::mem::take(&mut said) {
+                        tracing::info!("the API server says again which kinds it serves");
+                    }
                     if served.as_ref() != Some(&found) {
                         log_kinds(served.as_ref(), &found);
                         self.seen.set_resources(found.clone());
