@@ -10,6 +10,8 @@ mod checks;
 mod config;
 mod control;
 mod definitions;
+mod demo;
+mod echo;
 pub(crate) mod forebay;
 pub(crate) mod go;
 mod layout;
@@ -76,6 +78,15 @@ enum Command {
         #[arg(long)]
         name: Option<Name>,
     },
+    /// The quick start on a cluster of its own: walked through, shown and checked.
+    Demo {
+        /// Name of the cluster.
+        #[arg(long, default_value = "demo")]
+        name: Name,
+        /// Leave the cluster running at the end.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Import an OCI archive on every node.
     LoadImage {
         #[command(flatten)]
@@ -127,6 +138,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }),
         Command::Down { cluster } => down(&cluster.name),
         Command::Status { name } => show(name.as_ref()),
+        Command::Demo { name, keep } => demo::run(name, *keep),
         Command::LoadImage { cluster, archive } => load_image(&cluster.name, archive),
     }
 }

@@ -76,6 +76,9 @@ impl Args {
 /// `cargo xtask conformance`.
 pub(crate) fn run(args: &Args) -> Result<()> {
     cluster::root()?;
+    if args.channel == Channel::None {
+        bail!("the suite needs Gateway API's definitions: --channel experimental or standard");
+    }
     let steps = Steps::new();
     let interrupt = Interrupt::listen()?;
     // What is tested is what was there at the beginning.

@@ -142,26 +142,34 @@ fn table(profiles: &[Profile]) -> String {
 }
 
 fn features(profile: &Profile) -> String {
-    let none = Status::default();
-    let extended = profile.extended.as_ref().unwrap_or(&none);
+    // Without a single extended test the suite does not tell features.
+    let extended = profile.extended.as_ref();
     let both = |of: fn(&Status) -> &Vec<String>| {
-        let all: Vec<String> = of(&profile.core)
-            .iter()
-            .chain(of(extended))
+        let core = of(&profile.core).iter();
+        core.chain(extended.into_iter().flat_map(of))
             .cloned()
-            .collect();
-        list(&all)
+            .collect()
     };
+    let told = |of: fn(&Status) -> &Vec<String>| extended.map(of).cloned();
     let rows = [
-        ("Failed", both(|status| &status.failed_tests)),
-        ("Skipped", both(|status| &status.skipped_tests)),
-        ("Supported", list(&extended.supported_features)),
-        ("Unsupported", list(&extended.unsupported_features)),
+        ("Failed tests", Some(both(|status| &status.failed_tests))),
+        ("Skipped tests", Some(both(|status| &status.skipped_tests))),
+        (
+            "Supported features",
+            told(|status| &status.supported_features),
+        ),
+        (
+            "Unsupported features",
+            told(|status| &status.unsupported_features),
+        ),
     ];
-    let mut text = format!("\n## {}\n\n| | |\n|---|---|\n", profile.name);
+    let mut text = format!("\n## {}\n\n| | | |\n|---|--:|---|\n", profile.name);
     for (name, names) in rows {
-        let names = if names.is_empty() { "none" } else { &names };
-        let _ = writeln!(text, "| {name} | {names} |");
+        // Writing to a string cannot fail.
+        let _ = match names {
+            Some(names) => writeln!(text, "| {name} | {} | {} |", names.len(), list(&names)),
+            None => writeln!(text, "| {name} | | not told by the suite |"),
+        };
     }
     text
 }
@@ -207,8 +215,9 @@ mod tests {
             "| Duration | 1 min 23 s |\n",
             "|--:|\n| GATEWAY-GRPC | core | 4 | 0 | 0 |\n| GATEWAY-HTTP | core | 12 | 0 | 0 |\n\
              | GATEWAY-HTTP | extended | 2 | 1 | 0 |\n\n",
-            "## GATEWAY-HTTP\n\n| | |\n|---|---|\n| Failed | X |\n| Skipped | none |\n\
-             | Supported | A, B |\n| Unsupported | C |\n",
+            "## GATEWAY-HTTP\n\n| | | |\n|---|--:|---|\n| Failed tests | 1 | X |\n| Skipped tests | 0 |  |\n\
+             | Supported features | 2 | A, B |\n| Unsupported features | 1 | C |\n",
+            "| Supported features | | not told by the suite |\n",
             "Provisional tests that passed: P.\n",
             "## Not upstream's own\n\nA module is replaced.\n",
         ] {

@@ -1,0 +1,3 @@
+module forebay.dev/echo
+
+go 1.26.0
