@@ -14,7 +14,10 @@ use crate::translate::Inputs;
 
 /// The objects as they are now.
 pub(super) enum Source {
-    Files { watch: Box<Watch>, files: Files },
+    Files {
+        watch: Box<Watch>,
+        files: Box<Files>,
+    },
     Kubernetes(Box<k8s::Source>),
 }
 
@@ -39,7 +42,7 @@ impl Source {
         files.update(listing);
         Ok(Self::Files {
             watch: Box::new(Watch::new(directory)),
-            files,
+            files: Box::new(files),
         })
     }
 
