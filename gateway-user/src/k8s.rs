@@ -4,7 +4,6 @@
 //! task. Whatever the API server does, what is served stays until something newer has been read completely. Only the holder
 //! of the lease writes statuses and objects for Gateways.
 
-pub mod cache;
 pub mod discovery;
 pub mod health;
 pub mod manager;

@@ -9,7 +9,6 @@ use kube::core::ApiResource;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::cache::Cache;
 use super::discovery::{self, Served};
 use super::health::Health;
 use super::seen::Seen;
@@ -46,8 +45,6 @@ pub struct Manager {
     pub seen: Seen,
     /// How it goes.
     pub health: Health,
-    /// Copies for a start without an API server.
-    pub cache: Cache,
 }
 
 struct Running {
@@ -154,7 +151,6 @@ impl Manager {
                 seen: self.seen.clone(),
                 told: self.told.clone(),
                 health: self.health.clone(),
-                cache: self.cache.clone(),
             };
             let run = Running {
                 resource: resource.clone(),

@@ -154,12 +154,6 @@ impl Item {
     pub fn read(&self) -> Result<Option<Object>, ObjectError> {
         Object::parse(&self.value)
     }
-
-    /// As one line of JSON.
-    #[must_use]
-    pub fn line(&self) -> String {
-        self.value.to_string()
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use std::time::Duration;
 use kube::{Client, Config};
 use tokio::sync::{mpsc, watch};
 
-use super::cache::Cache;
 use super::health::Health;
 use super::manager::Manager;
 use super::seen::Seen;
@@ -70,7 +69,6 @@ pub fn start(options: Options) -> Result<Source, Error> {
                     told,
                     seen: Seen::default(),
                     health: of_thread,
-                    cache: Cache,
                 };
                 manager.run().await;
             });

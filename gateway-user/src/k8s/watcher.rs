@@ -18,7 +18,6 @@ use kube::runtime::watcher::{self, Config, Event};
 use kube::{Client, Resource};
 use tokio::sync::mpsc;
 
-use super::cache::Cache;
 use super::health::Health;
 use super::raw::{Fingerprint, Item, Raw};
 use super::seen::Seen;
@@ -107,8 +106,6 @@ pub struct Follower {
     pub told: mpsc::Sender<Told>,
     /// How it goes.
     pub health: Health,
-    /// Copies for a start without an API server.
-    pub cache: Cache,
 }
 
 impl Follower {
@@ -209,10 +206,7 @@ impl Follower {
 
     fn read(&self, id: &ObjectId, item: &Item) -> Option<Change> {
         match item.read() {
-            Ok(Some(object)) => {
-                self.cache.put(id, || item.line());
-                Some(Change::Is(Box::new(object)))
-            }
+            Ok(Some(object)) => Some(Change::Is(Box::new(object))),
             // Of another kind than was asked for: nothing of ours.
             Ok(None) => None,
             Err(error) => Some(Change::Bad(
@@ -231,7 +225,6 @@ impl Follower {
         if has_status(id.kind) {
             self.seen.set(id.clone(), None);
         }
-        self.cache.remove(&id);
         Change::Gone(id)
     }
 
