@@ -23,14 +23,17 @@ pub(crate) const UNUSABLE: &str = "192.0.2.1";
 /// Longest wait for pods, or for the class.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// The image, which must have been made.
+/// The image. It and the manifests must have been made.
 pub(crate) fn image() -> Result<PathBuf> {
     let image = paths::target().join("dist/forebay.tar");
-    ensure!(
-        image.is_file(),
-        "there is no {}: `cargo xtask dist` makes it",
-        image.display()
-    );
+    let manifests = paths::root().join("deploy/forebay.yaml");
+    for (path, what) in [(&image, "image"), (&manifests, "manifests")] {
+        ensure!(
+            path.is_file(),
+            "there is no {}: Forebay's {what} come first",
+            path.display()
+        );
+    }
     Ok(image)
 }
 
