@@ -278,7 +278,7 @@ fn is_begun(path: &Path) -> bool {
 }
 
 /// The runtime's clock, so that tests can stop it.
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 

@@ -1,7 +1,6 @@
 //! Starts and stops watches as kinds and Secrets come and go.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::Client;
@@ -14,7 +13,7 @@ use super::health::Health;
 use super::seen::Seen;
 use super::watcher::{Follower, Memory, Scope, Told, Watched};
 use crate::snapshot::ObjectKey;
-use crate::translate::Kind;
+use crate::translate::{Kind, ObjectId};
 
 /// How often the API server is asked which kinds it serves.
 const DISCOVERY: Duration = Duration::from_secs(5);
@@ -49,46 +48,57 @@ pub struct Manager {
 
 struct Running {
     resource: ApiResource,
-    memory: Memory,
     task: JoinHandle<()>,
+}
+
+/// What goes on.
+#[derive(Default)]
+struct State {
+    running: BTreeMap<Watched, Running>,
+    memories: BTreeMap<Kind, Memory>,
 }
 
 impl Manager {
     /// Watches until nobody listens any more.
     pub async fn run(mut self) {
-        let mut running: BTreeMap<Watched, Running> = BTreeMap::new();
+        let mut state = State::default();
         let mut served: Option<Served> = None;
         let mut streaming = None;
         let mut said = false;
+        let mut discovery = Instant::now();
         loop {
             self.health.look(Instant::now());
-            match self.discover(&mut streaming).await {
-                Ok(found) => {
-                    if std::mem::take(&mut said) {
-                        tracing::info!("the API server says again which kinds it serves");
+            if discovery <= Instant::now() {
+                match self.discover(&mut streaming).await {
+                    Ok(found) => {
+                        if std::mem::take(&mut said) {
+                            tracing::info!("the API server says again which kinds it serves");
+                        }
+                        if served.as_ref() != Some(&found) {
+                            log_kinds(served.as_ref(), &found);
+                            self.seen.set_resources(found.clone());
+                            served = Some(found);
+                        }
                     }
-                    if served.as_ref() != Some(&found) {
-                        log_kinds(served.as_ref(), &found);
-                        self.seen.set_resources(found.clone());
-                        served = Some(found);
+                    Err(error) => {
+                        if !std::mem::replace(&mut said, true) {
+                            tracing::warn!(
+                                "the API server does not say which kinds it serves: {error}"
+                            );
+                        }
                     }
                 }
-                Err(error) if !said => {
-                    tracing::warn!("the API server does not say which kinds it serves: {error}");
-                    said = true;
-                }
-                Err(_) => {}
+                discovery = Instant::now() + if served.is_some() { DISCOVERY } else { AGAIN };
             }
             if let Some(served) = &served {
                 let stream = streaming.unwrap_or_default();
-                if self.follow(&mut running, served, stream).await.is_err() {
+                if self.follow(&mut state, served, stream).await.is_err() {
                     return;
                 }
             }
-            let pause = if served.is_some() { DISCOVERY } else { AGAIN };
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep_until(discovery.into()) => {}
             }
         }
     }
@@ -111,13 +121,49 @@ impl Manager {
     /// Brings the watches in line; an error if nobody listens.
     async fn follow(
         &self,
-        running: &mut BTreeMap<Watched, Running>,
+        state: &mut State,
         served: &Served,
         streaming: bool,
     ) -> Result<(), mpsc::error::SendError<Told>> {
         let wanted = self.watches(served);
-        let before: Vec<Watched> = running.keys().cloned().collect();
-        running.retain(|watched, run| {
+        if !wanted.iter().eq(state.running.keys()) {
+            self.end_others(state, &wanted);
+            let list = wanted.iter().cloned().collect();
+            self.told.send(Told::Watching(list)).await?;
+        }
+        let State { running, memories } = state;
+        for watched in wanted {
+            let Some(resource) = served.get(&watched.kind) else {
+                continue;
+            };
+            if let Some(known) = running.get(&watched) {
+                if known.resource == *resource {
+                    continue;
+                }
+                known.task.abort();
+            }
+            let follower = Follower {
+                client: self.client.clone(),
+                resource: resource.clone(),
+                watched: watched.clone(),
+                streaming,
+                memory: memories.entry(watched.kind).or_default().clone(),
+                seen: self.seen.clone(),
+                told: self.told.clone(),
+                health: self.health.clone(),
+            };
+            let run = Running {
+                resource: resource.clone(),
+                task: tokio::spawn(follower.run()),
+            };
+            running.insert(watched, run);
+        }
+        Ok(())
+    }
+
+    /// Ends watches that are not wanted any more, and forgets objects that no other one follows.
+    fn end_others(&self, state: &mut State, wanted: &BTreeSet<Watched>) {
+        state.running.retain(|watched, run| {
             let keep = wanted.contains(watched);
             if !keep {
                 run.task.abort();
@@ -125,41 +171,16 @@ impl Manager {
             }
             keep
         });
-        let same = wanted.iter().eq(before.iter());
-        if !same {
-            let list = wanted.iter().cloned().collect();
-            self.told.send(Told::Watching(list)).await?;
-        }
-        for watched in wanted {
-            let Some(resource) = served.get(&watched.kind) else {
-                continue;
-            };
-            let known = running.get(&watched);
-            if known.is_some_and(|run| run.resource == *resource) {
-                continue;
+        for (&kind, memory) in &state.memories {
+            let scopes: Vec<&Scope> = wanted
+                .iter()
+                .filter(|watched| watched.kind == kind)
+                .map(|watched| &watched.scope)
+                .collect();
+            for key in memory.retain(|key| scopes.iter().any(|scope| scope.holds(key))) {
+                self.seen.set(ObjectId { kind, key }, None);
             }
-            let memory = known.map_or_else(Memory::default, |run| {
-                run.task.abort();
-                Arc::clone(&run.memory)
-            });
-            let follower = Follower {
-                client: self.client.clone(),
-                resource: resource.clone(),
-                watched: watched.clone(),
-                streaming,
-                memory: Arc::clone(&memory),
-                seen: self.seen.clone(),
-                told: self.told.clone(),
-                health: self.health.clone(),
-            };
-            let run = Running {
-                resource: resource.clone(),
-                memory,
-                task: tokio::spawn(follower.run()),
-            };
-            running.insert(watched, run);
         }
-        Ok(())
     }
 
     /// What has to be watched.

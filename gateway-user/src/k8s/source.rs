@@ -14,6 +14,7 @@ use super::watcher::{Change, Scope, Told, Watched};
 use crate::file::debounce::Debounce;
 use crate::file::keys;
 use crate::file::merge::Problem;
+use crate::file::watch::now;
 use crate::snapshot::ObjectKey;
 use crate::translate::{Inputs, Kind, referenced};
 
@@ -78,12 +79,6 @@ impl Source {
     #[must_use]
     pub fn problems(&self) -> BTreeSet<Problem> {
         self.store.problems()
-    }
-
-    /// How the conversation with the API server goes.
-    #[must_use]
-    pub fn health(&self) -> &Health {
-        &self.health
     }
 
     /// Why not everything has been read yet; none: it has.
@@ -166,7 +161,6 @@ impl Source {
         if *self.wanted.borrow() == wanted {
             return false;
         }
-        self.store.keep_secrets(|key| wanted.contains(key));
         self.wanted.send_replace(wanted);
         true
     }
@@ -212,15 +206,11 @@ impl Source {
 
     fn watch(&mut self, list: Vec<Watched>) -> bool {
         self.synced.retain(|watched| list.contains(watched));
-        let kinds: BTreeSet<Kind> = list.iter().map(|watched| watched.kind).collect();
-        let mut changed = self.watching.is_none();
-        for &kind in Kind::ALL {
-            if kind != Kind::Secret && !kinds.contains(&kind) {
-                let cleared = self.store.clear(kind);
-                self.names_secrets |= cleared;
-                changed |= cleared;
-            }
-        }
+        let gone = self
+            .store
+            .retain(|id| list.iter().any(|watched| watched.holds(id)));
+        self.names_secrets |= gone;
+        let changed = gone || self.watching.is_none();
         let synced = |watched: &Watched| self.synced.contains(watched);
         self.watching = Some(list.into_iter().map(|w| (w.clone(), synced(&w))).collect());
         changed
@@ -245,9 +235,4 @@ async fn until(instant: Option<Instant>) {
         Some(instant) => tokio::time::sleep_until(instant.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// The runtime's clock, so that tests can stop it.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

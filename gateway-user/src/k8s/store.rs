@@ -59,16 +59,18 @@ impl Store {
         let mut classes = false;
         let mut gateways = false;
         for change in changes {
-            if let Change::Is(object) = &change {
-                let kind = object.id().kind;
-                classes |= kind == Kind::GatewayClass;
-                gateways |= kind == Kind::Gateway;
-            }
-            if let Change::Gone(id) = &change {
-                classes |= id.kind == Kind::GatewayClass;
-                gateways |= id.kind == Kind::Gateway;
-            }
+            let id = match &change {
+                Change::Is(object) => Some(object.id()),
+                Change::Gone(id) => Some(id.clone()),
+                Change::Bad(..) | Change::Addresses(..) => None,
+            };
+            let gateway = id.as_ref().filter(|id| id.kind == Kind::Gateway);
+            let was_ours = gateway.map(|id| self.inputs.gateways.contains_key(&id.key));
             relevant |= self.take(change);
+            classes |= id.as_ref().is_some_and(|id| id.kind == Kind::GatewayClass);
+            // Others' Gateways, and ours that are edited, change nothing in whose the routes are.
+            let is_ours = gateway.map(|id| self.inputs.gateways.contains_key(&id.key));
+            gateways |= was_ours != is_ours;
         }
         if classes {
             gateways |= self.sort_gateways();
@@ -79,17 +81,13 @@ impl Store {
         relevant
     }
 
-    /// Removes everything of a kind: nobody serves it any more.
-    pub fn clear(&mut self, kind: Kind) -> bool {
-        let gone: Vec<ObjectId> = self.inputs.ids(kind).chain(self.beside.ids(kind)).collect();
-        self.apply(gone.into_iter().map(Change::Gone).collect())
-    }
-
-    /// Keeps only the Secrets that are asked for.
-    pub fn keep_secrets(&mut self, wanted: impl Fn(&ObjectKey) -> bool) -> bool {
-        let before = self.inputs.secrets.len();
-        self.inputs.secrets.retain(|key, _| wanted(key));
-        self.inputs.secrets.len() != before
+    /// Removes all objects of which this is not true: nobody follows them any more. True if one concerned us.
+    pub fn retain(&mut self, keep: impl Fn(&ObjectId) -> bool) -> bool {
+        let kinds = Kind::ALL.iter();
+        let ids = kinds.flat_map(|&kind| self.inputs.ids(kind).chain(self.beside.ids(kind)));
+        let ids = ids.chain(self.problems.keys().cloned());
+        let gone = ids.filter(|id| !keep(id)).map(Change::Gone).collect();
+        self.apply(gone)
     }
 
     fn take(&mut self, change: Change) -> bool {
@@ -277,5 +275,18 @@ mod tests {
         assert_eq!(problems, ["kubernetes: HTTPRoute a/r: field spec: odd"]);
         assert!(store.apply(vec![gone(Kind::HttpRoute, "a", "r")]));
         assert!(store.problems().is_empty());
+    }
+
+    #[test]
+    fn what_nobody_follows_any_more_is_gone() {
+        let mut store = Store::default();
+        store.apply(vec![class("c", CONTROLLER), gateway("c"), route("r", "g")]);
+        store.apply(vec![route("other", "elsewhere")]);
+        assert!(!store.retain(|_| true));
+        assert!(!store.retain(|id| &*id.key.name != "other"));
+        assert!(store.retain(|id| id.kind != Kind::Gateway));
+        assert_eq!(counts(&store), (0, 0));
+        store.apply(vec![gateway("c")]);
+        assert_eq!(counts(&store), (1, 1));
     }
 }

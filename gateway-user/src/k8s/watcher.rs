@@ -2,11 +2,11 @@
 //!
 //! An interrupted watch goes on where it was; one that cannot is read anew as a whole, and only the difference is passed on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -35,6 +35,18 @@ pub enum Scope {
     One(ObjectKey),
 }
 
+impl Scope {
+    /// Whether an object of that name is one of these.
+    #[must_use]
+    pub fn holds(&self, key: &ObjectKey) -> bool {
+        match self {
+            Self::All => true,
+            Self::Namespace(namespace) => *key.namespace == **namespace,
+            Self::One(one) => one == key,
+        }
+    }
+}
+
 /// What one watch follows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Watched {
@@ -42,6 +54,14 @@ pub struct Watched {
     pub kind: Kind,
     /// Whose.
     pub scope: Scope,
+}
+
+impl Watched {
+    /// Whether it follows that object.
+    #[must_use]
+    pub fn holds(&self, id: &ObjectId) -> bool {
+        self.kind == id.kind && self.scope.holds(&id.key)
+    }
 }
 
 impl fmt::Display for Watched {
@@ -70,7 +90,7 @@ pub enum Change {
 /// What the control task is told.
 #[derive(Clone, Debug)]
 pub enum Told {
-    /// Which watches there are; objects of kinds that are in none are gone.
+    /// Which watches there are; objects that are in none are gone.
     Watching(Vec<Watched>),
     /// Changes, together.
     Changes(Vec<Change>),
@@ -78,8 +98,24 @@ pub enum Told {
     Synced(Watched),
 }
 
-/// What is known of each object of a watch, also after the watch has been started anew.
-pub type Memory = Arc<Mutex<HashMap<ObjectKey, Mark>>>;
+/// What has been passed on of each object of a kind. All watches of the kind share it, so that one which takes over from another
+/// tells no more and no less than the difference. Clones share it too.
+#[derive(Clone, Debug, Default)]
+pub struct Memory(Arc<Mutex<HashMap<ObjectKey, Mark>>>);
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Mark>> {
+        // A panic elsewhere leaves whole entries behind.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets all objects of which this is not true, and says which.
+    pub(super) fn retain(&self, keep: impl Fn(&ObjectKey) -> bool) -> Vec<ObjectKey> {
+        let mut memory = self.lock();
+        let gone = memory.extract_if(|key, _| !keep(key));
+        gone.map(|(key, _)| key).collect()
+    }
+}
 
 /// One object as it was passed on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -189,7 +225,7 @@ impl Follower {
             fingerprint: item.fingerprint(),
             addresses: item.addresses.clone().into(),
         };
-        let before = self.memory().insert(key.clone(), mark.clone());
+        let before = self.memory.lock().insert(key.clone(), mark.clone());
         let before = before.unwrap_or_default();
         let mut changes = Vec::new();
         if kind == Kind::Gateway && before.addresses != mark.addresses {
@@ -217,7 +253,7 @@ impl Follower {
     }
 
     fn forget(&self, key: ObjectKey) -> Change {
-        self.memory().remove(&key);
+        self.memory.lock().remove(&key);
         let id = ObjectId {
             kind: self.watched.kind,
             key,
@@ -229,18 +265,12 @@ impl Follower {
     }
 
     fn forget_all_but(&self, keys: Vec<ObjectKey>) -> Vec<Change> {
-        let keys: std::collections::HashSet<ObjectKey> = keys.into_iter().collect();
-        let gone: Vec<ObjectKey> = {
-            let memory = self.memory();
-            let gone = memory.keys().filter(|key| !keys.contains(key));
-            gone.cloned().collect()
-        };
+        let keys: HashSet<ObjectKey> = keys.into_iter().collect();
+        let scope = &self.watched.scope;
+        let gone = self
+            .memory
+            .retain(|key| keys.contains(key) || !scope.holds(key));
         gone.into_iter().map(|key| self.forget(key)).collect()
-    }
-
-    fn memory(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, Mark>> {
-        // A panic elsewhere leaves whole entries behind.
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn api(&self) -> Api<Raw> {
@@ -334,5 +364,38 @@ impl Iterator for Pace {
 impl Backoff for Pace {
     fn reset(&mut self) {
         *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_holds_what_it_names() {
+        let key = ObjectKey::new("a", "x");
+        for (scope, want) in [
+            (Scope::All, true),
+            (Scope::Namespace("a".into()), true),
+            (Scope::Namespace("b".into()), false),
+            (Scope::One(key.clone()), true),
+            (Scope::One(ObjectKey::new("a", "y")), false),
+        ] {
+            assert_eq!(scope.holds(&key), want, "{scope:?}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_their_limit_and_begin_anew() {
+        let mut pace = Pace::default();
+        let pauses: Vec<Duration> = pace.by_ref().take(8).collect();
+        assert!(pauses[0] >= PAUSES[0] / 2 && pauses[0] <= PAUSES[0] * 3 / 2);
+        let last = pauses[7];
+        assert!(
+            last >= PAUSES[1] / 2 && last <= PAUSES[1] * 3 / 2,
+            "{last:?}"
+        );
+        pace.reset();
+        assert!(pace.next().is_some_and(|pause| pause <= PAUSES[0] * 3 / 2));
     }
 }
