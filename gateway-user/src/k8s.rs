@@ -4,15 +4,29 @@
 //! task. Whatever the API server does, what is served stays until something newer has been read completely. Only the holder
 //! of the lease writes statuses and objects for Gateways.
 
+mod access;
 pub mod discovery;
+mod ensure;
+pub mod gateway_objects;
 pub mod health;
+mod lease;
 pub mod manager;
+mod pace;
+mod queue;
 pub mod raw;
 pub mod seen;
+mod services;
 pub mod source;
 mod start;
+mod status_write;
+mod statuses;
 pub mod store;
 pub mod watcher;
+pub mod writer;
 
+pub use access::{Counters, Outcome, What};
 pub use source::Source;
 pub use start::{Error, Options, start};
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Filled by the watch, read by the writer. It may be behind; every write therefore names the version that it starts from.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::core::ApiResource;
@@ -35,6 +35,8 @@ struct Shared {
 struct State {
     objects: HashMap<ObjectId, Known>,
     resources: BTreeMap<Kind, ApiResource>,
+    /// Objects that came, went or got another status since they were last taken.
+    touched: HashSet<ObjectId>,
 }
 
 impl Seen {
@@ -53,17 +55,35 @@ impl Seen {
     pub fn set(&self, id: ObjectId, known: Option<Known>) {
         let mut state = self.lock();
         let same_status = |old: &Known, new: &Known| old.uid == new.uid && old.status == new.status;
+        let touched = id.clone();
         let changed = match known {
             Some(known) => match state.objects.insert(id, known.clone()) {
                 Some(old) => !same_status(&old, &known),
                 None => true,
             },
-            None => state.objects.remove(&id).is_some(),
+            None => state.objects.remove(&touched).is_some(),
         };
+        if changed {
+            state.touched.insert(touched);
+        }
         drop(state);
         if changed {
             self.0.changed.notify_one();
         }
+    }
+
+    /// Objects that came, went or got another status since the last call.
+    #[must_use]
+    pub fn take_touched(&self) -> HashSet<ObjectId> {
+        std::mem::take(&mut self.lock().touched)
+    }
+
+    /// Objects of which this is true.
+    #[must_use]
+    pub fn matching(&self, is: impl Fn(&ObjectId, &Known) -> bool) -> Vec<ObjectId> {
+        let state = self.lock();
+        let found = state.objects.iter().filter(|(id, known)| is(id, known));
+        found.map(|(id, _)| id.clone()).collect()
     }
 
     /// Under which group, version and plural a kind is served here; none: it is not.

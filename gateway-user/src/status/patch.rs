@@ -47,8 +47,8 @@ pub struct Change {
 pub enum Outcome {
     /// It says what it should.
     Nothing,
-    /// It says something about a newer generation than the one that was judged: who writes now may be behind.
-    Behind,
+    /// It says something about a newer generation than the one that was judged: whoever would write this may be behind.
+    Behind(Change),
     /// This has to be written.
     Write(Change),
 }
@@ -80,7 +80,7 @@ pub fn patch(kind: Kind, desired: Option<&Status>, current: &Value, now: &str) -
     if run.change.fields.is_empty() {
         Outcome::Nothing
     } else if run.behind {
-        Outcome::Behind
+        Outcome::Behind(run.change)
     } else {
         Outcome::Write(run.change)
     }

@@ -94,10 +94,8 @@ fn who_is_behind_does_not_write() {
     let conditions = [condition("Accepted", "False", "Invalid", 3, BEFORE)];
     let current = json!({"parents": [entry(CONTROLLER, "a", &conditions)]});
     let desired = route(vec![parent("a", vec![accepted(2)])]);
-    assert_eq!(
-        patch(Kind::HttpRoute, Some(&desired), &current, NOW),
-        Outcome::Behind
-    );
+    let outcome = patch(Kind::HttpRoute, Some(&desired), &current, NOW);
+    assert!(matches!(outcome, Outcome::Behind(_)), "{outcome:?}");
 }
 
 #[test]

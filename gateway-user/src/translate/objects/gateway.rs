@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::{LabelSelector, Unread};
+use super::{LabelSelector, Names, Unread};
 
 /// `spec` of a GatewayClass.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -46,12 +46,16 @@ pub struct GatewaySpec {
     pub unread: Unread,
 }
 
-/// `infrastructure`: labels and annotations concern generated objects only and are harmless here.
+/// `infrastructure`: labels and annotations go to the objects that are made for the Gateway on a cluster.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Infrastructure {
     /// Parameters; Forebay has none.
     pub parameters_ref: Option<ParametersRef>,
+    /// Labels of generated objects.
+    pub labels: Names,
+    /// Annotations of generated objects.
+    pub annotations: Names,
 }
 
 /// `tls` of a Gateway.

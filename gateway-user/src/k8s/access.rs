@@ -1,0 +1,349 @@
+//! One call to the API server: bounded in time, judged, counted, and if it is refused, told with the rule that is missing.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kube::Resource as _;
+use kube::core::{ApiResource, DynamicObject, Request};
+use kube::runtime::watcher;
+use serde::de::DeserializeOwned;
+
+use crate::translate::Kind;
+
+/// Name under which the API server notes who owns a field.
+pub(super) const MANAGER: &str = "forebay";
+
+/// How long one call may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+macro_rules! counted {
+    ($name:ident, $doc:literal, $($variant:ident $text:literal $variant_doc:literal,)*) => {
+        #[doc = $doc]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $name { $(#[doc = $variant_doc] $variant,)* }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// As metrics name it.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+counted! { What, "What is written.",
+    GatewayClass "GatewayClass" "Status of a GatewayClass.",
+    Gateway "Gateway" "Status of a Gateway.",
+    HttpRoute "HTTPRoute" "Status of an HTTPRoute.",
+    GrpcRoute "GRPCRoute" "Status of a GRPCRoute.",
+    UdpRoute "UDPRoute" "Status of a UDPRoute.",
+    DestinationRule "DestinationRule" "Status of a DestinationRule.",
+    AddressPool "AddressPool" "Status of an AddressPool.",
+    TrafficPolicy "TrafficPolicy" "Status of a TrafficPolicy.",
+    Service "Service" "A Service or its status.",
+    EndpointSlice "EndpointSlice" "An EndpointSlice.",
+    Lease "Lease" "A Lease.",
+    Event "Event" "An Event.",
+    Secret "Secret" "The Secret of the keys.",
+}
+
+counted! { Outcome, "What became of a write.",
+    Written "written" "It is done.",
+    Conflict "conflict" "The object had changed; it is tried anew.",
+    Forbidden "forbidden" "A rule is missing.",
+    Gone "gone" "The object is not there any more.",
+    Invalid "invalid" "The API server will never take it.",
+    Failed "failed" "The API server did not answer, or has trouble; it is tried anew.",
+}
+
+impl What {
+    /// Status of this kind; none if Forebay writes none.
+    #[must_use]
+    pub fn status_of(kind: Kind) -> Option<Self> {
+        Some(match kind {
+            Kind::GatewayClass => Self::GatewayClass,
+            Kind::Gateway => Self::Gateway,
+            Kind::HttpRoute => Self::HttpRoute,
+            Kind::GrpcRoute => Self::GrpcRoute,
+            Kind::UdpRoute => Self::UdpRoute,
+            Kind::DestinationRule => Self::DestinationRule,
+            Kind::AddressPool => Self::AddressPool,
+            Kind::TrafficPolicy => Self::TrafficPolicy,
+            _ => return None,
+        })
+    }
+}
+
+const WHATS: usize = What::ALL.len();
+const OUTCOMES: usize = Outcome::ALL.len();
+
+/// Writes by what was written and what became of it.
+#[derive(Debug, Default)]
+pub struct Counters {
+    writes: [[AtomicU64; OUTCOMES]; WHATS],
+    /// Entries and conditions of ours for which a status had no room.
+    pub left_out: AtomicU64,
+}
+
+impl Counters {
+    fn add(&self, what: What, outcome: Outcome) {
+        self.writes[what as usize][outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many writes had this outcome.
+    #[must_use]
+    pub fn get(&self, what: What, outcome: Outcome) -> u64 {
+        self.writes[what as usize][outcome as usize].load(Ordering::Relaxed)
+    }
+
+    /// All that happened at least once.
+    pub fn iter(&self) -> impl Iterator<Item = (What, Outcome, u64)> {
+        let all = What::ALL
+            .iter()
+            .flat_map(|what| Outcome::ALL.iter().map(move |o| (*what, *o)));
+        all.map(|(what, outcome)| (what, outcome, self.get(what, outcome)))
+            .filter(|(.., count)| *count > 0)
+    }
+}
+
+/// Why a call had no success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The object has changed since it was read, or is there already.
+    Conflict(String),
+    /// The object is not there.
+    Gone,
+    /// The path is not there: nothing of this kind has it.
+    NotServed,
+    /// A rule is missing.
+    Forbidden,
+    /// It is refused for what it says.
+    Invalid(String),
+    /// The API server cannot be reached or has trouble.
+    Unavailable(String),
+}
+
+impl Failure {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Conflict(_) => Outcome::Conflict,
+            Self::Gone | Self::NotServed => Outcome::Gone,
+            Self::Forbidden => Outcome::Forbidden,
+            Self::Invalid(_) => Outcome::Invalid,
+            Self::Unavailable(_) => Outcome::Failed,
+        }
+    }
+
+    fn of(error: kube::Error) -> Self {
+        let kube::Error::Api(status) = error else {
+            return Self::Unavailable(chain(&error));
+        };
+        let details = status.details.as_ref();
+        let terminating = details.is_some_and(|details| {
+            details
+                .causes
+                .iter()
+                .any(|c| c.reason == "NamespaceTerminating")
+        });
+        match status.code {
+            403 if terminating => Self::Gone,
+            403 => Self::Forbidden,
+            404 if details.is_some_and(|details| !details.name.is_empty()) => Self::Gone,
+            404 => Self::NotServed,
+            409 => Self::Conflict(status.message),
+            400 | 405 | 406 | 413 | 415 | 422 => Self::Invalid(status.message),
+            _ => Self::Unavailable(format!("{} {}", status.code, status.message)),
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Conflict(message) | Self::Invalid(message) | Self::Unavailable(message) => {
+                f.write_str(message)
+            }
+            Self::Gone => f.write_str("not found"),
+            Self::NotServed => f.write_str("not served"),
+            Self::Forbidden => f.write_str("forbidden"),
+        }
+    }
+}
+
+/// An error with its causes: that of a connection says nothing by itself.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// What is asked of the API server, in the words of its rules.
+#[derive(Clone, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) what: What,
+    pub(super) resource: &'a ApiResource,
+    /// `status` or nothing.
+    pub(super) part: &'static str,
+    /// `get`, `create`, `update` or `patch`.
+    pub(super) verb: &'static str,
+}
+
+/// The API server.
+#[derive(Clone)]
+pub(super) struct Access {
+    client: kube::Client,
+    counters: Arc<Counters>,
+    told: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Access {
+    pub(super) fn new(client: kube::Client) -> Self {
+        Self {
+            client,
+            counters: Arc::default(),
+            told: Arc::default(),
+        }
+    }
+
+    pub(super) fn client(&self) -> &kube::Client {
+        &self.client
+    }
+
+    pub(super) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Sends one request. Successes are counted if they write.
+    pub(super) async fn call<T: DeserializeOwned>(
+        &self,
+        target: Target<'_>,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<T, Failure> {
+        let result = match request {
+            Ok(request) => {
+                let sent = tokio::time::timeout(TIMEOUT, self.client.request(request)).await;
+                match sent {
+                    Ok(answer) => answer.map_err(Failure::of),
+                    Err(_) => Err(Failure::Unavailable(format!(
+                        "no answer within {TIMEOUT:?}"
+                    ))),
+                }
+            }
+            Err(error) => Err(Failure::Invalid(error.to_string())),
+        };
+        match &result {
+            // To look whether something is there is no write.
+            Ok(_) | Err(Failure::Gone) if target.verb == "get" => {}
+            Ok(_) => self.counters.add(target.what, Outcome::Written),
+            Err(failure) => {
+                self.counters.add(target.what, failure.outcome());
+                if *failure == Failure::Forbidden {
+                    self.tell_forbidden(&target);
+                }
+            }
+        }
+        result
+    }
+
+    /// Judges the failure of a watch.
+    pub(super) fn judge(&self, target: &Target<'_>, error: watcher::Error) -> Failure {
+        use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
+        let failure = match error {
+            InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => {
+                Failure::of(error)
+            }
+            other => Failure::Unavailable(other.to_string()),
+        };
+        if failure == Failure::Forbidden {
+            self.tell_forbidden(target);
+        }
+        failure
+    }
+
+    /// Once per rule: a thousand objects want the same one.
+    fn tell_forbidden(&self, target: &Target<'_>) {
+        let rule = rule(target);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(rule.clone()) {
+            tracing::error!(
+                "Kubernetes forbids to {} {}; add to the ClusterRole of ServiceAccount forebay: - {rule}",
+                target.verb,
+                resource_name(target),
+            );
+        }
+    }
+}
+
+fn resource_name(target: &Target<'_>) -> String {
+    match target.part {
+        "" => target.resource.plural.clone(),
+        part => format!("{}/{part}", target.resource.plural),
+    }
+}
+
+/// The missing rule as YAML on one line.
+fn rule(target: &Target<'_>) -> String {
+    format!(
+        "{{apiGroups: [\"{}\"], resources: [\"{}\"], verbs: [\"{}\"]}}",
+        target.resource.group,
+        resource_name(target),
+        target.verb
+    )
+}
+
+/// Requests about objects of one kind in one namespace; empty: cluster-scoped.
+pub(super) fn path(resource: &ApiResource, namespace: &str) -> Request {
+    let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+    Request::new(DynamicObject::url_path(resource, namespace))
+}
+
+/// How long to wait before the next try after so many failures.
+pub(super) fn backoff(first: Duration, most: Duration, failures: u32) -> Duration {
+    first
+        .saturating_mul(2_u32.saturating_pow(failures.min(20)))
+        .min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_missing_rule_is_yaml_that_can_be_pasted() {
+        let resource = ApiResource {
+            group: "gateway.networking.k8s.io".into(),
+            version: "v1".into(),
+            api_version: "gateway.networking.k8s.io/v1".into(),
+            kind: "HTTPRoute".into(),
+            plural: "httproutes".into(),
+        };
+        let target = Target {
+            what: What::HttpRoute,
+            resource: &resource,
+            part: "status",
+            verb: "patch",
+        };
+        assert_eq!(
+            rule(&target),
+            r#"{apiGroups: ["gateway.networking.k8s.io"], resources: ["httproutes/status"], verbs: ["patch"]}"#
+        );
+        let read: serde_json::Value = serde_saphyr::from_str(&rule(&target)).expect("YAML");
+        assert_eq!(read["verbs"][0], "patch");
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let wait = |n| backoff(Duration::from_millis(100), Duration::from_secs(5), n).as_millis();
+        assert_eq!([0, 1, 3, 6, 99].map(wait), [100, 200, 800, 5000, 5000]);
+    }
+}

@@ -1,0 +1,118 @@
+//! Everything that Forebay writes to Kubernetes, behind one handle.
+//!
+//! The tasks run on the caller's runtime. One node at a time writes; the others keep the newest [`Desired`] and nothing
+//! else, so that they can go on at once when they are to lead.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::access::{Access, Counters};
+use super::gateway_objects::GatewayObjects;
+use super::lease::{Candidate, Leadership};
+use super::seen::Seen;
+use super::{services, statuses};
+use crate::status::ObjectStatus;
+
+/// Who writes.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Name of this node.
+    pub node: String,
+    /// Namespace of Forebay's own objects.
+    pub namespace: String,
+}
+
+/// What Kubernetes shall hold. Published only once everything has been read completely: what is missing here is removed there.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// Statuses in the order of [`crate::status::merge`].
+    pub statuses: Arc<Vec<ObjectStatus>>,
+    /// What each Gateway of ours needs besides its status.
+    pub gateways: Arc<Vec<GatewayObjects>>,
+}
+
+/// The handle.
+#[derive(Debug)]
+pub struct Writer {
+    statuses: watch::Sender<Option<Arc<Vec<ObjectStatus>>>>,
+    gateways: watch::Sender<Option<Arc<Vec<GatewayObjects>>>>,
+    leadership: Leadership,
+    counters: Arc<Counters>,
+    stop: watch::Sender<bool>,
+    candidate: JoinHandle<()>,
+    engines: Vec<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Begins to compete for the lease. Nothing is written for Gateways and routes before the first [`Self::publish`].
+    #[must_use]
+    pub fn start(client: kube::Client, seen: Seen, identity: &Identity) -> Self {
+        let access = Access::new(client);
+        let counters = Arc::clone(access.counters());
+        let (stop, stopped) = watch::channel(false);
+        let (statuses, newest_statuses) = watch::channel(None);
+        let (gateways, newest_gateways) = watch::channel(None);
+        let (candidate, leadership) =
+            Candidate::new(access.clone(), &identity.namespace, &identity.node);
+        let engine = statuses::Engine::new(access.clone(), seen.clone());
+        let services = services::Engine::new(access, seen);
+        Self {
+            engines: vec![
+                tokio::spawn(engine.run(newest_statuses, leadership.clone())),
+                tokio::spawn(services.run(newest_gateways, leadership.clone())),
+            ],
+            candidate: tokio::spawn(candidate.run(stopped)),
+            statuses,
+            gateways,
+            leadership,
+            counters,
+            stop,
+        }
+    }
+
+    /// Has Kubernetes hold this; the newest counts.
+    pub fn publish(&self, desired: Desired) {
+        self.statuses.send_replace(Some(desired.statuses));
+        self.gateways.send_replace(Some(desired.gateways));
+    }
+
+    /// Whether this node is the one that writes.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leadership.leads()
+    }
+
+    /// Waits until [`Self::leads`] says something else than now.
+    pub async fn lead_changed(&self) {
+        let mut leadership = self.leadership.clone();
+        let leads = leadership.leads();
+        leadership.becomes(!leads).await;
+    }
+
+    /// What was written so far.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Stops writing and gives the lease back.
+    pub async fn stop(mut self) {
+        for engine in self.engines.drain(..) {
+            engine.abort();
+            let _ = engine.await;
+        }
+        self.stop.send_replace(true);
+        let _ = (&mut self.candidate).await;
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.candidate.abort();
+        for engine in &self.engines {
+            engine.abort();
+        }
+    }
+}
