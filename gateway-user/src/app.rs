@@ -36,7 +36,7 @@ use crate::translate::{Context, Inputs, Translator, zone};
 
 use self::kernel::{Kernel, Refused};
 use self::source::Source;
-use self::start::{load_allocations, open_kernel, start_proxy, sync};
+use self::start::{endpoints, load_allocations, open_kernel, start_proxy, sync};
 use self::view::{Shared, View};
 
 /// How often heartbeat, drain and readiness are looked at.
@@ -142,16 +142,7 @@ impl App {
     async fn start(settings: Settings, lock: Option<Lock>) -> Result<Option<Self>, RunError> {
         let mut signals = Signals::new()?;
         let mut source = Source::open(&settings.source)?;
-        let admin = admin::server::bind("--admin", &settings.admin).await?;
-        let metrics = admin::server::bind("--metrics", &settings.metrics).await?;
-        let ready = admin::server::bind("--ready", &settings.ready).await?;
-        for (name, bound) in [
-            ("admin", &admin),
-            ("metrics", &metrics),
-            ("readiness", &ready),
-        ] {
-            tracing::info!(endpoint = name, address = bound.describe(), "listening");
-        }
+        let [admin, metrics, ready] = endpoints(&settings).await?;
         let readiness = Readiness::default();
         ready.serve(admin::api::readiness(readiness.clone()));
         if !sync(&mut source, &settings, &readiness, &mut signals).await {
@@ -164,7 +155,11 @@ impl App {
         open_files::make_room();
         let late = Arc::<OnceLock<Kernel>>::default();
         let proxy = start_proxy(&settings, &readiness, driver.as_mut(), held, &late)?;
-        let shared = Arc::new(Shared::new(settings.node_name.clone(), proxy));
+        let shared = Arc::new(Shared::new(
+            settings.node_name.clone(),
+            proxy,
+            source.meters(),
+        ));
         if let (Some(driver), Some(held)) = (driver, counted) {
             let kernel = Kernel::start(driver, Arc::clone(&shared), settings.probes, held)?;
             shared.set_kernel(late.get_or_init(|| kernel).clone());
@@ -233,6 +228,7 @@ impl App {
             kernel.stop().await;
         }
         self.shared.proxy.shutdown(Instant::now() + LAST_MOMENT);
+        self.source.stop().await;
         tracing::info!("stopped");
         Ok(())
     }
@@ -262,7 +258,7 @@ impl App {
             tracing::error!("{problem}");
         }
         self.reported.clone_from(&problems);
-        let allocations = self.source.allocate(&self.allocations, true);
+        let allocations = self.source.allocate(&self.allocations);
         let inputs = self.source.inputs();
         let context = Context {
             on_cluster: self.source.on_cluster(),
@@ -289,7 +285,7 @@ impl App {
             failed_listeners,
         };
         let view = View {
-            statuses: status::merge(&translation, &[report]),
+            statuses: Arc::new(status::merge(&translation, &[report])),
             snapshot,
             problems: problems.into_iter().collect(),
         };
@@ -300,6 +296,7 @@ impl App {
             clusters = view.snapshot.clusters.len(),
             "configuration is live"
         );
+        self.source.publish(&view.statuses);
         self.shared.set(view);
         let leaves = |replica: &Replica| {
             replica.name == self.settings.node_name && replica.state == ReplicaState::Draining

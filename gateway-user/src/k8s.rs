@@ -25,7 +25,7 @@ pub mod watcher;
 pub mod writer;
 
 pub use access::{Counters, Outcome, What};
-pub use source::Source;
+pub use source::{Meters, Source};
 pub use start::{Error, Options, start};
 
 #[cfg(test)]

@@ -125,6 +125,7 @@ impl Settings {
         let source = if args.kubernetes {
             Source::Kubernetes(k8s::Options {
                 namespaces: args.namespaces,
+                node: node_name.clone(),
             })
         } else {
             Source::Files(config)
@@ -333,7 +334,9 @@ mod tests {
     fn objects_come_from_one_source() {
         let got = settings("--kubernetes --namespaces a,b").expect("good");
         let namespaces = vec!["a".to_owned(), "b".to_owned()];
-        assert_eq!(got.source, Source::Kubernetes(k8s::Options { namespaces }));
+        let node = "host-1".to_owned();
+        let options = k8s::Options { namespaces, node };
+        assert_eq!(got.source, Source::Kubernetes(options));
         for (flags, want) in [
             (
                 "--kubernetes --config x",

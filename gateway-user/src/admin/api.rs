@@ -71,7 +71,7 @@ async fn all_statuses(State(shared): State<Arc<Shared>>) -> Response {
         "open_connections": shared.proxy.open_connections(),
         "replicas": view.snapshot.replicas,
         "datapath": datapath,
-        "objects": view.statuses,
+        "objects": *view.statuses,
         "problems": view.problems,
         "certificates": warned,
     }))

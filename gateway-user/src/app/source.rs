@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::RunError;
 use crate::allocate::{self, Allocation, Allocations, allocate};
@@ -10,6 +11,7 @@ use crate::file::{keys, read, watch::Watch};
 use crate::k8s;
 use crate::settings;
 use crate::snapshot::ObjectKey;
+use crate::status::ObjectStatus;
 use crate::translate::Inputs;
 
 /// The objects as they are now.
@@ -86,9 +88,30 @@ impl Source {
         }
     }
 
-    /// Which Gateway has which addresses. `before`: the last answer, or what was kept of it; `leads`: this node gives out
-    /// addresses.
-    pub(super) fn allocate(&self, before: &Allocations, leads: bool) -> Allocations {
+    /// What is counted of the conversation with an API server.
+    pub(super) fn meters(&self) -> Option<k8s::Meters> {
+        match self {
+            Self::Files { .. } => None,
+            Self::Kubernetes(source) => Some(source.meters()),
+        }
+    }
+
+    /// Has the objects carry these statuses, where they are objects of a cluster.
+    pub(super) fn publish(&self, statuses: &Arc<Vec<ObjectStatus>>) {
+        if let Self::Kubernetes(source) = self {
+            source.publish(Arc::clone(statuses));
+        }
+    }
+
+    /// Ends what it does besides reading.
+    pub(super) async fn stop(self) {
+        if let Self::Kubernetes(source) = self {
+            source.stop().await;
+        }
+    }
+
+    /// Which Gateway has which addresses. `before`: the last answer, or what was kept of it.
+    pub(super) fn allocate(&self, before: &Allocations) -> Allocations {
         let Self::Kubernetes(source) = self else {
             return allocate(self.inputs(), false, before);
         };
@@ -99,7 +122,7 @@ impl Source {
             let allocation = Allocation { addresses, problem };
             existing.gateways.insert(key.clone(), allocation);
         }
-        if !leads {
+        if !source.leads() {
             return allocate::follow(source.inputs(), &existing);
         }
         // What has just been given out is not in any status yet.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use super::kernel::Kernel;
 use super::source::Source;
 use super::{AGAIN, ALLOCATIONS, RunError};
+use crate::admin::server::{BindError, Bound, bind};
 use crate::allocate::Allocations;
 use crate::args::{AccessLogArg, Endpoint};
 use crate::datapath::{Driver, Lock};
@@ -17,6 +18,19 @@ use crate::proxy::{Mode, OpenUdp, Proxy, ProxySettings, Timers};
 use crate::readiness::{Progress, Readiness};
 use crate::settings::{self, Datapath, Settings};
 use crate::translate::{Context, translate};
+
+/// Opens the endpoints of admin, metrics and readiness.
+pub(super) async fn endpoints(settings: &Settings) -> Result<[Bound; 3], BindError> {
+    let bound = [
+        bind("--admin", &settings.admin).await?,
+        bind("--metrics", &settings.metrics).await?,
+        bind("--ready", &settings.ready).await?,
+    ];
+    for (name, bound) in ["admin", "metrics", "readiness"].iter().zip(&bound) {
+        tracing::info!(endpoint = name, address = bound.describe(), "listening");
+    }
+    Ok(bound)
+}
 
 /// Starts the proxy with what the datapath gives it; `late` gets the datapath's thread once it runs.
 pub(super) fn start_proxy(

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::kernel::Kernel;
 use crate::drain::Phase;
 use crate::file::merge::Problem;
+use crate::k8s;
 use crate::proxy::Proxy;
 use crate::snapshot::Snapshot;
 use crate::status::ObjectStatus;
@@ -19,7 +20,7 @@ pub struct View {
     /// What is served.
     pub snapshot: Arc<Snapshot>,
     /// The status of every object.
-    pub statuses: Vec<ObjectStatus>,
+    pub statuses: Arc<Vec<ObjectStatus>>,
     /// What is wrong with the files.
     pub problems: Vec<Problem>,
 }
@@ -36,14 +37,17 @@ pub struct Shared {
     view: ArcSwap<View>,
     drain: watch::Sender<Phase>,
     kernel: OnceLock<Kernel>,
+    /// Of the API server, if objects come from one.
+    pub kubernetes: Option<k8s::Meters>,
 }
 
 impl Shared {
     /// Nothing is served yet.
     #[must_use]
-    pub fn new(node: String, proxy: Proxy) -> Self {
+    pub fn new(node: String, proxy: Proxy, kubernetes: Option<k8s::Meters>) -> Self {
         Self {
             node,
+            kubernetes,
             proxy,
             started: Instant::now(),
             view: ArcSwap::default(),

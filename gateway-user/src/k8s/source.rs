@@ -4,22 +4,36 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use super::access::Counters;
+use super::gateway_objects::gateway_objects;
 use super::health::Health;
 use super::store::Store;
 use super::watcher::{Change, Scope, Told, Watched};
+use super::writer::{Desired, Writer};
 use crate::file::debounce::Debounce;
 use crate::file::keys;
 use crate::file::merge::Problem;
 use crate::file::watch::now;
 use crate::snapshot::ObjectKey;
+use crate::status::ObjectStatus;
 use crate::translate::{Inputs, Kind, referenced};
 
 /// How long new objects wait for the Secrets that they name.
 const SECRET_WAIT: Duration = Duration::from_millis(300);
+
+/// How the conversation with the API server goes.
+#[derive(Clone, Debug)]
+pub struct Meters {
+    /// Its reading half.
+    pub health: Health,
+    /// Its writing half.
+    pub writes: Arc<Counters>,
+}
 
 /// The objects of a cluster.
 #[derive(Debug)]
@@ -39,6 +53,9 @@ pub struct Source {
     names_secrets: bool,
     /// A first complete reading is there.
     complete: bool,
+    writer: Writer,
+    /// Whether this node led when that was last looked at.
+    led: bool,
 }
 
 impl Source {
@@ -48,8 +65,11 @@ impl Source {
         told: mpsc::Receiver<Told>,
         wanted: watch::Sender<BTreeSet<ObjectKey>>,
         health: Health,
+        writer: Writer,
     ) -> Self {
         Self {
+            writer,
+            led: false,
             told,
             wanted,
             health,
@@ -81,6 +101,35 @@ impl Source {
         self.store.problems()
     }
 
+    /// What is counted of the conversation with the API server.
+    #[must_use]
+    pub fn meters(&self) -> Meters {
+        Meters {
+            health: self.health.clone(),
+            writes: Arc::clone(self.writer.counters()),
+        }
+    }
+
+    /// Whether this node writes statuses and gives out addresses.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.led
+    }
+
+    /// Has Kubernetes hold these statuses, and what Gateways need besides, while this node leads.
+    pub fn publish(&self, statuses: Arc<Vec<ObjectStatus>>) {
+        let gateways = gateway_objects(self.store.inputs(), &statuses);
+        self.writer.publish(Desired {
+            statuses,
+            gateways: Arc::new(gateways),
+        });
+    }
+
+    /// Stops writing and gives the lease back.
+    pub async fn stop(self) {
+        self.writer.stop().await;
+    }
+
     /// Why not everything has been read yet; none: it has.
     #[must_use]
     pub fn waits_for(&self) -> Option<String> {
@@ -105,6 +154,10 @@ impl Source {
             while let Ok(told) = self.told.try_recv() {
                 self.take(told);
             }
+            if self.led != self.writer.leads() {
+                self.led = !self.led;
+                self.debounce.changed(now());
+            }
             if self.act(now()) {
                 return;
             }
@@ -117,6 +170,7 @@ impl Source {
                     // The thread has ended: the process does too.
                     None => std::future::pending().await,
                 },
+                () = self.writer.becomes(!self.led) => {}
                 () = until(wake) => {}
             }
         }

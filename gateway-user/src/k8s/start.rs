@@ -10,6 +10,8 @@ use super::health::Health;
 use super::manager::Manager;
 use super::seen::Seen;
 use super::source::Source;
+use super::writer::{Identity, Writer};
+use crate::file::keys;
 
 /// Batches of changes that may wait for the control task.
 const WAITING: usize = 1024;
@@ -22,6 +24,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 pub struct Options {
     /// Namespaces that are read; none: all.
     pub namespaces: Vec<String>,
+    /// Name of this node, under which it competes for the lease.
+    pub node: String,
 }
 
 /// Why there is no API server to talk to.
@@ -61,22 +65,28 @@ pub fn start(options: Options) -> Result<Source, Error> {
                     Ok(client) => client,
                     Err(error) => return drop(connected.send(Err(error))),
                 };
-                drop(connected.send(Ok(())));
+                let seen = Seen::default();
+                let identity = Identity {
+                    node: options.node,
+                    namespace: keys::NAMESPACE.to_owned(),
+                };
+                let writer = Writer::start(client.clone(), seen.clone(), &identity);
+                drop(connected.send(Ok(writer)));
                 let manager = Manager {
                     client,
                     namespaces: options.namespaces,
                     wanted,
                     told,
-                    seen: Seen::default(),
+                    seen,
                     health: of_thread,
                 };
                 manager.run().await;
             });
         })?;
-    connection
+    let writer = connection
         .recv()
         .unwrap_or_else(|_| Err(Error::Client("its thread has ended".to_owned())))?;
-    Ok(Source::new(changes, want, health))
+    Ok(Source::new(changes, want, health, writer))
 }
 
 async fn connect() -> Result<Client, Error> {

@@ -3,5 +3,6 @@
 mod cluster;
 mod fake;
 mod lease;
+mod reading;
 mod services;
 mod statuses;

@@ -84,11 +84,9 @@ impl Writer {
         self.leadership.leads()
     }
 
-    /// Waits until [`Self::leads`] says something else than now.
-    pub async fn lead_changed(&self) {
-        let mut leadership = self.leadership.clone();
-        let leads = leadership.leads();
-        leadership.becomes(!leads).await;
+    /// Waits until this node leads, or does not. Safe to cancel.
+    pub async fn becomes(&self, leading: bool) {
+        self.leadership.clone().becomes(leading).await;
     }
 
     /// What was written so far.

@@ -8,18 +8,16 @@ use std::time::{Duration, Instant};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::statuses::identity;
 use crate::allocate::{Allocation, Allocations};
-use crate::k8s::cache::Cache;
-use crate::k8s::gateway_objects::gateway_objects;
 use crate::k8s::health::Health;
 use crate::k8s::manager::Manager;
 use crate::k8s::seen::Seen;
 use crate::k8s::source::Source;
-use crate::k8s::writer::{Desired, Writer};
-use crate::k8s::{Outcome, What};
+use crate::k8s::writer::Writer;
+use crate::k8s::{Counters, Outcome, What};
 use crate::snapshot::ObjectKey;
 use crate::status::merge;
 use crate::translate::features::FEATURES;
@@ -97,7 +95,7 @@ fn route(name: &str) -> Value {
 }
 
 /// The control task in short.
-async fn control(mut source: Source, writer: Arc<Writer>) {
+async fn control(mut source: Source, stop: oneshot::Receiver<()>) {
     let gateway = ObjectKey::new(NAMESPACE, "gw");
     let addresses = ["192.0.2.10", "2001:db8::10"]
         .map(|a| a.parse().unwrap())
@@ -110,19 +108,19 @@ async fn control(mut source: Source, writer: Arc<Writer>) {
         gateways: [(gateway, allocation)].into(),
     };
     let mut translator = Translator::default();
+    tokio::pin!(stop);
     loop {
-        source.next().await;
+        tokio::select! {
+            () = source.next() => {}
+            _ = &mut stop => return source.stop().await,
+        }
         let context = Context {
             on_cluster: true,
             allocations: &allocations,
             zone: None,
         };
         let translation = translator.translate(source.inputs(), &context);
-        let statuses = merge(&translation, &[]);
-        writer.publish(Desired {
-            gateways: Arc::new(gateway_objects(source.inputs(), &statuses)),
-            statuses: Arc::new(statuses),
-        });
+        source.publish(Arc::new(merge(&translation, &[])));
     }
 }
 
@@ -170,8 +168,8 @@ async fn objects_follow(client: &kube::Client) {
 }
 
 /// One after the other.
-async fn many_routes(client: &kube::Client, writer: &Writer) {
-    let before = writer.counters().iter().collect::<Vec<_>>();
+async fn many_routes(client: &kube::Client, counters: &Counters) {
+    let before = counters.iter().collect::<Vec<_>>();
     println!("{before:?}");
     let start = Instant::now();
     for n in 0..1000 {
@@ -187,9 +185,8 @@ async fn many_routes(client: &kube::Client, writer: &Writer) {
     .await;
     assert_eq!(last["status"]["parents"].as_array().unwrap().len(), 1);
     println!("applied in {:?}, attached {late:?} later", applied - start);
-    println!("{:?}", writer.counters().iter().collect::<Vec<_>>());
+    println!("{:?}", counters.iter().collect::<Vec<_>>());
     assert!(late < Duration::from_secs(2), "{late:?}");
-    let counters = writer.counters();
     let written = |what| counters.get(what, Outcome::Written);
     assert!(written(What::HttpRoute) <= 1000);
     assert!(written(What::HttpRoute) + written(What::Gateway) <= 1100);
@@ -225,12 +222,13 @@ async fn a_real_api_server_takes_all_of_it() {
         told,
         seen: seen.clone(),
         health: Health::default(),
-        cache: Cache,
     };
     tokio::spawn(manager.run());
-    let writer = Arc::new(Writer::start(client.clone(), seen, &identity()));
-    let source = Source::new(changes, want, Health::default());
-    let control = tokio::spawn(control(source, Arc::clone(&writer)));
+    let writer = Writer::start(client.clone(), seen, &identity());
+    let counters = Arc::clone(writer.counters());
+    let source = Source::new(changes, want, Health::default(), writer);
+    let (stop, stopped) = oneshot::channel();
+    let control = tokio::spawn(control(source, stopped));
 
     let programmed = |g: &Value| {
         g["status"]["conditions"]
@@ -244,17 +242,12 @@ async fn a_real_api_server_takes_all_of_it() {
     .await;
     assert_eq!(class["status"]["supportedFeatures"], json!(FEATURES));
     objects_follow(&client).await;
-    let settled = writer.counters().get(What::Service, Outcome::Written);
-    many_routes(&client, &writer).await;
-    assert_eq!(
-        writer.counters().get(What::Service, Outcome::Written),
-        settled
-    );
+    let settled = counters.get(What::Service, Outcome::Written);
+    many_routes(&client, &counters).await;
+    assert_eq!(counters.get(What::Service, Outcome::Written), settled);
 
-    control.abort();
-    let _ = control.await;
-    let writer = Arc::into_inner(writer).unwrap();
-    writer.stop().await;
+    drop(stop);
+    control.await.unwrap();
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": "forebay-leader", "namespace": "forebay-system"}});
     let lease = get(&client, &lease).await;
