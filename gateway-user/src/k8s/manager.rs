@@ -190,7 +190,7 @@ impl Manager {
         for &kind in served.keys() {
             let mut add = |scope| watches.insert(Watched { kind, scope });
             if kind == Kind::Secret {
-                for scope in self.secrets() {
+                for scope in secrets(&self.wanted.borrow()) {
                     add(scope);
                 }
             } else if namespaces.is_empty() || kind.cluster_scoped() {
@@ -206,22 +206,16 @@ impl Manager {
         }
         watches
     }
+}
 
-    fn secrets(&self) -> BTreeSet<Scope> {
-        let wanted = self.wanted.borrow();
-        if wanted.len() <= SINGLE_SECRETS {
-            return wanted.iter().cloned().map(Scope::One).collect();
-        }
-        let (own, others): (Vec<_>, Vec<_>) = wanted
-            .iter()
-            .cloned()
-            .partition(|key| *key.namespace == *OWN);
-        let own = own.into_iter().map(Scope::One);
-        let others = others
-            .into_iter()
-            .map(|key| Scope::Namespace(key.namespace));
-        own.chain(others).collect()
-    }
+/// How Secrets are followed: few one by one, many by their namespaces. Those of Forebay itself are few always.
+fn secrets(wanted: &BTreeSet<ObjectKey>) -> BTreeSet<Scope> {
+    let few = wanted.len() <= SINGLE_SECRETS;
+    let scope = |key: &ObjectKey| match few || *key.namespace == *OWN {
+        true => Scope::One(key.clone()),
+        false => Scope::Namespace(key.namespace.clone()),
+    };
+    wanted.iter().map(scope).collect()
 }
 
 fn log_kinds(before: Option<&Served>, now: &Served) {
@@ -237,5 +231,25 @@ fn log_kinds(before: Option<&Served>, now: &Served) {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_secrets_are_followed_one_by_one_and_many_by_namespace() {
+        let own = ObjectKey::new(OWN, "keys");
+        let of = |n: usize| {
+            let others = (1..n).map(|i| ObjectKey::new(["a", "b"][i % 2], format!("s{i}")));
+            others.chain([own.clone()]).collect::<BTreeSet<_>>()
+        };
+        let few = of(SINGLE_SECRETS);
+        let one_by_one = few.iter().cloned().map(Scope::One).collect();
+        assert_eq!(secrets(&few), one_by_one);
+        let many = ["a", "b"].map(|namespace| Scope::Namespace(namespace.into()));
+        let many = many.into_iter().chain([Scope::One(own.clone())]).collect();
+        assert_eq!(secrets(&of(SINGLE_SECRETS + 1)), many);
     }
 }

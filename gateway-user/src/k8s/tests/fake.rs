@@ -233,7 +233,8 @@ impl State {
             .filter(|(p, _)| is_in(p, path))
             .map(|(_, o)| o)
             .collect();
-        if path.ends_with("s") && !path.contains("/namespaces/") {
+        let of_namespace = path.rsplit('/').nth(2) == Some("namespaces");
+        if path.ends_with("s") && (of_namespace || !path.contains("/namespaces/")) {
             let version = self.version.to_string();
             return good(&json!({"metadata": {"resourceVersion": version}, "items": items}));
         }

@@ -41,6 +41,10 @@ impl Reader {
 
     /// Begins to follow all Gateways; what ran before ends, as nobody listens to it.
     fn follow(&mut self, streaming: bool) {
+        self.follow_in(Scope::All, streaming);
+    }
+
+    fn follow_in(&mut self, scope: Scope, streaming: bool) {
         let (told, receiver) = mpsc::channel(64);
         self.told = receiver;
         let follower = Follower {
@@ -54,7 +58,7 @@ impl Reader {
             },
             watched: Watched {
                 kind: Kind::Gateway,
-                scope: Scope::All,
+                scope,
             },
             streaming,
             memory: self.memory.clone(),
@@ -163,6 +167,24 @@ async fn a_watch_that_begins_anew_tells_the_difference() {
             "gone Gateway a/goes"
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_takes_over_from_a_wider_one_tells_the_difference() {
+    let mut reader = Reader::new();
+    for name in ["other", "x"] {
+        reader.fake.state().put(&path(name), gateway("c"));
+    }
+    reader.follow(false);
+    assert_eq!(reader.next().await.len(), 2);
+    reader.told.close();
+    reader.fake.state().delete(&path("x"));
+    // The fake server knows no field selectors: it has to list nothing else.
+    reader.fake.state().delete(&path("other"));
+    let one = ObjectKey::new("a", "x");
+    reader.follow_in(Scope::One(one), false);
+    // The other one is not its business.
+    assert_eq!(reader.next().await, ["gone Gateway a/x"]);
 }
 
 #[tokio::test(start_paused = true)]
