@@ -270,7 +270,7 @@ impl App {
         translation.snapshot.generation = self.generation;
         self.follow_keys(inputs);
         let published = self.shared.proxy.publish(&translation.snapshot);
-        for (bind, why) in &published.failed {
+        for (bind, why) in new_failures(&self.failed, &published.failed) {
             tracing::error!(listener = %std::net::SocketAddr::from(*bind), "{why}");
         }
         let snapshot = Arc::new(translation.snapshot.clone());
@@ -386,5 +386,36 @@ impl App {
             self.readiness.set(&self.progress);
         }
         phase
+    }
+}
+
+/// What did not fail in the same way before: the log says it once, however often the configuration changes meanwhile.
+fn new_failures<'a>(
+    before: &'a [(BindKey, String)],
+    now: &'a [(BindKey, String)],
+) -> impl Iterator<Item = &'a (BindKey, String)> {
+    now.iter().filter(|failure| !before.contains(failure))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Transport;
+
+    #[test]
+    fn a_listener_that_stays_closed_is_told_once() {
+        let failure = |port, why: &str| {
+            let vip = std::net::SocketAddr::from(([192, 0, 2, 1], port));
+            (BindKey::new(vip, Transport::Tcp), why.to_owned())
+        };
+        let before = [failure(80, "in use"), failure(81, "in use")];
+        let now = [
+            failure(80, "in use"),
+            failure(81, "not permitted"),
+            failure(82, "in use"),
+        ];
+        let told: Vec<_> = new_failures(&before, &now).collect();
+        assert_eq!(told, [&now[1], &now[2]]);
+        assert_eq!(new_failures(&[], &before).count(), 2);
     }
 }
