@@ -8,6 +8,7 @@ mod cluster;
 mod cmd;
 mod conformance;
 mod demo;
+mod dist;
 mod fuzz;
 mod lint;
 mod oci;
@@ -59,6 +60,8 @@ enum Command {
     Demo(demo::Args),
     /// A real Kubernetes cluster on this machine: start, show, remove, import images.
     Cluster(cluster::Args),
+    /// The container image, from a static program with the kernel programs inside.
+    Dist(dist::Args),
     /// The official suite of Gateway API against Forebay on such a cluster.
     Conformance(conformance::Args),
 }
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Test(args) => return test::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Cluster(args) => cluster::run(&args),
+        Command::Dist(args) => dist::run(&args),
         Command::Conformance(args) => conformance::run(&args),
     };
     match result {
