@@ -62,7 +62,7 @@ fn the_program_takes_its_flags() {
     let Command::Agent(args) = command(agent) else {
         panic!("the agent");
     };
-    let agent = settings::agent::Settings::new(args).unwrap();
+    let agent = settings::agent::Settings::new(*args).unwrap();
     let [proxy] = list(&pod["containers"]) else {
         panic!("one container");
     };
@@ -75,7 +75,7 @@ fn the_program_takes_its_flags() {
     let Command::Run(args) = command(proxy) else {
         panic!("the proxy");
     };
-    let run = settings::Settings::new(args).unwrap();
+    let run = settings::Settings::new(*args, None, 1).unwrap();
     assert_eq!(run.agent.as_ref(), Some(&agent.socket));
     // Time for the drain, and for the agent to end after it.
     let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
@@ -124,8 +124,8 @@ fn all_that_is_read_may_be_read_and_nothing_may_be_deleted() {
     let allowed = allowed(&objects("forebay.yaml"));
     for kind in Kind::ALL {
         let name = kind.as_str().to_lowercase();
-        let plural = match name.strip_suffix('y') {
-            Some(stem) => format!("{stem}ies"),
+        let plural = match name.strip_suffix("cy") {
+            Some(stem) => format!("{stem}cies"),
             None if name.ends_with("ss") => format!("{name}es"),
             None => format!("{name}s"),
         };
