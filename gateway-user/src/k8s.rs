@@ -16,6 +16,7 @@ mod queue;
 pub mod raw;
 pub mod seen;
 mod services;
+mod shared_keys;
 pub mod source;
 mod start;
 mod status_write;

@@ -5,4 +5,5 @@ mod fake;
 mod lease;
 mod reading;
 mod services;
+mod shared_keys;
 mod statuses;
