@@ -3,6 +3,7 @@
 mod cluster;
 mod fake;
 mod lease;
+mod ranges;
 mod reading;
 mod services;
 mod shared_keys;
