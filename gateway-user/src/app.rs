@@ -128,6 +128,8 @@ struct App {
     program_again: Option<Instant>,
     /// Listeners that could not be opened, and why.
     failed: Vec<(BindKey, String)>,
+    /// VIPs that this node may not serve, and why.
+    refused: Refused,
     /// When they are tried again.
     listen_again: Option<Instant>,
     drain: Drain,
@@ -181,6 +183,7 @@ impl App {
             progress: Progress::default(),
             program_again: None,
             failed: Vec::new(),
+            refused: Refused::new(),
             listen_again: None,
             drain: Drain::new(settings.drain_timeout),
             drain_asked,
@@ -215,11 +218,7 @@ impl App {
                     if self.tick() == Phase::Drained && self.stopping {
                         break;
                     }
-                    if self.program_again.is_some_and(|at| at <= Instant::now()) {
-                        let snapshot = Arc::clone(&self.shared.view().snapshot);
-                        self.program(&snapshot).await;
-                        self.readiness.set(&self.progress);
-                    }
+                    self.program_again().await;
                     self.listen_again().await;
                 }
             }
@@ -274,11 +273,11 @@ impl App {
             tracing::error!(listener = %std::net::SocketAddr::from(*bind), "{why}");
         }
         let snapshot = Arc::new(translation.snapshot.clone());
-        let refused = self.program(&snapshot).await;
+        self.refused = self.program(&snapshot).await;
         self.listen_again = (!published.failed.is_empty()).then(|| Instant::now() + AGAIN);
         self.failed.clone_from(&published.failed);
         let mut failed_listeners = published.failed;
-        failed_listeners.extend(refused);
+        failed_listeners.extend(self.refused.iter().cloned());
         let report = Report {
             node: self.settings.node_name.clone(),
             generation: self.generation,
@@ -326,17 +325,34 @@ impl App {
         }
     }
 
-    /// Brings the kernel's tables in line; if that fails it is tried again. Returns what this node may not serve.
+    /// Tries again what the kernel's half did not do: what stood in the way may be gone, as pools that an agent had not read
+    /// yet. Statuses follow if anything changed.
+    async fn program_again(&mut self) {
+        if self.program_again.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let snapshot = Arc::clone(&self.shared.view().snapshot);
+        if self.program(&snapshot).await == self.refused {
+            self.readiness.set(&self.progress);
+        } else {
+            self.reconfigure().await;
+        }
+    }
+
+    /// Brings the kernel's tables in line; what fails or is refused is tried again. Returns what this node may not serve.
     async fn program(&mut self, snapshot: &Arc<Snapshot>) -> Refused {
         let programmed = match self.shared.kernel() {
             Some(kernel) => kernel.publish(Arc::clone(snapshot)).await,
             None => Ok(Refused::new()),
         };
         self.progress.maps_programmed |= programmed.is_ok();
-        self.program_again = programmed.is_err().then(|| Instant::now() + AGAIN);
+        let again = programmed
+            .as_ref()
+            .map_or(true, |refused| !refused.is_empty());
+        self.program_again = again.then(|| Instant::now() + AGAIN);
         programmed.unwrap_or_else(|why| {
             tracing::error!("the kernel tables cannot follow the configuration: {why}");
-            Refused::new()
+            self.refused.clone()
         })
     }
 

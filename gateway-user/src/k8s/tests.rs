@@ -3,6 +3,8 @@
 mod cluster;
 mod fake;
 mod lease;
+mod ranges;
 mod reading;
 mod services;
+mod shared_keys;
 mod statuses;

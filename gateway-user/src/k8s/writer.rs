@@ -12,6 +12,7 @@ use super::access::{Access, Counters};
 use super::gateway_objects::GatewayObjects;
 use super::lease::{Candidate, Leadership};
 use super::seen::Seen;
+use super::shared_keys::SharedKeys;
 use super::{services, statuses};
 use crate::status::ObjectStatus;
 
@@ -57,11 +58,13 @@ impl Writer {
         let (candidate, leadership) =
             Candidate::new(access.clone(), &identity.namespace, &identity.node);
         let engine = statuses::Engine::new(access.clone(), seen.clone());
+        let keys = SharedKeys::new(access.clone());
         let services = services::Engine::new(access, seen);
         Self {
             engines: vec![
                 tokio::spawn(engine.run(newest_statuses, leadership.clone())),
                 tokio::spawn(services.run(newest_gateways, leadership.clone())),
+                tokio::spawn(keys.run(leadership.clone())),
             ],
             candidate: tokio::spawn(candidate.run(stopped)),
             statuses,
