@@ -35,6 +35,31 @@ metadata:
 ";
 const SEAL: &str = "# seal: ";
 
+/// Values that the chart must refuse.
+const REFUSED: [&str; 15] = [
+    "unknown=1",
+    "image.unknown=1",
+    "image.digest=sha256:12",
+    "datapath=off",
+    "metricsPort=0",
+    "admin=0.0.0.0:15000",
+    "workers=0",
+    "drainTimeoutSeconds=-1",
+    "addressPools.a.ranges={}",
+    "agent.kubernetes=false",
+    "agent.vips={a b}",
+    "agent.extraArgs={x}",
+    "proxy.seccompProfile.type=Localhost",
+    "updateStrategy.maxUnavailable=0",
+    "tolerations[0].unknown=1",
+];
+/// Values that bring out the parts of the chart that its own ones leave out.
+const ALL: &str = "image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000,\
+    imagePullSecrets={a},namespaces={a,b},addressPools.a.ranges={192.0.2.96/27},interfaces={a,b},workers=1,\
+    agent.vips={192.0.2.1},agent.reservedPorts={1,2},agent.extraArgs={--a},proxy.extraArgs={--a},proxy.authorities=a,\
+    seLinuxOptions.type=spc_t,nodeSelector.a=b,podLabels.a=b,podAnnotations.a=b,podMonitor.create=true,podMonitor.labels.a=b,\
+    affinity.nodeAffinity.a=b";
+
 /// What to do with the manifests.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -53,6 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         helm.run(&[&words[..], &[CHART]].concat())?;
         Ok("no complaint".to_owned())
     })?;
+    steps.run("values", |_| values(&helm))?;
     let path = path();
     steps.run("manifests", |_| {
         let wanted = render(&helm)?;
@@ -89,8 +115,38 @@ pub(crate) fn sealed() -> Result<()> {
     Ok(())
 }
 
+/// Tries what the chart takes and what it does not.
+fn values(helm: &Helm) -> Result<String> {
+    let mut objects = 0;
+    for object in template(helm, NAMESPACE, &["--set", ALL])?.split("\n---\n") {
+        serde_saphyr::from_str::<serde_json::Value>(object)
+            .with_context(|| format!("the chart renders what is no YAML:\n{object}"))?;
+        objects += 1;
+    }
+    for value in REFUSED {
+        let Err(error) = template(helm, NAMESPACE, &["--set", value]) else {
+            bail!("the chart takes {value}");
+        };
+        let error = format!("{error:#}");
+        ensure!(error.contains("specifications of the schema"), "{error}");
+    }
+    ensure!(
+        template(helm, "default", &[]).is_err(),
+        "the chart lets itself be installed in another namespace"
+    );
+    Ok(format!(
+        "{objects} objects with all of them, {} are refused",
+        REFUSED.len()
+    ))
+}
+
+fn template(helm: &Helm, namespace: &str, more: &[&str]) -> Result<String> {
+    let words = ["template", "forebay", CHART, "--namespace", namespace];
+    helm.run(&[&words[..], more].concat())
+}
+
 fn render(helm: &Helm) -> Result<String> {
-    let rendered = helm.run(&["template", "forebay", CHART, "--namespace", NAMESPACE])?;
+    let rendered = template(helm, NAMESPACE, &[])?;
     let lines = rendered.lines().filter(|line| !line.trim().is_empty());
     let lines: Vec<&str> = lines.map(str::trim_end).collect();
     let body = format!("{HEAD}{SPACE}{}\n", lines.join("\n"));
