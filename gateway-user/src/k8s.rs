@@ -15,6 +15,7 @@ mod pace;
 mod queue;
 mod ranges;
 pub mod raw;
+mod reports;
 pub mod seen;
 mod services;
 mod shared_keys;
@@ -28,6 +29,7 @@ pub mod writer;
 
 pub use access::{Counters, Outcome, What};
 pub use ranges::{Ranges, of_pools};
+pub use reports::{NodeReport, Reports};
 pub use source::{Meters, Source};
 pub use start::{Error, Options, start};
 

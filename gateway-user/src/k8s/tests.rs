@@ -5,6 +5,7 @@ mod fake;
 mod lease;
 mod ranges;
 mod reading;
+mod reports;
 mod services;
 mod shared_keys;
 mod statuses;
