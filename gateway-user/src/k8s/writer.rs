@@ -109,7 +109,7 @@ impl Writer {
     /// Waits until other nodes say something else than [`Self::reports`] has given. Safe to cancel.
     pub async fn reports_change(&self) {
         if self.reports.clone().changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
