@@ -25,12 +25,13 @@ use crate::drain::{Drain, Phase, Signals};
 use crate::file::keys::{self, KeyError};
 use crate::file::merge::Problem;
 use crate::file::{read, state};
-use crate::k8s;
+use crate::k8s::{self, NodeReport};
 use crate::proxy::held::Held;
 use crate::proxy::{StartError, TicketKeys};
 use crate::readiness::{Progress, Readiness};
 use crate::settings::Settings;
 use crate::snapshot::{BindKey, Generation, Replica, ReplicaState, Snapshot};
+use crate::status::agreement::{self, Agreement};
 use crate::status::{self, Report};
 use crate::translate::{Context, Inputs, Translator, zone};
 
@@ -128,7 +129,13 @@ struct App {
     program_again: Option<Instant>,
     /// Listeners that could not be opened, and why.
     failed: Vec<(BindKey, String)>,
-    /// When they are tried again.
+    /// The kernel's tables are those of the configuration.
+    programmed: bool,
+    /// VIPs that this node may not serve, and why.
+    refused: Refused,
+    /// What all nodes serve.
+    agreement: Agreement,
+    /// When sockets are tried again.
     listen_again: Option<Instant>,
     drain: Drain,
     drain_asked: Arc<Notify>,
@@ -181,6 +188,9 @@ impl App {
             progress: Progress::default(),
             program_again: None,
             failed: Vec::new(),
+            programmed: false,
+            refused: Refused::new(),
+            agreement: Agreement::default(),
             listen_again: None,
             drain: Drain::new(settings.drain_timeout),
             drain_asked,
@@ -215,12 +225,11 @@ impl App {
                     if self.tick() == Phase::Drained && self.stopping {
                         break;
                     }
-                    if self.program_again.is_some_and(|at| at <= Instant::now()) {
-                        let snapshot = Arc::clone(&self.shared.view().snapshot);
-                        self.program(&snapshot).await;
-                        self.readiness.set(&self.progress);
-                    }
+                    self.program_again().await;
                     self.listen_again().await;
+                    if self.agreement.due().is_some_and(|due| due <= Instant::now()) {
+                        self.reconfigure().await;
+                    }
                 }
             }
         }
@@ -274,18 +283,12 @@ impl App {
             tracing::error!(listener = %std::net::SocketAddr::from(*bind), "{why}");
         }
         let snapshot = Arc::new(translation.snapshot.clone());
-        let refused = self.program(&snapshot).await;
+        self.refused = self.program(&snapshot).await;
         self.listen_again = (!published.failed.is_empty()).then(|| Instant::now() + AGAIN);
-        self.failed.clone_from(&published.failed);
-        let mut failed_listeners = published.failed;
-        failed_listeners.extend(refused);
-        let report = Report {
-            node: self.settings.node_name.clone(),
-            generation: self.generation,
-            failed_listeners,
-        };
+        self.failed = published.failed;
+        let reports = self.reports(&snapshot);
         let view = View {
-            statuses: Arc::new(status::merge(&translation, &[report])),
+            statuses: Arc::new(status::merge(&translation, &reports)),
             snapshot,
             problems: problems.into_iter().collect(),
         };
@@ -313,6 +316,45 @@ impl App {
         self.readiness.set(&self.progress);
     }
 
+    /// Says what this node serves, and returns what is known of that of all nodes.
+    fn reports(&mut self, snapshot: &Snapshot) -> Vec<Report> {
+        let failed = self.failed.iter().chain(&self.refused);
+        let mut own = Report {
+            node: self.settings.node_name.clone(),
+            generation: self.generation,
+            failed_listeners: failed.cloned().collect(),
+            ..Report::default()
+        };
+        let fingerprint = agreement::fingerprint(snapshot, self.source.inputs());
+        if self.programmed {
+            let report = own.clone();
+            self.source.report(NodeReport {
+                fingerprint,
+                report,
+            });
+        }
+        let others = self.source.reports();
+        let lags = |replica: &&Replica| {
+            let said = others.and_then(|others| others.get(&replica.name));
+            replica.state == ReplicaState::Ready
+                && replica.name != own.node
+                && said.is_none_or(|said| said.fingerprint != fingerprint)
+        };
+        let lagging = snapshot.replicas.iter().filter(lags);
+        let lagging: Vec<String> = lagging.map(|replica| replica.name.clone()).collect();
+        own.pending_listeners = self.agreement.look(
+            snapshot.binds.keys().copied(),
+            others.is_some(),
+            &lagging,
+            Instant::now(),
+        );
+        let ready = snapshot.replicas.iter();
+        let ready = ready.filter(|r| r.state == ReplicaState::Ready && r.name != own.node);
+        let others = ready.filter_map(|replica| others?.get(&replica.name));
+        let others: Vec<Report> = others.map(|said| said.report.clone()).collect();
+        std::iter::once(own).chain(others).collect()
+    }
+
     /// Tries again to open what could not be opened: whoever had the port may be gone. Statuses follow if anything changed.
     async fn listen_again(&mut self) {
         if self.listen_again.is_none_or(|at| at > Instant::now()) {
@@ -326,17 +368,36 @@ impl App {
         }
     }
 
-    /// Brings the kernel's tables in line; if that fails it is tried again. Returns what this node may not serve.
+    /// Tries again what the kernel's half did not do: what stood in the way may be gone, as pools that an agent had not read
+    /// yet. Statuses follow if anything changed.
+    async fn program_again(&mut self) {
+        if self.program_again.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let snapshot = Arc::clone(&self.shared.view().snapshot);
+        let before = self.programmed;
+        if self.program(&snapshot).await == self.refused && self.programmed == before {
+            self.readiness.set(&self.progress);
+        } else {
+            self.reconfigure().await;
+        }
+    }
+
+    /// Brings the kernel's tables in line; what fails or is refused is tried again. Returns what this node may not serve.
     async fn program(&mut self, snapshot: &Arc<Snapshot>) -> Refused {
         let programmed = match self.shared.kernel() {
             Some(kernel) => kernel.publish(Arc::clone(snapshot)).await,
             None => Ok(Refused::new()),
         };
-        self.progress.maps_programmed |= programmed.is_ok();
-        self.program_again = programmed.is_err().then(|| Instant::now() + AGAIN);
+        self.programmed = programmed.is_ok();
+        self.progress.maps_programmed |= self.programmed;
+        let again = programmed
+            .as_ref()
+            .map_or(true, |refused| !refused.is_empty());
+        self.program_again = again.then(|| Instant::now() + AGAIN);
         programmed.unwrap_or_else(|why| {
             tracing::error!("the kernel tables cannot follow the configuration: {why}");
-            Refused::new()
+            self.refused.clone()
         })
     }
 

@@ -13,9 +13,12 @@ mod lease;
 pub mod manager;
 mod pace;
 mod queue;
+mod ranges;
 pub mod raw;
+mod reports;
 pub mod seen;
 mod services;
+mod shared_keys;
 pub mod source;
 mod start;
 mod status_write;
@@ -25,6 +28,8 @@ pub mod watcher;
 pub mod writer;
 
 pub use access::{Counters, Outcome, What};
+pub use ranges::{Ranges, of_pools};
+pub use reports::{NodeReport, Reports};
 pub use source::{Meters, Source};
 pub use start::{Error, Options, start};
 

@@ -2,9 +2,10 @@
 //!
 //! Pure, and the end of the flow: nothing here goes back into translate. `lastTransitionTime` is added by the writer.
 
+pub mod agreement;
 pub mod patch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -24,6 +25,8 @@ pub struct Report {
     pub generation: Generation,
     /// Sockets that it could not open, each with the reason as a sentence.
     pub failed_listeners: Vec<(BindKey, String)>,
+    /// Sockets that some node has not said yet that it has opened them; see [`agreement`].
+    pub pending_listeners: BTreeSet<BindKey>,
 }
 
 /// The status of one object, in Kubernetes' shape.
@@ -102,10 +105,12 @@ pub fn well(statuses: &[ObjectStatus]) -> bool {
 /// The statuses of all objects that Forebay judges, ordered by kind and key.
 ///
 /// A socket that a node could not open turns `Programmed` of its listeners to False, and of the Gateway if none is left.
+/// So does one that is pending, of the Gateway at once: it is promised to be served everywhere.
 #[must_use]
 pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus> {
     let conditions = &translation.conditions;
     let failures = failures(translation, reports);
+    let waiting = waiting(translation, reports);
     let mut statuses = Vec::new();
     let mut push = |kind: Kind, key: &ObjectKey, status: Status| {
         statuses.push(ObjectStatus {
@@ -124,6 +129,9 @@ pub fn merge(translation: &Translation, reports: &[Report]) -> Vec<ObjectStatus>
         let mut status = status.clone();
         if let Some(ports) = failures.get(key) {
             fail_listeners(&mut status, ports);
+        }
+        if let Some(ports) = waiting.get(key) {
+            hold_listeners(&mut status, ports);
         }
         push(Kind::Gateway, key, Status::Gateway(status));
     }
@@ -203,13 +211,40 @@ fn fail_listeners(status: &mut GatewayStatus, ports: &BTreeMap<Port, Vec<String>
     }
 }
 
+/// Listeners that are to be served soon, by Gateway.
+fn waiting(translation: &Translation, reports: &[Report]) -> BTreeMap<ObjectKey, BTreeSet<Port>> {
+    let mut waiting: BTreeMap<ObjectKey, BTreeSet<Port>> = BTreeMap::new();
+    for key in reports.iter().flat_map(|report| &report.pending_listeners) {
+        if let Some(bind) = translation.snapshot.binds.get(key) {
+            let ports = waiting.entry(bind.gateway.clone()).or_default();
+            ports.insert((key.port, key.transport));
+        }
+    }
+    waiting
+}
+
+/// A Gateway of which a part is not served everywhere is not programmed yet as a whole.
+fn hold_listeners(status: &mut GatewayStatus, ports: &BTreeSet<Port>) {
+    const WHY: &str = "not all nodes have said yet that they serve it";
+    for listener in &mut status.listeners {
+        if ports.contains(&(listener.port, listener.transport)) {
+            set_unprogrammed(&mut listener.conditions, "Pending", WHY);
+        }
+    }
+    set_unprogrammed(&mut status.conditions, "Pending", WHY);
+}
+
 fn set_not_programmed(conditions: &mut [Condition], message: &str) -> bool {
+    set_unprogrammed(conditions, "Invalid", message)
+}
+
+fn set_unprogrammed(conditions: &mut [Condition], reason: &'static str, message: &str) -> bool {
     let programmed = conditions
         .iter_mut()
         .find(|c| c.kind == "Programmed" && c.status == Truth::True);
     if let Some(condition) = programmed {
         let generation = condition.observed_generation;
-        *condition = Condition::no("Programmed", "Invalid", message).at(generation);
+        *condition = Condition::no("Programmed", reason, message).at(generation);
         true
     } else {
         false

@@ -36,7 +36,10 @@ struct Case {
 #[serde(default, deny_unknown_fields)]
 struct CaseReport {
     node: String,
+    #[serde(default)]
     failed: BTreeMap<String, String>,
+    #[serde(default)]
+    pending: Vec<String>,
 }
 
 #[test]
@@ -229,25 +232,24 @@ fn run(text: &str) -> String {
 }
 
 fn reports(given: &[CaseReport]) -> Vec<Report> {
-    given
-        .iter()
-        .map(|report| Report {
-            node: report.node.clone(),
+    let bind = |socket: &str| {
+        let (socket, transport) = match socket.strip_suffix("/udp") {
+            Some(socket) => (socket, Transport::Udp),
+            None => (socket, Transport::Tcp),
+        };
+        let socket: std::net::SocketAddr = socket.parse().expect("ADDR:PORT");
+        BindKey::new(socket, transport)
+    };
+    let report = |given: &CaseReport| {
+        let failed = given.failed.iter();
+        Report {
+            node: given.node.clone(),
             generation: 0,
-            failed_listeners: report
-                .failed
-                .iter()
-                .map(|(socket, why)| {
-                    let (socket, transport) = match socket.strip_suffix("/udp") {
-                        Some(socket) => (socket, Transport::Udp),
-                        None => (socket.as_str(), Transport::Tcp),
-                    };
-                    let socket: std::net::SocketAddr = socket.parse().expect("ADDR:PORT");
-                    (BindKey::new(socket, transport), why.clone())
-                })
-                .collect(),
-        })
-        .collect()
+            failed_listeners: failed.map(|(at, why)| (bind(at), why.clone())).collect(),
+            pending_listeners: given.pending.iter().map(|at| bind(at)).collect(),
+        }
+    };
+    given.iter().map(report).collect()
 }
 
 fn show_snapshot(snapshot: &Snapshot) -> Value {

@@ -1,8 +1,8 @@
-//! Formatting, clippy and documentation; every warning is an error.
+//! Formatting, clippy, documentation and manifests; every warning is an error.
 
 use anyhow::Result;
 
-use crate::{cmd, paths, progress::Steps};
+use crate::{cmd, manifests, paths, progress::Steps};
 
 /// `cargo xtask lint`.
 pub(crate) fn run() -> Result<()> {
@@ -13,6 +13,10 @@ pub(crate) fn run() -> Result<()> {
         for workspace in ["gateway-ebpf", "fuzz"] {
             cmd::output(cmd::cargo(&root.join(workspace)).args(["fmt", "--check"]))?;
         }
+        Ok(String::new())
+    })?;
+    steps.run("manifests", |_| {
+        manifests::sealed()?;
         Ok(String::new())
     })?;
     steps.run("clippy", |step| {

@@ -8,8 +8,11 @@ mod cluster;
 mod cmd;
 mod conformance;
 mod demo;
+mod dist;
 mod fuzz;
+mod helm;
 mod lint;
+mod manifests;
 mod oci;
 mod paths;
 mod progress;
@@ -49,7 +52,7 @@ enum Command {
     Bench(bench::Args),
     /// Run the fuzz targets, each for a few seconds.
     Fuzz(fuzz::Args),
-    /// Formatting, clippy and documentation, without a single warning.
+    /// Formatting, clippy, documentation and manifests, without a single warning.
     Lint,
     /// Size limits, layer rules and module docs.
     Tidy,
@@ -59,6 +62,10 @@ enum Command {
     Demo(demo::Args),
     /// A real Kubernetes cluster on this machine: start, show, remove, import images.
     Cluster(cluster::Args),
+    /// The container image, from a static program with the kernel programs inside.
+    Dist(dist::Args),
+    /// Render the chart into `deploy/forebay.yaml`.
+    Manifests(manifests::Args),
     /// The official suite of Gateway API against Forebay on such a cluster.
     Conformance(conformance::Args),
 }
@@ -78,6 +85,8 @@ fn main() -> ExitCode {
         Command::Test(args) => return test::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Cluster(args) => cluster::run(&args),
+        Command::Dist(args) => dist::run(&args),
+        Command::Manifests(args) => manifests::run(&args),
         Command::Conformance(args) => conformance::run(&args),
     };
     match result {

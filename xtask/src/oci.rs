@@ -3,6 +3,7 @@
 mod archive;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufWriter, Write},
     path::Path,
@@ -24,13 +25,24 @@ pub(crate) struct Start {
 }
 
 /// An image under one or several names.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Image {
     /// Full names with host and tag.
     pub(crate) names: Vec<String>,
     /// The files, lowest layer first.
     pub(crate) layers: Vec<Vec<Entry>>,
     pub(crate) start: Start,
+    /// What the image says about itself.
+    pub(crate) labels: BTreeMap<&'static str, String>,
+}
+
+/// What was written.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// `sha256:…` of the manifest, by which a registry names the image too.
+    pub(crate) digest: String,
+    /// Bytes of the archive.
+    pub(crate) size: usize,
 }
 
 /// A content-addressed part of the archive.
@@ -42,14 +54,18 @@ struct Blob {
 
 impl Image {
     /// Writes the image as an archive that containerd and others import.
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> Result<Written> {
         let context = || format!("cannot write {}", path.display());
         let mut file = BufWriter::new(File::create(path).with_context(context)?);
-        file.write_all(&self.to_bytes()?).with_context(context)?;
-        file.flush().with_context(context)
+        let (digest, bytes) = self.to_bytes()?;
+        file.write_all(&bytes).with_context(context)?;
+        file.flush().with_context(context)?;
+        let size = bytes.len();
+        Ok(Written { digest, size })
     }
 
-    fn to_bytes(&self) -> Result<Vec<u8>> {
+    /// The digest of the manifest, and the archive.
+    fn to_bytes(&self) -> Result<(String, Vec<u8>)> {
         let layers = self
             .layers
             .iter()
@@ -71,6 +87,7 @@ impl Image {
                 "layers": layers.iter().map(Blob::descriptor).collect::<Vec<_>>(),
             }),
         );
+        let digest = manifest.name();
         let mut entries = vec![
             Entry::file("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#),
             Entry::file("index.json", self.index(&manifest).to_string()),
@@ -85,15 +102,19 @@ impl Image {
             let path = format!("blobs/sha256/{}", blob.digest);
             entries.push(Entry::file(&path, blob.bytes));
         }
-        archive::to_bytes(&entries)
+        Ok((digest, archive::to_bytes(&entries)?))
     }
 
     fn config(&self, layers: &[Blob]) -> Value {
         let diffs: Vec<String> = layers.iter().map(Blob::name).collect();
+        let mut start = json!({"Entrypoint": self.start.entrypoint, "User": self.start.user});
+        if !self.labels.is_empty() {
+            start["Labels"] = json!(self.labels);
+        }
         json!({
             "architecture": architecture(),
             "os": "linux",
-            "config": {"Entrypoint": self.start.entrypoint, "User": self.start.user},
+            "config": start,
             "rootfs": {"type": "layers", "diff_ids": diffs},
         })
     }
@@ -168,6 +189,7 @@ mod tests {
                 entrypoint: vec!["/bin/a".into()],
                 user: "65532:65532".into(),
             },
+            labels: BTreeMap::new(),
         }
     }
 
@@ -175,20 +197,25 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("forebay-oci-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("image.tar");
-        image().write(&path).unwrap();
+        let mut image = image();
+        image.labels.insert("org.example.a", "b".to_owned());
+        let written = image.write(&path).unwrap();
         let tar = Command::new("tar")
             .arg("-xf")
             .args([&path, Path::new("-C"), &folder])
             .status();
         assert!(tar.unwrap().success());
         let index = std::fs::read(folder.join("index.json")).unwrap();
-        (folder, serde_json::from_slice(&index).unwrap())
+        let index: Value = serde_json::from_slice(&index).unwrap();
+        assert_eq!(index["manifests"][1]["digest"], written.digest.as_str());
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), written.size as u64);
+        (folder, index)
     }
 
     #[test]
     fn the_same_files_give_the_same_bytes() {
         assert_eq!(image().to_bytes().unwrap(), image().to_bytes().unwrap());
-        let digest = Blob::new("", image().to_bytes().unwrap()).digest;
+        let digest = Blob::new("", image().to_bytes().unwrap().1).digest;
         if architecture() == "amd64" {
             assert_eq!(
                 digest,
@@ -220,6 +247,7 @@ mod tests {
         assert_eq!(blob(&layer["digest"]).len(), layer["size"]);
         assert_eq!(config["rootfs"]["diff_ids"][0], layer["digest"]);
         assert_eq!(config["config"]["Entrypoint"][0], "/bin/a");
+        assert_eq!(config["config"]["Labels"]["org.example.a"], "b");
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, sockopt};
+use rustix::net::RecvFlags;
 
 use super::limit::Bucket;
 use super::message::{Hello, Refusal, RefusalKind, Reply, Request};
 use super::session::{Answer, Session};
 use super::wire::{self, Progress, Reader};
+use crate::datapath::{PeerCredentials, peer_credentials};
 
 /// Longest time until a peer has said hello, and for an answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -49,7 +50,8 @@ impl Peers {
 struct Peer {
     stream: UnixStream,
     reader: Reader,
-    pid: i32,
+    /// None in another PID namespace.
+    pid: Option<i32>,
     uid: u32,
     since: Instant,
     greeted: bool,
@@ -187,12 +189,7 @@ impl Server {
 
     fn admit(&mut self, stream: &UnixStream, now: Instant) -> Result<(), Refusal> {
         let failed = |error: io::Error| Refusal::new(RefusalKind::Failed, error.to_string());
-        let peer = sockopt::socket_peercred(stream).map_err(|errno| failed(errno.into()))?;
-        let (pid, uid, gid) = (
-            peer.pid.as_raw_nonzero().get(),
-            peer.uid.as_raw(),
-            peer.gid.as_raw(),
-        );
+        let PeerCredentials { pid, uid, gid } = peer_credentials(stream).map_err(failed)?;
         let own = rustix::process::geteuid().as_raw();
         if !self.peers.allow(own, uid, gid) {
             return Err(Refusal::new(
@@ -203,11 +200,14 @@ impl Server {
             ));
         }
         if let Some(other) = &self.peer {
+            let process = match other.pid {
+                Some(pid) => format!("process {pid}"),
+                None => "a process of another container".to_owned(),
+            };
             return Err(Refusal::new(
                 RefusalKind::Busy,
                 format!(
-                    "process {} uses this agent already: stop it, there is one `forebay run` for an agent",
-                    other.pid
+                    "{process} uses this agent already: stop it, there is one `forebay run` for an agent"
                 ),
             ));
         }
@@ -319,4 +319,24 @@ fn say(stream: &UnixStream, answer: &Answer) -> Result<(), wire::WireError> {
     let head = serde_json::to_vec(&answer.reply).expect("answers have only string keys");
     let descriptors: Vec<BorrowedFd<'_>> = answer.descriptors.iter().map(AsFd::as_fd).collect();
     wire::send(stream, &head, &answer.tail, &descriptors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_known_by_its_process_user_and_group() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let said = peer_credentials(&one).unwrap();
+        let own = PeerCredentials {
+            pid: i32::try_from(std::process::id()).ok(),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        };
+        assert_eq!(said, own);
+        // The kernel says 0 where it has none to tell.
+        let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(peer_credentials(nobody).unwrap().pid, None);
+    }
 }

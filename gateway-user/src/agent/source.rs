@@ -1,15 +1,16 @@
-//! Which addresses the manifests of `--config` give out: the ranges of their AddressPools and the static addresses of
-//! their Gateways.
+//! Which addresses are given out: by manifests the ranges of their AddressPools and the static addresses of their
+//! Gateways, by Kubernetes the ranges of the AddressPools alone: anybody may write an address into a Gateway there.
 //!
-//! The agent reads the directory itself and takes nothing else from it: who may write there decides over VIPs.
+//! The agent reads the directory or asks the API server itself, and takes nothing else from them: who may write there
+//! decides over VIPs.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::policy::Allowed;
-use crate::allocate::PoolRange;
 use crate::file::merge::Files;
 use crate::file::read;
+use crate::k8s::{Ranges, of_pools};
 
 /// Reads the directory.
 ///
@@ -23,17 +24,23 @@ pub fn read(directory: &Path) -> Result<Allowed, String> {
     let mut files = Files::default();
     files.update(listing);
     let inputs = &files.merged().inputs;
-    let ranges = inputs
-        .address_pools
-        .values()
-        .flat_map(|pool| pool.spec.ranges.iter())
-        .filter_map(|text| PoolRange::parse(text).ok())
-        .collect();
     let addresses = inputs
         .gateways
         .values()
         .flat_map(|gateway| gateway.spec.addresses.iter())
         .filter_map(|address| address.value.parse().ok())
         .collect();
-    Ok(Allowed { ranges, addresses })
+    Ok(Allowed {
+        ranges: of_pools(inputs),
+        addresses,
+    })
+}
+
+/// What the pools of a cluster give out now; none: they have not been read yet.
+#[must_use]
+pub fn of_cluster(ranges: &Ranges) -> Option<Allowed> {
+    Some(Allowed {
+        ranges: ranges.now()?,
+        ..Allowed::default()
+    })
 }

@@ -12,9 +12,11 @@ use super::server::{Peers, Server};
 use super::session::{Session, Source};
 use super::source;
 use crate::cli::check::default_interface;
-use crate::datapath::{self, Agent, AgentSettings, Lock};
+use crate::datapath::{self, Agent, AgentSettings, Lock, NodePrivileges as _};
 use crate::drain::Signals;
 use crate::file::read::phrase;
+use crate::k8s::{self, Ranges};
+use crate::l4::address_of;
 use crate::settings::agent::Settings;
 
 /// Why the agent could not start or go on. Each is one sentence.
@@ -26,6 +28,9 @@ pub enum AgentError {
     /// The directory of manifests cannot be read.
     #[error("--config {dir} cannot be read: {why}; give a directory of manifests", dir = .0.display(), why = .1)]
     Config(PathBuf, String),
+    /// There is no API server to talk to.
+    #[error(transparent)]
+    Kubernetes(#[from] k8s::Error),
     /// The socket cannot be opened.
     #[error("--socket {path} cannot be opened: {why}; give a path in a directory that this user may write to", path = .0.display(), why = .1)]
     Socket(PathBuf, String),
@@ -49,8 +54,12 @@ async fn serve(settings: &Settings) -> Result<(), AgentError> {
     // Signals have their default action while it waits.
     let lock = Lock::of_pins(&settings.bpffs)?;
     let mut signals = Signals::new()?;
-    let session = open(settings, lock.clone())?;
+    let ranges = Ranges::default();
+    let session = open(settings, lock.clone(), &ranges)?;
     give_up_privileges();
+    if settings.kubernetes {
+        ranges.follow()?;
+    }
     let (stop, stopped) = UnixStream::pair()?;
     let peers = Peers {
         uids: settings.allow_uid.clone(),
@@ -115,7 +124,7 @@ fn give_up_privileges() {
 }
 
 /// Loads and attaches everything, and puts the rules beside it.
-fn open(settings: &Settings, lock: Lock) -> Result<Session, AgentError> {
+fn open(settings: &Settings, lock: Lock, ranges: &Ranges) -> Result<Session, AgentError> {
     let mut allowed = Allowed {
         ranges: settings.vips.clone(),
         ..Allowed::default()
@@ -128,13 +137,10 @@ fn open(settings: &Settings, lock: Lock) -> Result<Session, AgentError> {
         allowed.addresses = read.addresses;
         reader = Some(Box::new(move || source::read(&directory).ok()));
     }
-    let policy = Policy {
-        allowed,
-        reserved: settings.reserved_ports.clone(),
-        tunnel_port: settings.tunnel_port,
-        probe_port: settings.probe_port,
-        ephemeral: ephemeral_ports(),
-    };
+    if settings.kubernetes {
+        let ranges = ranges.clone();
+        reader = Some(Box::new(move || source::of_cluster(&ranges)));
+    }
     let mut interfaces = settings.interfaces.clone();
     if interfaces.is_empty() {
         interfaces.push(default_interface().ok_or(datapath::Error::NoDefaultInterface)?);
@@ -148,6 +154,20 @@ fn open(settings: &Settings, lock: Lock) -> Result<Session, AgentError> {
     };
     let agent = Agent::open_locked(&agent_settings, lock)?;
     let shared = datapath::open_shared(&settings.bpffs)?;
+    if settings.kubernetes {
+        // An agent before this one has judged them. The API server may be away now, and they are being served.
+        let vips = agent.image().vips.into_keys();
+        allowed
+            .addresses
+            .extend(vips.map(|key| address_of(key.address)));
+    }
+    let policy = Policy {
+        allowed,
+        reserved: settings.reserved_ports.clone(),
+        tunnel_port: settings.tunnel_port,
+        probe_port: settings.probe_port,
+        ephemeral: ephemeral_ports(),
+    };
     Ok(Session::new(
         Box::new(agent),
         shared,

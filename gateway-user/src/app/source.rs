@@ -103,6 +103,21 @@ impl Source {
         }
     }
 
+    /// Tells the node that writes statuses what this one serves.
+    pub(super) fn report(&self, report: k8s::NodeReport) {
+        if let Self::Kubernetes(source) = self {
+            source.report(report);
+        }
+    }
+
+    /// What the other nodes say, if this one writes statuses.
+    pub(super) fn reports(&self) -> Option<&k8s::Reports> {
+        match self {
+            Self::Kubernetes(source) if source.leads() => Some(source.reports()),
+            Self::Kubernetes(_) | Self::Files { .. } => None,
+        }
+    }
+
     /// Ends what it does besides reading.
     pub(super) async fn stop(self) {
         if let Self::Kubernetes(source) = self {

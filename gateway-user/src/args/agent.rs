@@ -33,6 +33,9 @@ pub struct AgentArgs {
     /// Directory of manifests: what their AddressPools and Gateways name may be VIPs too.
     #[arg(long, env = "FOREBAY_CONFIG", value_name = "DIR")]
     pub config: Option<PathBuf>,
+    /// Ask the Kubernetes API server: what its AddressPools give out may be VIPs too.
+    #[arg(long, env = "FOREBAY_KUBERNETES")]
+    pub kubernetes: bool,
     /// User that may connect, repeatable [default: root and the agent's own].
     #[arg(
         long,

@@ -214,22 +214,52 @@ fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
 /// A number that is the same for all sockets of one network namespace, and for no others.
 pub(crate) fn namespace_cookie(socket: impl AsFd) -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
-    let mut cookie = 0_u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: writes at most `length` bytes to `cookie`, both ours.
+    socket_option(socket, SO_NETNS_COOKIE)
+}
+
+/// Who is at the other end of a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerCredentials {
+    /// None for a process that cannot be seen from this PID namespace: another container of the same pod, for example.
+    pub pid: Option<i32>,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Asks the kernel who has connected. Not by rustix, for which a process always has a number.
+///
+/// # Errors
+/// What the kernel says of the socket.
+pub fn peer_credentials(socket: impl AsFd) -> io::Result<PeerCredentials> {
+    // As `struct ucred` has them.
+    let [pid, uid, gid] = socket_option::<[u32; 3]>(socket, libc::SO_PEERCRED)?;
+    Ok(PeerCredentials {
+        pid: i32::try_from(pid).ok().filter(|pid| *pid != 0),
+        uid,
+        gid,
+    })
+}
+
+/// An option of a socket that is as long as `T`.
+fn socket_option<T: bytemuck::Pod>(socket: impl AsFd, name: libc::c_int) -> io::Result<T> {
+    let mut value = T::zeroed();
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: writes at most `length` bytes to `value`, both ours; every pattern of bytes is a `T`.
     let result = unsafe {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            std::ptr::from_mut(&mut cookie).cast(),
+            name,
+            std::ptr::from_mut(&mut value).cast(),
             &raw mut length,
         )
     };
-    if result < 0 || length as usize != size_of::<u64>() {
+    if result < 0 || length as usize != size_of::<T>() {
         return Err(io::Error::last_os_error());
     }
-    Ok(cookie)
+    Ok(value)
 }
 
 /// Ticks of the kernel's jiffies per second, told by the resolution of the coarse clock.

@@ -23,6 +23,18 @@ pub const NAMESPACE: &str = "forebay-system";
 /// Name of the Secret.
 pub const NAME: &str = "forebay-keys";
 
+/// Bytes of every key.
+pub const LENGTH: usize = 16;
+
+/// Name of the key of the flow hash in the Secret.
+pub const HASH_SEED: &str = "hash-seed";
+
+/// Names of the keys that are replaced now and then, each with that of the one before it.
+pub const ROTATED: [(&str, &str); 2] = [
+    ("probe-key", "probe-key-previous"),
+    ("ticket-key", "ticket-key-previous"),
+];
+
 /// Name of the file below the state directory.
 const FILE: &str = "hash-seed";
 
@@ -30,19 +42,19 @@ const FILE: &str = "hash-seed";
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Keys {
     /// Key of the flow hash; never changes in the life of a set of nodes.
-    pub hash_seed: [u8; 16],
+    pub hash_seed: [u8; LENGTH],
     /// Key of the probes between nodes; without one of its own it follows from the hash seed.
-    pub probe: Option<[u8; 16]>,
+    pub probe: Option<[u8; LENGTH]>,
     /// The key of the probes before that one, while it is being replaced.
-    pub probe_previous: Option<[u8; 16]>,
+    pub probe_previous: Option<[u8; LENGTH]>,
     /// From which the keys of session tickets follow; without it tickets are good on one node.
-    pub ticket: Option<[u8; 16]>,
+    pub ticket: Option<[u8; LENGTH]>,
     /// The one before it, while it is being replaced.
-    pub ticket_previous: Option<[u8; 16]>,
+    pub ticket_previous: Option<[u8; LENGTH]>,
 }
 
 impl Keys {
-    fn of_seed(hash_seed: [u8; 16]) -> Self {
+    fn of_seed(hash_seed: [u8; LENGTH]) -> Self {
         Self {
             hash_seed,
             probe: None,
@@ -76,7 +88,7 @@ impl Keys {
 }
 
 /// SipHash takes its key as two words, lowest byte first.
-fn words(key: [u8; 16]) -> Key {
+fn words(key: [u8; LENGTH]) -> Key {
     let word = |from: usize| u64::from_le_bytes(std::array::from_fn(|i| key[from + i]));
     [word(0), word(8)]
 }
@@ -136,16 +148,16 @@ pub fn from_secret(inputs: &Inputs) -> Result<Option<Keys>, KeyError> {
     };
     let key = |name| key_of(secret, name);
     Ok(Some(Keys {
-        hash_seed: key("hash-seed")?.ok_or(KeyError::Bad("hash-seed", "is missing"))?,
-        probe: key("probe-key")?,
-        probe_previous: key("probe-key-previous")?,
-        ticket: key("ticket-key")?,
-        ticket_previous: key("ticket-key-previous")?,
+        hash_seed: key(HASH_SEED)?.ok_or(KeyError::Bad(HASH_SEED, "is missing"))?,
+        probe: key(ROTATED[0].0)?,
+        probe_previous: key(ROTATED[0].1)?,
+        ticket: key(ROTATED[1].0)?,
+        ticket_previous: key(ROTATED[1].1)?,
     }))
 }
 
 /// A key of the Secret, if it is there.
-fn key_of(secret: &Secret, name: &'static str) -> Result<Option<[u8; 16]>, KeyError> {
+fn key_of(secret: &Secret, name: &'static str) -> Result<Option<[u8; LENGTH]>, KeyError> {
     let bytes = if let Some(text) = secret.string_data.get(name) {
         text.as_bytes().to_vec()
     } else if let Some(text) = secret.data.get(name) {
@@ -157,6 +169,16 @@ fn key_of(secret: &Secret, name: &'static str) -> Result<Option<[u8; 16]>, KeyEr
     let key = bytes.try_into();
     key.map(Some)
         .map_err(|_| KeyError::Bad(name, "is not 16 bytes long"))
+}
+
+/// A new key.
+///
+/// # Errors
+/// The system gives no random bytes.
+pub fn random() -> std::io::Result<[u8; LENGTH]> {
+    let mut key = [0; LENGTH];
+    fs::File::open("/dev/urandom")?.read_exact(&mut key)?;
+    Ok(key)
 }
 
 fn from_file(state_dir: &Path) -> Result<Keys, KeyError> {
@@ -173,10 +195,7 @@ fn from_file(state_dir: &Path) -> Result<Keys, KeyError> {
             .map(Keys::of_seed)
             .ok_or_else(|| KeyError::BadFile(path.clone())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let mut hash_seed = [0; 16];
-            fs::File::open("/dev/urandom")
-                .and_then(|mut random| random.read_exact(&mut hash_seed))
-                .map_err(failed)?;
+            let hash_seed = random().map_err(failed)?;
             super::state::write(
                 &path,
                 format!("{}\n", STANDARD.encode(hash_seed)).as_bytes(),

@@ -12,12 +12,12 @@ use crate::translate::Kind;
 /// How the kinds are served: those that are not are missing.
 pub type Served = BTreeMap<Kind, ApiResource>;
 
-/// Asks the API server.
+/// Asks the API server for those of `kinds`.
 ///
 /// # Errors
 /// It does not answer; a group that is there but cannot be listed counts as an error too, so that nothing is taken for
 /// absent that is not.
-pub async fn served(client: &Client) -> kube::Result<Served> {
+pub async fn served(client: &Client, kinds: &[Kind]) -> kube::Result<Served> {
     let mut served = Served::new();
     let mut groups = BTreeMap::new();
     for group in client.list_api_groups().await?.groups {
@@ -25,7 +25,7 @@ pub async fn served(client: &Client) -> kube::Result<Served> {
         groups.insert(group.name, versions);
     }
     let mut lists: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
-    for &kind in Kind::ALL {
+    for &kind in kinds {
         let group = kind.group();
         if group.is_empty() || group == "discovery.k8s.io" {
             served.insert(kind, built_in(kind));

@@ -1,12 +1,13 @@
 //! Starts and stops watches as kinds and Secrets come and go.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::Client;
 use kube::core::ApiResource;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::discovery::{self, Served};
 use super::health::Health;
@@ -34,6 +35,8 @@ const OWN: &str = crate::file::keys::NAMESPACE;
 pub struct Manager {
     /// Who asks.
     pub client: Client,
+    /// Kinds that are read where they are served.
+    pub kinds: &'static [Kind],
     /// Namespaces that are read; none: all.
     pub namespaces: Vec<String>,
     /// Secrets that are needed.
@@ -54,6 +57,8 @@ struct Running {
 /// What goes on.
 #[derive(Default)]
 struct State {
+    /// What is watched has been told, were it nothing.
+    told: bool,
     running: BTreeMap<Watched, Running>,
     memories: BTreeMap<Kind, Memory>,
 }
@@ -67,7 +72,7 @@ impl Manager {
         let mut said = false;
         let mut discovery = Instant::now();
         loop {
-            self.health.look(Instant::now());
+            self.health.look(Instant::now().into_std());
             if discovery <= Instant::now() {
                 match self.discover(&mut streaming).await {
                     Ok(found) => {
@@ -75,7 +80,7 @@ impl Manager {
                             tracing::info!("the API server says again which kinds it serves");
                         }
                         if served.as_ref() != Some(&found) {
-                            log_kinds(served.as_ref(), &found);
+                            log_kinds(self.kinds, served.as_ref(), &found);
                             self.seen.set_resources(found.clone());
                             served = Some(found);
                         }
@@ -98,7 +103,7 @@ impl Manager {
             }
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep_until(discovery.into()) => {}
+                () = tokio::time::sleep_until(discovery) => {}
             }
         }
     }
@@ -115,7 +120,7 @@ impl Manager {
             *streaming = Some(minor >= STREAMING_MINOR);
             tracing::info!(version = version.git_version, "the API server answers");
         }
-        discovery::served(&self.client).await
+        discovery::served(&self.client, self.kinds).await
     }
 
     /// Brings the watches in line; an error if nobody listens.
@@ -126,12 +131,14 @@ impl Manager {
         streaming: bool,
     ) -> Result<(), mpsc::error::SendError<Told>> {
         let wanted = self.watches(served);
-        if !wanted.iter().eq(state.running.keys()) {
+        if !std::mem::replace(&mut state.told, true) || !wanted.iter().eq(state.running.keys()) {
             self.end_others(state, &wanted);
             let list = wanted.iter().cloned().collect();
             self.told.send(Told::Watching(list)).await?;
         }
-        let State { running, memories } = state;
+        let State {
+            running, memories, ..
+        } = state;
         for watched in wanted {
             let Some(resource) = served.get(&watched.kind) else {
                 continue;
@@ -218,8 +225,8 @@ fn secrets(wanted: &BTreeSet<ObjectKey>) -> BTreeSet<Scope> {
     wanted.iter().map(scope).collect()
 }
 
-fn log_kinds(before: Option<&Served>, now: &Served) {
-    for kind in Kind::ALL {
+fn log_kinds(kinds: &[Kind], before: Option<&Served>, now: &Served) {
+    for kind in kinds {
         let was = before.and_then(|served| served.get(kind));
         match (was, now.get(kind)) {
             (None, Some(resource)) if before.is_some() => {

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::access::Counters;
 use super::gateway_objects::gateway_objects;
 use super::health::Health;
+use super::reports::{NodeReport, Reports};
 use super::store::Store;
 use super::watcher::{Change, Scope, Told, Watched};
 use super::writer::{Desired, Writer};
@@ -54,6 +55,7 @@ pub struct Source {
     /// A first complete reading is there.
     complete: bool,
     writer: Writer,
+    reports: Reports,
     /// Whether this node led when that was last looked at.
     led: bool,
 }
@@ -69,6 +71,7 @@ impl Source {
     ) -> Self {
         Self {
             writer,
+            reports: Reports::default(),
             led: false,
             told,
             wanted,
@@ -125,6 +128,17 @@ impl Source {
         });
     }
 
+    /// Tells the lease holder what this node serves.
+    pub fn report(&self, report: NodeReport) {
+        self.writer.report(report);
+    }
+
+    /// What the other nodes serve; nothing while this one does not lead.
+    #[must_use]
+    pub fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
     /// Stops writing and gives the lease back.
     pub async fn stop(self) {
         self.writer.stop().await;
@@ -158,6 +172,11 @@ impl Source {
                 self.led = !self.led;
                 self.debounce.changed(now());
             }
+            let reports = self.writer.reports();
+            if reports != self.reports {
+                self.reports = reports;
+                self.debounce.changed(now());
+            }
             if self.act(now()) {
                 return;
             }
@@ -171,6 +190,7 @@ impl Source {
                     None => std::future::pending().await,
                 },
                 () = self.writer.becomes(!self.led) => {}
+                () = self.writer.reports_change() => {}
                 () = until(wake) => {}
             }
         }

@@ -12,9 +12,10 @@ use super::seen::Seen;
 use super::source::Source;
 use super::writer::{Identity, Writer};
 use crate::file::keys;
+use crate::translate::Kind;
 
 /// Batches of changes that may wait for the control task.
-const WAITING: usize = 1024;
+pub(super) const WAITING: usize = 1024;
 
 /// Longest time to set up a connection to the API server.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -74,6 +75,7 @@ pub fn start(options: Options) -> Result<Source, Error> {
                 drop(connected.send(Ok(writer)));
                 let manager = Manager {
                     client,
+                    kinds: Kind::ALL,
                     namespaces: options.namespaces,
                     wanted,
                     told,
@@ -89,7 +91,7 @@ pub fn start(options: Options) -> Result<Source, Error> {
     Ok(Source::new(changes, want, health, writer))
 }
 
-async fn connect() -> Result<Client, Error> {
+pub(super) async fn connect() -> Result<Client, Error> {
     let mut config = Config::infer()
         .await
         .map_err(|error| Error::Config(error.to_string()))?;

@@ -3,6 +3,9 @@
 mod cluster;
 mod fake;
 mod lease;
+mod ranges;
 mod reading;
+mod reports;
 mod services;
+mod shared_keys;
 mod statuses;

@@ -11,7 +11,9 @@ use tokio::task::JoinHandle;
 use super::access::{Access, Counters};
 use super::gateway_objects::GatewayObjects;
 use super::lease::{Candidate, Leadership};
+use super::reports::{self, NodeReport, Reporter, Reports};
 use super::seen::Seen;
+use super::shared_keys::SharedKeys;
 use super::{services, statuses};
 use crate::status::ObjectStatus;
 
@@ -38,6 +40,8 @@ pub struct Desired {
 pub struct Writer {
     statuses: watch::Sender<Option<Arc<Vec<ObjectStatus>>>>,
     gateways: watch::Sender<Option<Arc<Vec<GatewayObjects>>>>,
+    report: watch::Sender<Option<NodeReport>>,
+    reports: watch::Receiver<Reports>,
     leadership: Leadership,
     counters: Arc<Counters>,
     stop: watch::Sender<bool>,
@@ -56,16 +60,26 @@ impl Writer {
         let (gateways, newest_gateways) = watch::channel(None);
         let (candidate, leadership) =
             Candidate::new(access.clone(), &identity.namespace, &identity.node);
+        let (report, newest_report) = watch::channel(None);
+        let (told, reports) = watch::channel(Reports::default());
+        let reporter = Reporter::new(access.clone(), identity);
+        let others = reports::follow(access.clone(), identity.clone(), leadership.clone(), told);
         let engine = statuses::Engine::new(access.clone(), seen.clone());
+        let keys = SharedKeys::new(access.clone());
         let services = services::Engine::new(access, seen);
         Self {
             engines: vec![
                 tokio::spawn(engine.run(newest_statuses, leadership.clone())),
                 tokio::spawn(services.run(newest_gateways, leadership.clone())),
+                tokio::spawn(keys.run(leadership.clone())),
+                tokio::spawn(reporter.run(newest_report)),
+                tokio::spawn(others),
             ],
             candidate: tokio::spawn(candidate.run(stopped)),
             statuses,
             gateways,
+            report,
+            reports,
             leadership,
             counters,
             stop,
@@ -76,6 +90,27 @@ impl Writer {
     pub fn publish(&self, desired: Desired) {
         self.statuses.send_replace(Some(desired.statuses));
         self.gateways.send_replace(Some(desired.gateways));
+    }
+
+    /// Tells the lease holder what this node serves.
+    pub fn report(&self, report: NodeReport) {
+        self.report.send_if_modified(|before| {
+            let changed = before.as_ref() != Some(&report);
+            *before = Some(report);
+            changed
+        });
+    }
+
+    /// What the other nodes say, as far as it is not known to the caller of [`Self::reports_change`] yet.
+    pub fn reports(&mut self) -> Reports {
+        Arc::clone(&self.reports.borrow_and_update())
+    }
+
+    /// Waits until other nodes say something else than [`Self::reports`] has given. Safe to cancel.
+    pub async fn reports_change(&self) {
+        if self.reports.clone().changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Whether this node is the one that writes.

@@ -18,6 +18,8 @@ pub struct Settings {
     pub vips: Vec<PoolRange>,
     /// Directory of manifests.
     pub config: Option<PathBuf>,
+    /// Follow the AddressPools of a cluster.
+    pub kubernetes: bool,
     /// Users that may connect.
     pub allow_uid: Vec<u32>,
     /// Groups that may connect.
@@ -47,11 +49,14 @@ impl Settings {
     /// Every mistake, one sentence each.
     pub fn new(args: AgentArgs) -> Result<Self, Vec<String>> {
         let mut errors = Vec::new();
-        if args.vips.is_empty() && args.config.is_none() {
+        if args.vips.is_empty() && args.config.is_none() && !args.kubernetes {
             errors.push(
-                "the agent gives out no address; name the addresses that may be VIPs with --vips RANGE, or manifests with AddressPools with --config DIR"
+                "the agent gives out no address; name the addresses that may be VIPs with --vips RANGE, manifests with AddressPools with --config DIR, or the AddressPools of a cluster with --kubernetes"
                     .into(),
             );
+        }
+        if args.kubernetes && args.config.is_some() {
+            errors.push("--kubernetes and --config exclude each other; give one of them".into());
         }
         let mode = match args.kernel.datapath {
             DatapathArg::Auto => AttachMode::Auto,
@@ -85,6 +90,7 @@ impl Settings {
             socket: args.socket,
             vips: args.vips,
             config: args.config,
+            kubernetes: args.kubernetes,
             allow_uid: args.allow_uid,
             allow_gid: args.allow_gid,
             reserved_ports: args.reserved_port.into_iter().collect(),
@@ -131,6 +137,9 @@ mod tests {
         assert_eq!(got.keep_listeners, Duration::from_secs(30));
         assert!(got.allow_uid.is_empty() && got.allow_gid.is_empty());
         assert!(settings("--config /etc/forebay").is_ok());
+        assert!(settings("--kubernetes").expect("good").kubernetes);
+        let both = settings("--kubernetes --config x").expect_err("two sources");
+        assert!(both[0].starts_with("--kubernetes and --config exclude each other"));
     }
 
     #[test]
@@ -143,7 +152,7 @@ mod tests {
         assert_eq!(
             errors,
             [
-                "the agent gives out no address; name the addresses that may be VIPs with --vips RANGE, or manifests with AddressPools with --config DIR",
+                "the agent gives out no address; name the addresses that may be VIPs with --vips RANGE, manifests with AddressPools with --config DIR, or the AddressPools of a cluster with --kubernetes",
                 "--datapath off needs no agent; use `forebay run --datapath off` without --agent",
                 "--tunnel-port and --probe-port are both 7; give two different ports",
                 "--socket is longer than 107 bytes, which the kernel does not take; give a shorter path",

@@ -106,7 +106,7 @@ async fn the_command_line() {
         ),
         (
             &["agent"],
-            "the agent gives out no address; name the addresses that may be VIPs with --vips RANGE, or manifests with AddressPools with --config DIR",
+            "the agent gives out no address; name the addresses that may be VIPs with --vips RANGE, manifests with AddressPools with --config DIR, or the AddressPools of a cluster with --kubernetes",
         ),
         (
             &["agent", "--vips", "shop"],

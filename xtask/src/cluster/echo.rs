@@ -37,8 +37,9 @@ pub(super) fn image(interrupt: &Interrupt) -> Result<PathBuf> {
                 entrypoint: vec!["/echo".to_owned()],
                 user: "65532:65532".to_owned(),
             },
+            ..oci::Image::default()
         };
-        image.write(&out.join("echo.tar"))
+        image.write(&out.join("echo.tar")).map(drop)
     })?;
     Ok(place.join("echo.tar"))
 }

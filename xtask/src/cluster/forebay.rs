@@ -27,10 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub(crate) fn image() -> Result<PathBuf> {
     let image = paths::target().join("dist/forebay.tar");
     let manifests = paths::root().join("deploy/forebay.yaml");
-    for (path, what) in [(&image, "image"), (&manifests, "manifests")] {
+    for (path, command) in [(&image, "dist"), (&manifests, "manifests")] {
         ensure!(
             path.is_file(),
-            "there is no {}: Forebay's {what} come first",
+            "there is no {}: run `cargo xtask {command}` first",
             path.display()
         );
     }

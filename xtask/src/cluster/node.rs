@@ -191,8 +191,9 @@ pub(super) fn write_pause(cluster: &Name, binaries: &Binaries) -> Result<()> {
             entrypoint: vec!["/pause".to_owned()],
             user: "65532:65532".to_owned(),
         },
+        ..oci::Image::default()
     };
-    image.write(&pause(cluster))
+    image.write(&pause(cluster)).map(drop)
 }
 
 /// The nodes that a cluster was started with.

@@ -207,6 +207,7 @@ fn image(program: &str, names: Vec<String>, path: &Path) -> Result<oci::Image> {
             }
             .to_owned(),
         },
+        ..oci::Image::default()
     })
 }
 

@@ -20,6 +20,7 @@ use crate::k8s::writer::Writer;
 use crate::k8s::{Counters, Outcome, What};
 use crate::snapshot::ObjectKey;
 use crate::status::merge;
+use crate::translate::Kind;
 use crate::translate::features::FEATURES;
 use crate::translate::{Context, Translator};
 
@@ -217,6 +218,7 @@ async fn a_real_api_server_takes_all_of_it() {
     let (want, wanted) = watch::channel(BTreeSet::new());
     let manager = Manager {
         client: client.clone(),
+        kinds: Kind::ALL,
         namespaces: Vec::new(),
         wanted,
         told,

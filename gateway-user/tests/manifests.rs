@@ -1,0 +1,179 @@
+//! The manifests that Forebay is installed by, held to the program that they start: its flags, and what it asks the API server for.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use clap::Parser;
+use gateway_user::args::{Cli, Command};
+use gateway_user::k8s::What;
+use gateway_user::settings;
+use gateway_user::translate::Kind;
+use serde_json::Value;
+
+fn objects(file: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy")
+        .join(file);
+    serde_saphyr::from_multiple(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects
+        .iter()
+        .filter(|object| object["kind"] == kind)
+        .collect()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// What a container starts, with the flags of its environment.
+fn command(container: &Value) -> Command {
+    let mut words = vec!["forebay".to_owned()];
+    words.extend(
+        list(&container["args"])
+            .iter()
+            .map(|word| word.as_str().unwrap().to_owned()),
+    );
+    for variable in list(&container["env"]) {
+        let name = variable["name"].as_str().unwrap().strip_prefix("FOREBAY_");
+        let flag = name.unwrap().to_lowercase().replace('_', "-");
+        let value = variable["value"].as_str().unwrap_or("node1");
+        words.push(format!("--{flag}={value}"));
+    }
+    match Cli::try_parse_from(&words) {
+        Ok(cli) => cli.command,
+        Err(error) => panic!("{words:?}: {error}"),
+    }
+}
+
+#[test]
+fn the_program_takes_its_flags() {
+    let objects = objects("forebay.yaml");
+    let [set] = of_kind(&objects, "DaemonSet")[..] else {
+        panic!("one DaemonSet");
+    };
+    let pod = &set["spec"]["template"]["spec"];
+    let [agent] = list(&pod["initContainers"]) else {
+        panic!("one sidecar");
+    };
+    assert_eq!(agent["restartPolicy"], "Always");
+    let Command::Agent(args) = command(agent) else {
+        panic!("the agent");
+    };
+    let agent = settings::agent::Settings::new(*args).unwrap();
+    let [proxy] = list(&pod["containers"]) else {
+        panic!("one container");
+    };
+    let user = proxy["securityContext"]["runAsUser"].as_u64().unwrap();
+    assert_eq!(agent.allow_uid, [u32::try_from(user).unwrap()]);
+    assert_eq!(
+        proxy["securityContext"]["capabilities"],
+        serde_json::json!({"drop": ["ALL"]})
+    );
+    let Command::Run(args) = command(proxy) else {
+        panic!("the proxy");
+    };
+    let run = settings::Settings::new(*args, None, 1).unwrap();
+    assert_eq!(run.agent.as_ref(), Some(&agent.socket));
+    // Time for the drain, and for the agent to end after it.
+    let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(grace > run.drain_timeout.as_secs() + 10);
+}
+
+#[test]
+fn detaching_is_a_command_of_its_own() {
+    let objects = objects("detach.yaml");
+    let [container] = list(&objects[0]["spec"]["containers"]) else {
+        panic!("one container");
+    };
+    assert!(matches!(command(container), Command::Detach(_)));
+    let installed = self::objects("forebay.yaml");
+    let set = of_kind(&installed, "DaemonSet")[0];
+    let images = &set["spec"]["template"]["spec"]["containers"][0]["image"];
+    assert_eq!(&container["image"], images);
+}
+
+/// What the rules of all roles allow: group, resource, verb.
+fn allowed(objects: &[Value]) -> BTreeSet<(String, String, String)> {
+    let mut allowed = BTreeSet::new();
+    let texts = |value: &Value| -> Vec<String> {
+        list(value)
+            .iter()
+            .map(|text| text.as_str().unwrap().to_owned())
+            .collect()
+    };
+    let roles = of_kind(objects, "ClusterRole")
+        .into_iter()
+        .chain(of_kind(objects, "Role"));
+    for rule in roles.flat_map(|role| list(&role["rules"])) {
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                for verb in texts(&rule["verbs"]) {
+                    allowed.insert((group.clone(), resource.clone(), verb));
+                }
+            }
+        }
+    }
+    allowed
+}
+
+/// Group, resource and verbs of what is written.
+fn written(what: What) -> (&'static str, &'static str, &'static [&'static str]) {
+    let gateway = "gateway.networking.k8s.io";
+    match what {
+        What::GatewayClass => (gateway, "gatewayclasses/status", &["patch"]),
+        What::Gateway => (gateway, "gateways/status", &["patch"]),
+        What::HttpRoute => (gateway, "httproutes/status", &["patch"]),
+        What::GrpcRoute => (gateway, "grpcroutes/status", &["patch"]),
+        What::UdpRoute => (gateway, "udproutes/status", &["patch"]),
+        What::DestinationRule => ("networking.istio.io", "destinationrules/status", &["patch"]),
+        What::AddressPool => ("forebay.dev", "addresspools/status", &["patch"]),
+        What::TrafficPolicy => ("forebay.dev", "trafficpolicies/status", &["patch"]),
+        // An apply creates too.
+        What::Service => ("", "services", &["create", "patch"]),
+        What::EndpointSlice => ("discovery.k8s.io", "endpointslices", &["create", "patch"]),
+        What::Lease => (
+            "coordination.k8s.io",
+            "leases",
+            &["create", "patch", "update"],
+        ),
+        What::Event => ("events.k8s.io", "events", &["create", "patch"]),
+        What::Secret => ("", "secrets", &["create", "update"]),
+    }
+}
+
+#[test]
+fn all_that_is_written_may_be_written_and_nothing_else() {
+    let reads = ["get", "list", "watch"];
+    let allowed = allowed(&objects("forebay.yaml")).into_iter();
+    let allowed: BTreeSet<_> = allowed.filter(|rule| !reads.contains(&&*rule.2)).collect();
+    let mut wanted = BTreeSet::new();
+    let status = ("", "services/status", &["patch"][..]);
+    let all = What::ALL.iter().map(|what| written(*what));
+    for (group, resource, verbs) in all.chain([status]) {
+        for verb in verbs {
+            wanted.insert((group.to_owned(), resource.to_owned(), (*verb).to_owned()));
+        }
+    }
+    assert_eq!(allowed, wanted);
+}
+
+#[test]
+fn all_that_is_read_may_be_read() {
+    let allowed = allowed(&objects("forebay.yaml"));
+    for kind in Kind::ALL {
+        let name = kind.as_str().to_lowercase();
+        let plural = match name.strip_suffix("cy") {
+            Some(stem) => format!("{stem}cies"),
+            None if name.ends_with("ss") => format!("{name}es"),
+            None => format!("{name}s"),
+        };
+        for verb in ["list", "watch"] {
+            let rule = (kind.group().to_owned(), plural.clone(), verb.to_owned());
+            assert!(allowed.contains(&rule), "{rule:?}");
+        }
+    }
+}
