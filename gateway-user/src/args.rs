@@ -79,6 +79,9 @@ pub struct RunArgs {
         value_delimiter = ','
     )]
     pub namespaces: Vec<String>,
+    /// With --kubernetes: keep Secrets in the state directory too, for a start without an API server.
+    #[arg(long, env = "FOREBAY_CACHE_SECRETS")]
+    pub cache_secrets: bool,
     /// This replica's name [default: the host's name].
     #[arg(long, env = "FOREBAY_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,

@@ -5,6 +5,7 @@
 //! of the lease writes statuses and objects for Gateways.
 
 mod access;
+mod cache;
 pub mod discovery;
 mod ensure;
 pub mod gateway_objects;

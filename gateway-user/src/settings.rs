@@ -112,13 +112,6 @@ impl Settings {
                 "--workers {workers} is out of range; give 1 to {MAX_WORKERS}"
             ));
         }
-        let datapath = match args.kernel.datapath {
-            DatapathArg::Auto => Datapath::Auto,
-            DatapathArg::Native => Datapath::Native,
-            DatapathArg::Tcx => Datapath::Tcx,
-            DatapathArg::Generic => Datapath::Generic,
-            DatapathArg::Off => Datapath::Off,
-        };
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -126,6 +119,8 @@ impl Settings {
             Source::Kubernetes(k8s::Options {
                 namespaces: args.namespaces,
                 node: node_name.clone(),
+                state_dir: args.state_dir.clone(),
+                cache_secrets: args.cache_secrets,
             })
         } else {
             Source::Files(config)
@@ -134,7 +129,13 @@ impl Settings {
             source,
             node_name,
             interfaces: args.kernel.uplink.interface,
-            datapath,
+            datapath: match args.kernel.datapath {
+                DatapathArg::Auto => Datapath::Auto,
+                DatapathArg::Native => Datapath::Native,
+                DatapathArg::Tcx => Datapath::Tcx,
+                DatapathArg::Generic => Datapath::Generic,
+                DatapathArg::Off => Datapath::Off,
+            },
             agent: args.agent,
             forward: args.kernel.forward,
             workers,
@@ -164,6 +165,12 @@ fn contradictions(args: &RunArgs) -> Vec<String> {
     }
     if !args.kubernetes && !args.namespaces.is_empty() {
         errors.push("--namespaces limits what is read from the API server; give --kubernetes, or leave it out".into());
+    }
+    if !args.kubernetes && args.cache_secrets {
+        errors.push(
+            "--cache-secrets keeps Secrets of the API server; give --kubernetes, or leave it out"
+                .into(),
+        );
     }
     for name in &args.namespaces {
         if let Err(error) = check_namespace(name) {
@@ -335,7 +342,12 @@ mod tests {
         let got = settings("--kubernetes --namespaces a,b").expect("good");
         let namespaces = vec!["a".to_owned(), "b".to_owned()];
         let node = "host-1".to_owned();
-        let options = k8s::Options { namespaces, node };
+        let options = k8s::Options {
+            namespaces,
+            node,
+            state_dir: "/run/forebay".into(),
+            cache_secrets: false,
+        };
         assert_eq!(got.source, Source::Kubernetes(options));
         for (flags, want) in [
             (

@@ -205,7 +205,13 @@ fn run(text: &str) -> String {
     }
     for document in &documents {
         match Object::parse(document) {
-            Ok(Some(object)) => inputs.insert(object),
+            Ok(Some(object)) => {
+                // Written and read again it says the same, as a cache needs.
+                let again = Object::parse(&object.to_value()).expect("it is read");
+                let again = again.expect("it is of a known kind");
+                assert_eq!(format!("{again:?}"), format!("{object:?}"));
+                inputs.insert(object);
+            }
             Ok(None) => errors.push(format!("not read: {}", document["kind"])),
             Err(error) => errors.push(error.to_string()),
         }

@@ -3,7 +3,7 @@
 //! Invariant: a reader sees an old or a new file, never half of one; nobody but the owner can read it.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -12,20 +12,35 @@ use std::path::Path;
 /// # Errors
 /// As the system says.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_by(path, |file| file.write_all(bytes))
+}
+
+/// As [`write()`], with what `fill` writes; if that fails the earlier file stays.
+///
+/// # Errors
+/// As the system says, or `fill`.
+pub fn write_by(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = Path::new(&name);
-    let mut file = fs::OpenOptions::new()
+    let file = fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    let mut buffer = BufWriter::new(file);
+    fill(&mut buffer)?;
+    buffer
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()?;
     fs::rename(new, path)
 }
 

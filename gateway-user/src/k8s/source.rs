@@ -5,11 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
 use super::access::Counters;
+use super::cache::Cache;
 use super::gateway_objects::gateway_objects;
 use super::health::Health;
 use super::reports::{NodeReport, Reports};
@@ -24,6 +26,9 @@ use crate::snapshot::ObjectKey;
 use crate::status::ObjectStatus;
 use crate::translate::{Inputs, Kind, referenced};
 
+/// How long a start waits for the API server before it serves what this node has saved.
+const CACHE_AFTER: Duration = Duration::from_secs(3);
+
 /// How long new objects wait for the Secrets that they name.
 const SECRET_WAIT: Duration = Duration::from_millis(300);
 
@@ -34,6 +39,8 @@ pub struct Meters {
     pub health: Health,
     /// Its writing half.
     pub writes: Arc<Counters>,
+    /// What is served comes from this node's cache.
+    pub from_cache: Arc<AtomicBool>,
 }
 
 /// The objects of a cluster.
@@ -54,6 +61,12 @@ pub struct Source {
     names_secrets: bool,
     /// A first complete reading is there.
     complete: bool,
+    cache: Cache,
+    /// What the cache held, until everything has been read.
+    cached: Option<Store>,
+    /// When the cache is looked at; none: it has been.
+    cache_at: Option<Instant>,
+    from_cache: Arc<AtomicBool>,
     writer: Writer,
     reports: Reports,
     /// Whether this node led when that was last looked at.
@@ -68,8 +81,13 @@ impl Source {
         wanted: watch::Sender<BTreeSet<ObjectKey>>,
         health: Health,
         writer: Writer,
+        cache: Cache,
     ) -> Self {
         Self {
+            cache,
+            cached: None,
+            cache_at: Some(now() + CACHE_AFTER),
+            from_cache: Arc::default(),
             writer,
             reports: Reports::default(),
             led: false,
@@ -89,13 +107,17 @@ impl Source {
     /// What concerns us.
     #[must_use]
     pub fn inputs(&self) -> &Inputs {
-        self.store.inputs()
+        self.current().inputs()
+    }
+
+    fn current(&self) -> &Store {
+        self.cached.as_ref().unwrap_or(&self.store)
     }
 
     /// Addresses by the status of Gateways.
     #[must_use]
     pub fn addresses(&self) -> &BTreeMap<ObjectKey, Vec<IpAddr>> {
-        self.store.addresses()
+        self.current().addresses()
     }
 
     /// Objects that cannot be read.
@@ -110,17 +132,22 @@ impl Source {
         Meters {
             health: self.health.clone(),
             writes: Arc::clone(self.writer.counters()),
+            from_cache: Arc::clone(&self.from_cache),
         }
     }
 
     /// Whether this node writes statuses and gives out addresses.
     #[must_use]
     pub fn leads(&self) -> bool {
-        self.led
+        self.led && self.cached.is_none()
     }
 
     /// Has Kubernetes hold these statuses, and what Gateways need besides, while this node leads.
     pub fn publish(&self, statuses: Arc<Vec<ObjectStatus>>) {
+        if self.cached.is_some() {
+            // They are about objects of which nobody knows whether they are there still.
+            return;
+        }
         let gateways = gateway_objects(self.store.inputs(), &statuses);
         self.writer.publish(Desired {
             statuses,
@@ -141,13 +168,16 @@ impl Source {
 
     /// Stops writing and gives the lease back.
     pub async fn stop(self) {
+        if self.complete {
+            self.cache.finish(&self.store);
+        }
         self.writer.stop().await;
     }
 
     /// Why not everything has been read yet; none: it has.
     #[must_use]
     pub fn waits_for(&self) -> Option<String> {
-        if self.complete {
+        if self.complete || self.cached.is_some() {
             return None;
         }
         let failing = self.health.failing();
@@ -177,11 +207,20 @@ impl Source {
                 self.reports = reports;
                 self.debounce.changed(now());
             }
-            if self.act(now()) {
+            if self.act(now()) || self.look_at_cache(now()) {
                 return;
             }
+            if self.complete {
+                self.cache.save(&self.store, now());
+            }
             let due = self.debounce.due().filter(|due| *due > now());
-            let wake = [due, self.secrets_until].into_iter().flatten().min();
+            let cache = if self.complete {
+                self.cache.due()
+            } else {
+                self.cache_at
+            };
+            let wake = [due, self.secrets_until, cache];
+            let wake = wake.into_iter().flatten().min();
             tokio::select! {
                 biased;
                 told = self.told.recv() => match told {
@@ -201,6 +240,32 @@ impl Source {
             return false;
         }
         self.debounce.acted(now);
+        self.cache.changed(now);
+        if self.cached.take().is_some() {
+            tracing::info!(
+                "everything has been read from the API server: the cache is not served any more"
+            );
+            self.from_cache.store(false, Ordering::Relaxed);
+        }
+        self.cache_at = None;
+        true
+    }
+
+    /// Takes what was saved if the API server has not told everything in time; true if there is something.
+    fn look_at_cache(&mut self, now: Instant) -> bool {
+        if self.cache_at.take_if(|at| *at <= now).is_none() {
+            return false;
+        }
+        let Some(cached) = self.cache.load() else {
+            return false;
+        };
+        tracing::warn!(
+            saved = %cached.saved,
+            objects = cached.objects,
+            "not everything could be read from the API server: this node serves what it had saved; certificates are not among it unless --cache-secrets was given"
+        );
+        self.cached = Some(cached.store);
+        self.from_cache.store(true, Ordering::Relaxed);
         true
     }
 

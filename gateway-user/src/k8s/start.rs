@@ -1,11 +1,13 @@
 //! Connects to the API server and starts the thread that talks to it.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kube::{Client, Config};
 use tokio::sync::{mpsc, watch};
 
+use super::cache::Cache;
 use super::health::Health;
 use super::manager::Manager;
 use super::seen::Seen;
@@ -27,6 +29,10 @@ pub struct Options {
     pub namespaces: Vec<String>,
     /// Name of this node, under which it competes for the lease.
     pub node: String,
+    /// Directory in which the objects are kept for a start without an API server.
+    pub state_dir: PathBuf,
+    /// Secrets are kept there too.
+    pub cache_secrets: bool,
 }
 
 /// Why there is no API server to talk to.
@@ -53,6 +59,7 @@ pub fn start(options: Options) -> Result<Source, Error> {
     let (told, changes) = mpsc::channel(WAITING);
     let (want, wanted) = watch::channel(BTreeSet::new());
     let health = Health::default();
+    let cache = Cache::new(&options.state_dir, options.cache_secrets);
     let (connected, connection) = std::sync::mpsc::sync_channel(1);
     let of_thread = health.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -88,7 +95,7 @@ pub fn start(options: Options) -> Result<Source, Error> {
     let writer = connection
         .recv()
         .unwrap_or_else(|_| Err(Error::Client("its thread has ended".to_owned())))?;
-    Ok(Source::new(changes, want, health, writer))
+    Ok(Source::new(changes, want, health, writer, cache))
 }
 
 pub(super) async fn connect() -> Result<Client, Error> {

@@ -1,5 +1,6 @@
 //! The writer against an API server in memory, by a clock that stands still while there is something to do.
 
+mod cache;
 mod cluster;
 mod fake;
 mod lease;

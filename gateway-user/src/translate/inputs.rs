@@ -48,6 +48,19 @@ macro_rules! kinds {
                 }
             }
 
+            /// As [`Self::parse`] reads it: another object that says the same, without what Forebay does not look at.
+            #[must_use]
+            pub fn to_value(&self) -> Value {
+                let (kind, value) = match self {
+                    $(Self::$kind(object) => (Kind::$kind, serde_json::to_value(object)),)*
+                };
+                // Strings, lists and maps by names of text: nothing that JSON cannot say.
+                let mut value = without_nulls(&value.unwrap_or_default());
+                value["kind"] = kind.as_str().into();
+                value["apiVersion"] = kind.api_version().into();
+                value
+            }
+
             fn read(kind: Kind, value: Value) -> Result<Self, FieldError> {
                 match kind {
                     $(Kind::$kind => {
@@ -69,6 +82,13 @@ macro_rules! kinds {
                 match object {
                     $(Object::$kind(object) => { self.$field.insert(object.metadata.key(), object); })*
                 }
+            }
+
+            /// All objects.
+            pub fn iter(&self) -> impl Iterator<Item = Object> {
+                let objects = std::iter::empty();
+                $(let objects = objects.chain(self.$field.values().map(|o| Object::$kind(Arc::clone(o))));)*
+                objects
             }
 
             /// Takes no more room than it needs: worth it when most of it has come since the last time.

@@ -17,6 +17,12 @@ pub(super) fn kubernetes(e: &mut DescriptorEncoder<'_>, meters: &Meters) -> fmt:
         "For how long some objects have not been followed; 0 if all are.",
         &[(&[], stale)],
     )?;
+    gauge(
+        e,
+        "forebay_config_from_cache",
+        "1 while this node serves what it had saved, as the API server has not told everything since its start.",
+        &[(&[], u64::from(meters.from_cache.load(Ordering::Relaxed)))],
+    )?;
     counter(
         e,
         "forebay_kubernetes_watch_errors",

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::statuses::identity;
 use crate::allocate::{Allocation, Allocations};
+use crate::k8s::cache::Cache;
 use crate::k8s::health::Health;
 use crate::k8s::manager::Manager;
 use crate::k8s::seen::Seen;
@@ -228,7 +229,13 @@ async fn a_real_api_server_takes_all_of_it() {
     tokio::spawn(manager.run());
     let writer = Writer::start(client.clone(), seen, &identity());
     let counters = Arc::clone(writer.counters());
-    let source = Source::new(changes, want, Health::default(), writer);
+    let source = Source::new(
+        changes,
+        want,
+        Health::default(),
+        writer,
+        Cache::new(&std::env::temp_dir(), false),
+    );
     let (stop, stopped) = oneshot::channel();
     let control = tokio::spawn(control(source, stopped));
 

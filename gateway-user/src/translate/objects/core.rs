@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use rustls::RootCertStore;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{LabelSelector, Metadata, Unread};
 use crate::snapshot::Certificate;
 
 /// `spec` of a Service.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceSpec {
     /// `ClusterIP` and so on; `ExternalName` is refused as a backend.
@@ -22,7 +22,7 @@ pub struct ServiceSpec {
 }
 
 /// One port of a Service. `targetPort` is not read: the EndpointSlices carry the resolved number.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServicePort {
     /// Name; empty if there is only one.
@@ -36,7 +36,7 @@ pub struct ServicePort {
 }
 
 /// EndpointSlice.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSlice {
     /// `metadata`.
@@ -50,7 +50,7 @@ pub struct EndpointSlice {
 }
 
 /// One port of an EndpointSlice.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct EndpointPort {
     /// Name of the Service port.
@@ -62,7 +62,7 @@ pub struct EndpointPort {
 }
 
 /// One endpoint of an EndpointSlice.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
     /// Addresses; only the first is used, as Kubernetes asks of readers.
@@ -78,7 +78,7 @@ pub struct Endpoint {
 }
 
 /// `hints` of an endpoint.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointHints {
     /// Zones by name.
@@ -86,7 +86,7 @@ pub struct EndpointHints {
 }
 
 /// One of `forZones`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct ForZone {
     /// The zone.
@@ -94,7 +94,7 @@ pub struct ForZone {
 }
 
 /// `conditions` of an endpoint; a missing `ready` counts as true.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct EndpointConditions {
     /// May take new requests.
@@ -106,7 +106,7 @@ pub struct EndpointConditions {
 }
 
 /// `targetRef` of an endpoint.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct TargetRef {
     /// Uid of the pod.
@@ -114,7 +114,7 @@ pub struct TargetRef {
 }
 
 /// Secret. `data` values are base64, `stringData` values are not.
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Secret {
     /// `metadata`.
@@ -190,7 +190,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// Namespace: only its labels matter.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Namespace {
     /// `metadata`.
@@ -198,7 +198,7 @@ pub struct Namespace {
 }
 
 /// Node: only its labels and annotations matter.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Node {
     /// `metadata`.
@@ -206,7 +206,7 @@ pub struct Node {
 }
 
 /// `spec` of a ReferenceGrant.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct ReferenceGrantSpec {
     /// Who may refer.
@@ -216,7 +216,7 @@ pub struct ReferenceGrantSpec {
 }
 
 /// One `from`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct GrantFrom {
     /// API group.
@@ -228,7 +228,7 @@ pub struct GrantFrom {
 }
 
 /// One `to`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct GrantTo {
     /// API group; empty for the core group.
@@ -240,7 +240,7 @@ pub struct GrantTo {
 }
 
 /// `spec` of an AddressPool.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AddressPoolSpec {
     /// CIDRs or `FIRST-LAST`.

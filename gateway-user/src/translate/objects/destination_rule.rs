@@ -1,12 +1,12 @@
 //! Istio's DestinationRule (v1, v1beta1 and v1alpha3 share one schema).
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
+use super::Present;
 use super::Unread;
 
 /// `spec`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DestinationRuleSpec {
     /// Service that it is for: short name, FQDN or wildcard.
@@ -14,18 +14,18 @@ pub struct DestinationRuleSpec {
     /// Policy.
     pub traffic_policy: Option<TrafficPolicySpec>,
     /// Inert: no Gateway API route can name a subset.
-    pub subsets: Vec<IgnoredAny>,
+    pub subsets: Vec<Present>,
     /// Namespaces that see it; empty: all.
     pub export_to: Vec<String>,
     /// Limits it to some proxies; such a rule is not applied.
-    pub workload_selector: Option<IgnoredAny>,
+    pub workload_selector: Option<Present>,
     /// Fields that Forebay does not know.
     #[serde(flatten)]
     pub unread: Unread,
 }
 
 /// `trafficPolicy`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TrafficPolicySpec {
     /// Balancing.
@@ -46,7 +46,7 @@ pub struct TrafficPolicySpec {
 }
 
 /// One of `portLevelSettings`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PortLevel {
     /// Service port.
@@ -65,7 +65,7 @@ pub struct PortLevel {
 }
 
 /// A port by number.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct PortSelector {
     /// Number.
@@ -73,7 +73,7 @@ pub struct PortSelector {
 }
 
 /// `loadBalancer`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LoadBalancerSpec {
     /// `ROUND_ROBIN` and so on.
@@ -84,7 +84,7 @@ pub struct LoadBalancerSpec {
 }
 
 /// `connectionPool`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct ConnectionPoolSpec {
     /// TCP.
@@ -97,7 +97,7 @@ pub struct ConnectionPoolSpec {
 }
 
 /// `connectionPool.tcp`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TcpPoolSpec {
     /// Connections.
@@ -112,7 +112,7 @@ pub struct TcpPoolSpec {
 }
 
 /// `connectionPool.http`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct HttpPoolSpec {
     /// Waiting requests.
@@ -145,7 +145,7 @@ pub struct HttpPoolSpec {
 }
 
 /// `outlierDetection`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OutlierSpec {
     /// 5xx in a row.
@@ -171,7 +171,7 @@ pub struct OutlierSpec {
 }
 
 /// `tls`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TlsSpec {
     /// `DISABLE` (default), `SIMPLE`, `MUTUAL` or `ISTIO_MUTUAL`.
@@ -192,7 +192,7 @@ pub struct TlsSpec {
 }
 
 /// `proxyProtocol`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct ProxyProtocolSpec {
     /// `V1` (default) or `V2`.

@@ -1,12 +1,11 @@
 //! Filters of HTTPRoutes and GRPCRoutes.
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
-use super::{BackendRef, Unread};
+use super::{BackendRef, Present, Unread};
 
 /// One filter: a type, and the settings of that type.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Filter {
     /// Type.
@@ -25,16 +24,16 @@ pub struct Filter {
     /// Settings of `CORS`.
     pub cors: Option<CorsSpec>,
     /// Settings of `ExtensionRef`, which is not carried out.
-    pub extension_ref: Option<IgnoredAny>,
+    pub extension_ref: Option<Present>,
     /// Settings of `ExternalAuth`, which is not carried out.
-    pub external_auth: Option<IgnoredAny>,
+    pub external_auth: Option<Present>,
     /// Fields that Forebay does not know.
     #[serde(flatten)]
     pub unread: Unread,
 }
 
 /// Edits of header fields.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HeaderModifierSpec {
     /// Fields that get exactly this value.
@@ -49,7 +48,7 @@ pub struct HeaderModifierSpec {
 }
 
 /// One header field.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HeaderSpec {
     /// Name.
@@ -59,7 +58,7 @@ pub struct HeaderSpec {
 }
 
 /// `requestMirror`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MirrorSpec {
     /// Where copies go; has no weight and no filters.
@@ -74,7 +73,7 @@ pub struct MirrorSpec {
 }
 
 /// `fraction`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FractionSpec {
     /// Numerator.
@@ -87,7 +86,7 @@ pub struct FractionSpec {
 }
 
 /// `requestRedirect`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RedirectSpec {
     /// `http` or `https`; that of the request if none.
@@ -106,7 +105,7 @@ pub struct RedirectSpec {
 }
 
 /// `urlRewrite`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RewriteSpec {
     /// Host.
@@ -119,7 +118,7 @@ pub struct RewriteSpec {
 }
 
 /// How a path is replaced.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PathEditSpec {
     /// `ReplaceFullPath` or `ReplacePrefixMatch`.
@@ -135,7 +134,7 @@ pub struct PathEditSpec {
 }
 
 /// `cors`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CorsSpec {
     /// Origins; `*` is any.

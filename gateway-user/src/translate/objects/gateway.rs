@@ -1,12 +1,11 @@
 //! GatewayClass and Gateway.
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
-use super::{LabelSelector, Names, Unread};
+use super::{LabelSelector, Names, Present, Unread};
 
 /// `spec` of a GatewayClass.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayClassSpec {
     /// Whose class it is.
@@ -16,7 +15,7 @@ pub struct GatewayClassSpec {
 }
 
 /// A reference to an object with parameters.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct ParametersRef {
     /// API group.
@@ -28,7 +27,7 @@ pub struct ParametersRef {
 }
 
 /// `spec` of a Gateway.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewaySpec {
     /// Class.
@@ -47,7 +46,7 @@ pub struct GatewaySpec {
 }
 
 /// `infrastructure`: labels and annotations go to the objects that are made for the Gateway on a cluster.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Infrastructure {
     /// Parameters; Forebay has none.
@@ -59,18 +58,18 @@ pub struct Infrastructure {
 }
 
 /// `tls` of a Gateway.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct GatewayTlsSpec {
     /// How clients' certificates are checked; Forebay asks for none.
-    pub frontend: Option<IgnoredAny>,
+    pub frontend: Option<Present>,
     /// Fields that Forebay does not know.
     #[serde(flatten)]
     pub unread: Unread,
 }
 
 /// One of `addresses`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct GatewayAddress {
     /// `IPAddress` if none.
@@ -81,7 +80,7 @@ pub struct GatewayAddress {
 }
 
 /// One listener.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListenerSpec {
     /// Section name.
@@ -102,7 +101,7 @@ pub struct ListenerSpec {
 }
 
 /// `tls` of a listener.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListenerTlsSpec {
     /// `Terminate` (default) or `Passthrough`.
@@ -117,7 +116,7 @@ pub struct ListenerTlsSpec {
 }
 
 /// A reference to a Secret.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct SecretRef {
     /// The core group if none.
@@ -131,7 +130,7 @@ pub struct SecretRef {
 }
 
 /// `allowedRoutes`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct AllowedRoutes {
     /// From which namespaces.
@@ -141,7 +140,7 @@ pub struct AllowedRoutes {
 }
 
 /// `allowedRoutes.namespaces`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct RouteNamespaces {
     /// `Same` (default), `All` or `Selector`.
@@ -151,7 +150,7 @@ pub struct RouteNamespaces {
 }
 
 /// One kind of route.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct RouteGroupKind {
     /// Gateway API's group if none.

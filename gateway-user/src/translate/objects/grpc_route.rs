@@ -1,11 +1,11 @@
 //! GRPCRoute.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{BackendRef, Filter, ParentRef, Unread, ValueSpec};
 
 /// `spec` of a GRPCRoute.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GrpcRouteSpec {
     /// What it wants to attach to.
@@ -20,7 +20,7 @@ pub struct GrpcRouteSpec {
 }
 
 /// One rule.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GrpcRuleSpec {
     /// Name.
@@ -37,7 +37,7 @@ pub struct GrpcRuleSpec {
 }
 
 /// One match.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GrpcMatchSpec {
     /// Service and method.
@@ -50,7 +50,7 @@ pub struct GrpcMatchSpec {
 }
 
 /// `method`: at least one of service and method.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct MethodSpec {
     /// `Exact` (default) or `RegularExpression`.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Filter, Unread};
 
 /// `spec` of an HTTPRoute.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRouteSpec {
     /// What it wants to attach to.
@@ -43,7 +43,7 @@ pub struct ParentRef {
 }
 
 /// One rule.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RuleSpec {
     /// Name.
@@ -64,7 +64,7 @@ pub struct RuleSpec {
 }
 
 /// One match.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MatchSpec {
     /// Path.
@@ -81,7 +81,7 @@ pub struct MatchSpec {
 }
 
 /// `path`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct PathSpec {
     /// `PathPrefix` (default), `Exact` or `RegularExpression`.
@@ -92,7 +92,7 @@ pub struct PathSpec {
 }
 
 /// One header or query parameter.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct ValueSpec {
     /// `Exact` (default) or `RegularExpression`.
@@ -105,7 +105,7 @@ pub struct ValueSpec {
 }
 
 /// One of `backendRefs`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BackendRef {
     /// Core group if none.
@@ -128,7 +128,7 @@ pub struct BackendRef {
 }
 
 /// `timeouts`, GEP-2257 durations.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TimeoutsSpec {
     /// The whole exchange.
@@ -141,7 +141,7 @@ pub struct TimeoutsSpec {
 }
 
 /// `retry` (GEP-1731).
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RetrySpec {
     /// Response codes that are tried again, 400 to 599.

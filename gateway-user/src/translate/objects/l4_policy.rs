@@ -1,11 +1,11 @@
 //! Forebay's TrafficPolicy.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Unread;
 
 /// `spec` of a TrafficPolicy.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct L4PolicySpec {
     /// Gateways, or single listeners, of the policy's namespace.
@@ -24,7 +24,7 @@ pub struct L4PolicySpec {
 }
 
 /// One of `targetRefs`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PolicyTargetRef {
     /// Gateway API's group if none.
@@ -38,7 +38,7 @@ pub struct PolicyTargetRef {
 }
 
 /// `sources`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SourcesSpec {
     /// CIDRs; if given, only these.
@@ -51,7 +51,7 @@ pub struct SourcesSpec {
 }
 
 /// `udp`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct UdpSpec {
     /// `FiveTuple` (default) or `Addresses`.
@@ -62,7 +62,7 @@ pub struct UdpSpec {
 }
 
 /// `clientAddress`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientAddressSpec {
     /// Whether connections begin with a PROXY header.

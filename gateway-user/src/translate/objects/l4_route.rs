@@ -1,11 +1,11 @@
 //! Routes without matches: UDPRoute.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{BackendRef, ParentRef, Unread};
 
 /// `spec` of a UDPRoute.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct L4RouteSpec {
     /// What it wants to attach to.
@@ -18,7 +18,7 @@ pub struct L4RouteSpec {
 }
 
 /// One rule.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct L4RuleSpec {
     /// Name.
