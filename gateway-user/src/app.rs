@@ -343,7 +343,10 @@ impl App {
         let lagging = snapshot.replicas.iter().filter(lags);
         let lagging: Vec<String> = lagging.map(|replica| replica.name.clone()).collect();
         own.pending_listeners = self.agreement.look(
-            snapshot.binds.keys().copied(),
+            snapshot
+                .binds
+                .iter()
+                .map(|(key, bind)| (*key, bind.gateway.clone())),
             others.is_some(),
             &lagging,
             Instant::now(),

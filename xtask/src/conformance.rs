@@ -28,8 +28,8 @@ use suite::Suite;
 
 /// Nodes of the cluster.
 const NODES: u8 = 3;
-/// What a report is about at least.
-const PROFILES: [&str; 2] = ["GATEWAY-HTTP", "GATEWAY-GRPC"];
+/// What a report is about at least: the profiles whose routes are served.
+const PROFILES: [&str; 3] = ["GATEWAY-HTTP", "GATEWAY-GRPC", "GATEWAY-UDP"];
 
 /// What to test, and where.
 #[derive(clap::Args)]
@@ -229,7 +229,10 @@ mod tests {
     #[test]
     fn only_whole_runs_are_reported() {
         assert!(args("").is_whole());
-        assert!(args("--version 1.6.3 --profile GATEWAY-TLS,GATEWAY-GRPC,GATEWAY-HTTP").is_whole());
+        assert!(
+            args("--version 1.6.3 --profile GATEWAY-TLS,GATEWAY-UDP,GATEWAY-GRPC,GATEWAY-HTTP")
+                .is_whole()
+        );
         for words in ["--run-test A", "--fast-fail", "--profile GATEWAY-GRPC"] {
             assert!(!args(words).is_whole(), "{words}");
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use gateway_common::hash::sip13;
 
-use crate::snapshot::{BindKey, Snapshot};
+use crate::snapshot::{BindKey, ObjectKey, Snapshot};
 use crate::translate::Inputs;
 
 /// How long a new listener waits for nodes that lag behind: longer than any that lives takes.
@@ -34,7 +34,8 @@ pub fn fingerprint(snapshot: &Snapshot, inputs: &Inputs) -> u64 {
 /// What the nodes have agreed on.
 #[derive(Debug, Default)]
 pub struct Agreement {
-    settled: BTreeSet<BindKey>,
+    /// A socket that goes from one Gateway to another is a new one.
+    settled: BTreeSet<(BindKey, ObjectKey)>,
     /// Since when something waits.
     since: Option<Instant>,
 }
@@ -44,13 +45,14 @@ impl Agreement {
     /// A node that does not lead waits for nobody.
     pub fn look(
         &mut self,
-        binds: impl Iterator<Item = BindKey>,
+        binds: impl Iterator<Item = (BindKey, ObjectKey)>,
         leads: bool,
         lagging: &[String],
         now: Instant,
     ) -> BTreeSet<BindKey> {
-        let binds: BTreeSet<BindKey> = binds.collect();
-        let pending: BTreeSet<BindKey> = binds.difference(&self.settled).copied().collect();
+        let binds: BTreeSet<(BindKey, ObjectKey)> = binds.collect();
+        let new = binds.difference(&self.settled);
+        let pending: BTreeSet<BindKey> = new.map(|(bind, _)| *bind).collect();
         if pending.is_empty() || !leads || lagging.is_empty() {
             self.settle(binds);
             return BTreeSet::new();
@@ -68,7 +70,7 @@ impl Agreement {
         pending
     }
 
-    fn settle(&mut self, binds: BTreeSet<BindKey>) {
+    fn settle(&mut self, binds: BTreeSet<(BindKey, ObjectKey)>) {
         self.settled = binds;
         self.since = None;
     }
@@ -85,12 +87,17 @@ mod tests {
     use super::*;
     use crate::snapshot::Transport;
 
-    fn bind(port: u16) -> BindKey {
-        BindKey {
+    fn bind_of(gateway: &str, port: u16) -> (BindKey, ObjectKey) {
+        let bind = BindKey {
             address: [192, 0, 2, 1].into(),
             port,
             transport: Transport::Tcp,
-        }
+        };
+        (bind, ObjectKey::new("a", gateway))
+    }
+
+    fn bind(port: u16) -> (BindKey, ObjectKey) {
+        bind_of("gw", port)
     }
 
     #[test]
@@ -116,6 +123,20 @@ mod tests {
         assert_eq!(look(&[80, 81], &lagging, 50), (vec![80], Some(5050)));
         assert_eq!(look(&[80, 81], &lagging, 5050), (vec![], None));
         assert_eq!(look(&[80, 81], &lagging, 5060), (vec![], None));
+    }
+
+    #[test]
+    fn a_socket_that_another_gateway_takes_over_is_new() {
+        let mut agreement = Agreement::default();
+        let now = Instant::now();
+        let lagging = ["b".to_owned()];
+        assert!(
+            agreement
+                .look([bind(80)].into_iter(), true, &[], now)
+                .is_empty()
+        );
+        let other = [bind_of("other", 80)].into_iter();
+        assert_eq!(agreement.look(other, true, &lagging, now).len(), 1);
     }
 
     #[test]
