@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::super::layout::Node;
 use super::{
-    http::{ask, get},
+    http::watch,
     stage::{Frozen, HELLO, HOST, PATIENCE, Stage, route_path},
 };
 
@@ -34,22 +34,20 @@ pub(super) fn api_away(stage: &Stage<'_>) -> Result<String> {
     let changed = stage.until("a change", PATIENCE, || Ok(turn(stage, "v2").ok()));
     let accepted = Instant::now();
     changed?;
-    let seen = stage.until(
-        "the change",
-        LIVE,
-        || Ok(is_live(stage, "v2").then_some(())),
-    );
-    let live = accepted.elapsed();
+    let seen = watch(stage.vip(), HOST, &format!("{HELLO} v2"), LIVE);
     let turned = turn(stage, "v1");
     let tally = load.stop();
-    seen?;
     turned?;
     tally.none_failed()?;
+    let after = (accepted - back).as_millis();
+    let late = || format!("a change accepted {after} ms after its return was not live within 2 s");
+    let seen = seen.with_context(late)?;
     Ok(format!(
-        "{tally}; away for {} s, a change accepted {} ms after its return was live {} ms later",
+        "{tally}; away for {} s, a change accepted {after} ms after its return was seen {} ms later, \
+         the last answer by the old one was after {} ms",
         stage.away.as_secs(),
-        (accepted - back).as_millis(),
-        live.as_millis()
+        seen.first.as_millis(),
+        seen.last_old.as_millis()
     ))
 }
 
@@ -58,15 +56,21 @@ pub(super) fn restart(stage: &Stage<'_>) -> Result<String> {
     let node = *stage.nodes().first().context("no node")?;
     let load = stage.load();
     let frozen = Frozen::freeze(stage.running.name, SERVER)?;
-    let began = Instant::now();
+    let mut times = Vec::new();
     for what in ["run", "agent"] {
+        let began = Instant::now();
         kill(stage, node, what)?;
+        let again = began.elapsed();
+        let ready = || stage.is_ready(node) && stage.metric(node, FROM_CACHE) == Some(1.0);
+        stage.until("a node that serves what it has saved", RESTART, || {
+            Ok(ready().then_some(()))
+        })?;
+        times.push(format!(
+            "`forebay {what}` ended: it ran again after {} ms, the node was ready after {} ms",
+            again.as_millis(),
+            began.elapsed().as_millis()
+        ));
     }
-    let ready = || stage.is_ready(node) && stage.metric(node, FROM_CACHE) == Some(1.0);
-    stage.until("a node that serves what it has saved", RESTART, || {
-        Ok(ready().then_some(()))
-    })?;
-    let restarted = began.elapsed();
     let meanwhile = load.take();
     let before = stage.metric(node, REQUESTS).unwrap_or(0.0);
     stage.pause(SERVED)?;
@@ -79,9 +83,9 @@ pub(super) fn restart(stage: &Stage<'_>) -> Result<String> {
     ensure!(served > 0.0, "{node} has answered no request");
     after.none_failed()?;
     Ok(format!(
-        "ready from the cache after {} ms, {served} requests answered there in {} s; \
-         while its processes ended: {meanwhile}; afterwards: {after}",
-        restarted.as_millis(),
+        "{}; {served} requests answered there in {} s; while its processes ended: {meanwhile}; \
+         afterwards: {after}",
+        times.join("; "),
         SERVED.as_secs(),
     ))
 }
@@ -107,12 +111,4 @@ fn turn(stage: &Stage<'_>, backend: &str) -> Result<()> {
         .api
         .change(&route_path("load"), &json!({"spec": {"rules": rules}}))
         .map(drop)
-}
-
-/// Whether every node answers so, very likely.
-fn is_live(stage: &Stage<'_>, backend: &str) -> bool {
-    let (request, expected) = (get(HOST, "/"), format!("{HELLO} {backend}"));
-    (0..10).all(|_| {
-        ask(stage.vip(), &request, LIVE).is_ok_and(|came| came.body.starts_with(&expected))
-    })
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{
-    http::{ask, get},
+    http::{ask, get, watch},
     stage::{GATEWAYS, HELLO, HOST, PATIENCE, Stage, gateway_path, route, route_path, routes_path},
 };
 
@@ -33,32 +33,27 @@ const TICKS: f64 = 100.0;
 /// A route's backend changes again and again.
 pub(super) fn backends(stage: &Stage<'_>) -> Result<String> {
     let load = stage.load();
-    let mut delays = Vec::new();
+    let (mut delays, mut olds) = (Vec::new(), Vec::new());
     for number in 0..CHANGES {
         let began = Instant::now();
         let backend = ["v2", "v1"][number % 2];
         let rules = json!([{"backendRefs": [{"name": backend, "port": 80}]}]);
         let fields = json!({"spec": {"rules": rules}});
         stage.api.change(&route_path("load"), &fields)?;
-        let accepted = Instant::now();
-        let (request, expected) = (get(HOST, "/"), format!("{HELLO} {backend}"));
-        loop {
-            if ask(stage.vip(), &request, BOUND).is_ok_and(|came| came.body.starts_with(&expected))
-            {
-                break;
-            }
-            ensure!(accepted.elapsed() < SEEN, "change {number} was not seen");
-            std::thread::sleep(LOOK);
-        }
-        delays.push(accepted.elapsed());
+        let expected = format!("{HELLO} {backend}");
+        let seen = watch(stage.vip(), HOST, &expected, SEEN)
+            .with_context(|| format!("change {number} was not seen within 2 s"))?;
+        delays.push(seen.first);
+        olds.push(seen.last_old);
         stage.pause(PACE.saturating_sub(began.elapsed()))?;
     }
     stage.live(HOST, &format!("{HELLO} v1"))?;
     let tally = load.stop();
     tally.none_failed()?;
     Ok(format!(
-        "{tally}; {CHANGES} changes, seen after {}",
-        Figures::of(delays)
+        "{tally}; {CHANGES} changes, seen after {}, the last answer by the old one after {}",
+        Figures::of(delays),
+        Figures::of(olds)
     ))
 }
 

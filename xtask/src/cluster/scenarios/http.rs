@@ -53,6 +53,44 @@ pub(super) fn ask(to: SocketAddrV4, request: &str, bound: Duration) -> Result<An
     }
 }
 
+/// Answers in a row after which every node has given one, very likely.
+const IN_A_ROW: usize = 20;
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A change that is looked for from outside.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// When the first answer was as it should be.
+    pub(super) first: Duration,
+    /// When the last one was not, or zero.
+    pub(super) last_old: Duration,
+}
+
+/// Looks until all answers begin as they should; `None` if that takes longer than `bound`.
+pub(super) fn watch(to: SocketAddrV4, host: &str, expected: &str, bound: Duration) -> Option<Seen> {
+    let (began, request) = (Instant::now(), get(host, "/"));
+    let (mut first, mut last_old, mut row) = (None, Duration::ZERO, 0);
+    while row < IN_A_ROW {
+        let came = ask(to, &request, bound);
+        let now = began.elapsed();
+        if came.is_ok_and(|came| came.status == 200 && came.body.starts_with(expected)) {
+            first = first.or(Some(now));
+            row += 1;
+            continue;
+        }
+        if now > bound {
+            return None;
+        }
+        (last_old, row) = (now, 0);
+        std::thread::sleep(LOOK);
+    }
+    Some(Seen {
+        first: first?,
+        last_old,
+    })
+}
+
 /// A request that keeps nothing open.
 pub(super) fn get(host: &str, path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")

@@ -35,6 +35,8 @@ pub(super) struct Tally {
     strange: u64,
     faults: BTreeMap<Fault, u64>,
     longest: Duration,
+    /// When that request began, after the start of the load.
+    longest_at: Duration,
     told: Vec<String>,
 }
 
@@ -126,7 +128,9 @@ impl Shared {
 
 impl Tally {
     fn add(&mut self, came: &Result<Answer, Fault>, expected: &str, took: Duration, at: Duration) {
-        self.longest = self.longest.max(took);
+        if took > self.longest {
+            (self.longest, self.longest_at) = (took, at);
+        }
         let what = match came {
             Ok(answer) if answer.status != 200 => {
                 *self.status.entry(answer.status).or_default() += 1;
@@ -179,7 +183,12 @@ impl fmt::Display for Tally {
         for (fault, number) in &self.faults {
             write!(f, ", {number} {fault:?}")?;
         }
-        write!(f, ", longest {} ms", self.longest.as_millis())
+        write!(
+            f,
+            ", longest {} ms (at {:.1} s)",
+            self.longest.as_millis(),
+            self.longest_at.as_secs_f64()
+        )
     }
 }
 
@@ -209,7 +218,7 @@ mod tests {
         add(&Err(Fault::Reset), 3);
         assert_eq!(
             tally.to_string(),
-            "5 requests, 4 failed, 1 by 503, 1 answered by somebody else, 2 Reset, longest 90 ms"
+            "5 requests, 4 failed, 1 by 503, 1 answered by somebody else, 2 Reset, longest 90 ms (at 3.0 s)"
         );
         let said = tally.none_failed().unwrap_err().to_string();
         assert!(
