@@ -21,6 +21,7 @@ mod pki;
 mod processes;
 mod remove;
 mod running;
+mod scenarios;
 mod status;
 mod wait;
 
@@ -87,6 +88,8 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Roll-outs, drains, an API server that is away and more, on a cluster of its own under load.
+    Scenarios(scenarios::Args),
     /// Import an OCI archive on every node.
     LoadImage {
         #[command(flatten)]
@@ -139,6 +142,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Command::Down { cluster } => down(&cluster.name),
         Command::Status { name } => show(name.as_ref()),
         Command::Demo { name, keep } => demo::run(name, *keep),
+        Command::Scenarios(args) => scenarios::run(args),
         Command::LoadImage { cluster, archive } => load_image(&cluster.name, archive),
     }
 }

@@ -88,6 +88,12 @@ pub(super) fn of_node(cluster: &Name, node: Node) -> String {
     format!("/{}/{node}", cluster.cgroup())
 }
 
+/// The processes in a node's pods.
+pub(super) fn in_pods(cluster: &Name, node: Node) -> BTreeSet<i32> {
+    let top = Path::new(ROOT).join(PIDS).join(cluster.cgroup());
+    members(&top.join(node.to_string()))
+}
+
 /// Ends every process of the cluster: daemons, shims, and what runs in pods.
 pub(super) fn kill(cluster: &Name) -> Result<usize> {
     let top = Path::new(ROOT).join(PIDS).join(cluster.cgroup());

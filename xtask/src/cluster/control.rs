@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use rustix::process::Pid;
 use serde_json::Value;
 
 use super::{
@@ -130,6 +131,13 @@ pub(super) fn alive(cluster: &Name) -> Result<()> {
         processes::require(cluster, &daemon.name)?;
     }
     Ok(())
+}
+
+/// The process of a daemon that runs.
+pub(super) fn pid(cluster: &Name, name: &str) -> Result<Pid> {
+    processes::find(cluster, name)
+        .and_then(|record| Pid::from_raw(i32::try_from(record.pid).ok()?))
+        .with_context(|| format!("{name} does not run"))
 }
 
 fn daemon(cluster: &Name, binaries: &Binaries, name: &str, arguments: Vec<String>) -> Result<()> {

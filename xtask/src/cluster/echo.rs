@@ -8,7 +8,7 @@ use super::{go, wait::Interrupt};
 use crate::{oci, paths};
 
 /// As the example's manifests have it.
-const IMAGE: &str = "forebay.dev/examples/echo:1";
+pub(super) const IMAGE: &str = "forebay.dev/examples/echo:1";
 /// Space that a build takes at most.
 const GIB: u64 = 1;
 

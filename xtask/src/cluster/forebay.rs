@@ -14,9 +14,9 @@ use crate::paths;
 
 /// The class that the manifests bring.
 pub(crate) const CLASS: &str = "forebay";
-const NAMESPACE: &str = "forebay-system";
+pub(super) const NAMESPACE: &str = "forebay-system";
 /// Addresses of the clusters' own network that no machine has.
-const RANGE: &str = "10.231.0.128-10.231.0.254";
+pub(super) const RANGE: &str = "10.231.0.128-10.231.0.254";
 /// One of them, and one that nobody has.
 pub(crate) const USABLE: &str = "10.231.0.250";
 pub(crate) const UNUSABLE: &str = "192.0.2.1";
@@ -79,7 +79,7 @@ pub(crate) fn install(running: &Running<'_>, image: &Path) -> Result<()> {
 }
 
 /// Whether this is Forebay's DaemonSet, as its specification has it, on all nodes.
-fn is_rolled_out(set: &Value) -> bool {
+pub(super) fn is_rolled_out(set: &Value) -> bool {
     let (metadata, status) = (&set["metadata"], &set["status"]);
     let wanted = status["desiredNumberScheduled"].as_u64().unwrap_or(0);
     metadata["name"] == CLASS

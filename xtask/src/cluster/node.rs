@@ -180,6 +180,16 @@ pub(super) fn load(cluster: &Name, node: Node, archive: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Gives an image of a node another name too.
+pub(super) fn tag(cluster: &Name, node: Node, image: &str, other: &str) -> Result<()> {
+    let mut command = Command::new("nsenter");
+    command
+        .args(enter(cluster, node)?)
+        .args(["ctr", "--address", config::CONTAINERD, "--namespace"])
+        .args(["k8s.io", "images", "tag", "--force", image, other]);
+    crate::cmd::output(&mut command).map(drop)
+}
+
 /// Writes the image of pods' first process, once for all nodes.
 pub(super) fn write_pause(cluster: &Name, binaries: &Binaries) -> Result<()> {
     let path = binaries.path("pause");
