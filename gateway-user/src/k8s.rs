@@ -7,6 +7,7 @@
 mod access;
 pub mod discovery;
 mod ensure;
+mod events;
 pub mod gateway_objects;
 pub mod health;
 mod lease;
@@ -28,6 +29,7 @@ pub mod watcher;
 pub mod writer;
 
 pub use access::{Counters, Outcome, What};
+pub use events::Remark;
 pub use ranges::{Ranges, of_pools};
 pub use reports::{NodeReport, Reports};
 pub use source::{Meters, Source};

@@ -1,6 +1,7 @@
 //! The writer against an API server in memory, by a clock that stands still while there is something to do.
 
 mod cluster;
+mod events;
 mod fake;
 mod lease;
 mod ranges;
