@@ -23,6 +23,9 @@ pub struct CheckArgs {
         default_value = "127.0.0.1:15000"
     )]
     pub admin: Endpoint,
+    /// Refused: this machine is looked at.
+    #[arg(long, value_name = "NODE", hide = true)]
+    pub node: Option<String>,
     /// Address of a client that VIPs are tried from, one for each IP version [default: one that nobody has].
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     pub client: Vec<IpAddr>,

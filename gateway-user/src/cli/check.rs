@@ -13,9 +13,13 @@ use http::Method;
 use serde::Serialize;
 
 use super::client;
-use crate::args::CheckArgs;
+use crate::args::{CheckArgs, Whom};
 use crate::datapath::offer::{Offer, UdpHash, offer};
 use crate::datapath::trial;
+
+/// What the privileges are judged as.
+const RIGHTS: &str = "capabilities";
+const FILE_SYSTEM: &str = "BPF file system";
 
 /// Magic number of the BPF file system.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -102,7 +106,7 @@ pub fn all(args: &CheckArgs) -> Vec<Finding> {
     let facts = gather(&args.uplink.interface, &args.pins.bpffs, &args.client);
     let mut findings = judge(&facts);
     let names: Vec<String> = facts.interfaces.iter().map(|i| i.name.clone()).collect();
-    match client::ask(&args.admin, Method::GET, "/datapath") {
+    match client::ask(&Whom::at(&args.admin), Method::GET, "/datapath") {
         Ok(daemon) if daemon.is_null() => {
             let found = "not tried: the daemon runs with --datapath off";
             findings.push(Finding::good("VIPs", found));
@@ -237,7 +241,7 @@ fn file_system(facts: &Facts) -> Finding {
     let dir = dir.display();
     let mounts = facts.capabilities & (1 << CAP_SYS_ADMIN) != 0;
     Finding {
-        check: "BPF file system".into(),
+        check: FILE_SYSTEM.into(),
         ok: *is_bpffs || mounts,
         found: match (is_bpffs, mounts) {
             (true, _) => format!("{dir} is one"),
@@ -293,7 +297,7 @@ fn capabilities(held: u64) -> Finding {
         .collect();
     let ok = missing.is_empty();
     Finding {
-        check: "capabilities".into(),
+        check: RIGHTS.into(),
         ok,
         found: if ok {
             "all held".into()
