@@ -17,6 +17,7 @@ mod queue;
 mod ranges;
 pub mod raw;
 mod reports;
+pub mod rights;
 pub mod seen;
 mod services;
 mod shared_keys;

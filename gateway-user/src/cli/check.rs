@@ -2,6 +2,8 @@
 //!
 //! `gather` reads the system, [`judge`] is pure. Nothing is changed; `vip` alone sends packets, to the stack of this machine.
 
+mod agent;
+mod kubernetes;
 mod trace;
 mod vip;
 
@@ -105,6 +107,10 @@ impl Finding {
 pub fn all(args: &CheckArgs) -> Vec<Finding> {
     let facts = gather(&args.uplink.interface, &args.pins.bpffs, &args.client);
     let mut findings = judge(&facts);
+    if let Some(agent) = agent::here(args.agent.as_deref()) {
+        agent::take_over(&agent, &mut findings);
+    }
+    findings.extend(kubernetes::findings(&args.namespaces));
     let names: Vec<String> = facts.interfaces.iter().map(|i| i.name.clone()).collect();
     match client::ask(&Whom::at(&args.admin), Method::GET, "/datapath") {
         Ok(daemon) if daemon.is_null() => {
