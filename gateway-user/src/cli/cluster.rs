@@ -155,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    fn pod(args: Value, env: Value) -> Pod {
+    fn pod(args: &Value, env: &Value) -> Pod {
         let containers = json!([{"name": "other"}, {"name": "forebay", "args": args, "env": env}]);
         serde_json::from_value(json!({"spec": {"containers": containers}})).unwrap()
     }
@@ -174,7 +174,7 @@ mod tests {
         ];
         for (args, env, want) in table {
             let shown = format!("{args} {env}");
-            let got = admin_port(&pod(args, env));
+            let got = admin_port(&pod(&args, &env));
             assert_eq!(got, want.map_err(str::to_owned), "{shown}");
         }
     }
