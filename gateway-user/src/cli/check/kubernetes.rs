@@ -164,12 +164,7 @@ async fn lacking(
     let places: Vec<Option<String>> = match right.scope {
         Where::Own => vec![Some(NAMESPACE.to_owned())],
         Where::Namespaces if !namespaces.is_empty() => {
-            let own = Some(NAMESPACE.to_owned());
-            let others = namespaces.iter().cloned().map(Some);
-            let mut all: Vec<_> = others.chain([own]).collect();
-            all.sort();
-            all.dedup();
-            all
+            namespaces.iter().cloned().map(Some).collect()
         }
         Where::Cluster | Where::Namespaces | Where::Everywhere => vec![None],
     };
