@@ -17,7 +17,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use self::check::CheckArgs;
-pub use self::client::{ClientArgs, CompletionArgs, DumpArgs, Shell};
+pub use self::client::{ClientArgs, CompletionArgs, DumpArgs, Shell, Whom};
 pub use self::kernel::{KernelArgs, LogArgs, PinsArgs, UplinkArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 

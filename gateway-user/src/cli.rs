@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod check;
 pub mod client;
+mod cluster;
 pub mod offline;
 pub mod show;
 pub mod table;
@@ -52,6 +53,9 @@ pub fn dispatch(command: Command) -> ExitCode {
             v["well"] == Value::Bool(true)
         }),
         Command::Check(args) => {
+            if let Some(node) = &args.node {
+                return failed(&only_there("check", node));
+            }
             let findings = check::all(&args);
             let well = findings.iter().all(|f| f.ok);
             match serde_json::to_value(&findings) {
@@ -62,7 +66,7 @@ pub fn dispatch(command: Command) -> ExitCode {
         Command::Dump(args) => {
             let mut all = serde_json::Map::new();
             for page in ["config", "status", "stats", "endpoints", "certs"] {
-                match client::ask(&args.admin, Method::GET, &format!("/{page}")) {
+                match client::ask(&args.whom, Method::GET, &format!("/{page}")) {
                     Ok(value) => drop(all.insert(page.to_owned(), value)),
                     Err(error) => return no_answer(&error),
                 }
@@ -77,7 +81,7 @@ pub fn dispatch(command: Command) -> ExitCode {
             }
             Err(error) => failed(&error.to_string()),
         },
-        Command::Drain(args) => match client::ask(&args.admin, Method::POST, "/drain") {
+        Command::Drain(args) => match client::ask(&args.whom, Method::POST, "/drain") {
             Ok(value) => print(args.output, &value, |_| "draining\n".into(), |_| true),
             Err(error) => no_answer(&error),
         },
@@ -107,6 +111,14 @@ pub fn usage(message: &str) -> ExitCode {
 fn failed(message: &str) -> ExitCode {
     eprintln!("forebay: {message}");
     ExitCode::from(NOT_WELL)
+}
+
+/// What to do where the command looks at the machine that it runs on.
+fn only_there(command: &str, node: &str) -> String {
+    let namespace = crate::file::keys::NAMESPACE;
+    format!(
+        "`forebay {command}` looks at the machine that it runs on; run it in the pod on node {node}: kubectl -n {namespace} exec POD -c agent -- forebay {command}"
+    )
 }
 
 fn no_answer(error: &ClientError) -> ExitCode {
@@ -158,7 +170,7 @@ fn ask(
     table: impl Fn(&Value) -> String,
     well: impl Fn(&Value) -> bool,
 ) -> ExitCode {
-    match client::ask(&args.admin, Method::GET, page) {
+    match client::ask(&args.whom, Method::GET, page) {
         Ok(value) => print(args.output, &value, table, well),
         Err(error) => no_answer(&error),
     }

@@ -18,6 +18,7 @@ mod queue;
 mod ranges;
 pub mod raw;
 mod reports;
+pub mod rights;
 pub mod seen;
 mod services;
 mod shared_keys;
@@ -29,11 +30,13 @@ pub mod store;
 pub mod watcher;
 pub mod writer;
 
+pub(crate) use access::chain;
 pub use access::{Counters, Outcome, What};
 pub use events::Remark;
 pub use ranges::{Ranges, of_pools};
 pub use reports::{NodeReport, Reports};
 pub use source::{Meters, Source};
+pub(crate) use start::connect;
 pub use start::{Error, Options, start};
 
 #[cfg(test)]

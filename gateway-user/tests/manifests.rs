@@ -7,6 +7,7 @@ use std::path::Path;
 use clap::Parser;
 use gateway_user::args::{Cli, Command};
 use gateway_user::k8s::What;
+use gateway_user::k8s::rights::RIGHTS;
 use gateway_user::settings;
 use gateway_user::translate::Kind;
 use serde_json::Value;
@@ -159,6 +160,21 @@ fn all_that_is_written_may_be_written_and_nothing_else() {
         }
     }
     assert_eq!(allowed, wanted);
+}
+
+/// What `forebay check` asks about.
+#[test]
+fn the_rights_that_are_checked_are_those_that_are_given() {
+    let mut checked = BTreeSet::new();
+    for right in RIGHTS {
+        for resource in right.resources {
+            for verb in right.verbs {
+                let [group, resource, verb] = [right.group, resource, verb].map(str::to_owned);
+                checked.insert((group, resource, verb));
+            }
+        }
+    }
+    assert_eq!(checked, allowed(&objects("forebay.yaml")));
 }
 
 #[test]

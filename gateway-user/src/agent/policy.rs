@@ -68,6 +68,8 @@ impl Allowed {
 pub struct Policy {
     /// Which addresses may be VIPs.
     pub allowed: Allowed,
+    /// What to do that another one may be, as a part of a sentence.
+    pub remedy: &'static str,
     /// `--reserved-port`: more ports that VIPs on the node's own addresses never take.
     pub reserved: BTreeSet<u16>,
     /// `--tunnel-port`.
@@ -146,7 +148,8 @@ impl Policy {
             return Ok(());
         }
         Err(Refusal::denied(format!(
-            "{address} is not an address that the agent gives out: add it to --vips of `forebay agent`, or to an AddressPool or Gateway of its --config"
+            "{address} is not an address that the agent gives out: {}",
+            self.remedy
         )))
     }
 

@@ -163,6 +163,7 @@ fn open(settings: &Settings, lock: Lock, ranges: &Ranges) -> Result<Session, Age
     }
     let policy = Policy {
         allowed,
+        remedy: remedy(settings.kubernetes),
         reserved: settings.reserved_ports.clone(),
         tunnel_port: settings.tunnel_port,
         probe_port: settings.probe_port,
@@ -176,6 +177,15 @@ fn open(settings: &Settings, lock: Lock, ranges: &Ranges) -> Result<Session, Age
         reader,
         Instant::now(),
     ))
+}
+
+/// Where addresses are added that may be VIPs.
+const fn remedy(kubernetes: bool) -> &'static str {
+    if kubernetes {
+        "add it to an AddressPool of the cluster, or to --vips of `forebay agent`"
+    } else {
+        "add it to --vips of `forebay agent`, or to an AddressPool or Gateway of its --config"
+    }
 }
 
 /// The range from which the kernel chooses ports in this network namespace; its default where that cannot be read.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use gateway_common::abi::ROWS;
 
-use super::{Endpoint, Output};
+use super::{Output, Whom};
 use crate::snapshot::Transport;
 
 /// Flags of `forebay bpf`.
@@ -34,15 +34,9 @@ pub struct TablesArgs {
         global = true
     )]
     pub bpffs: PathBuf,
-    /// Where the daemon's admin endpoint is, which knows the names of nodes: ADDR:PORT, unix:PATH or off.
-    #[arg(
-        long,
-        env = "FOREBAY_ADMIN",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:15000",
-        global = true
-    )]
-    pub admin: Endpoint,
+    /// The daemon that knows the names of nodes.
+    #[command(flatten)]
+    pub whom: Whom,
     /// Form of the answer.
     #[arg(long, value_name = "FORM", default_value = "table", global = true)]
     pub output: Output,
@@ -61,6 +55,20 @@ pub enum BpfCommand {
     Counters,
     /// Follow packets: what this node decides about each, and why.
     Trace(TraceArgs),
+}
+
+impl BpfCommand {
+    /// As it is typed.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Vips => "vips",
+            Self::Rows(_) => "rows",
+            Self::Nodes => "nodes",
+            Self::Counters => "counters",
+            Self::Trace(_) => "trace",
+        }
+    }
 }
 
 /// Flags of `forebay bpf trace`.

@@ -4,17 +4,40 @@ use clap::{Args, ValueEnum};
 
 use super::{Endpoint, Output};
 
-/// Flags of the commands that ask a running daemon.
+/// Which daemon is asked.
 #[derive(Args, Clone, Debug)]
-pub struct ClientArgs {
+pub struct Whom {
     /// Where the daemon's admin endpoint is: ADDR:PORT or unix:PATH.
     #[arg(
         long,
         env = "FOREBAY_ADMIN",
         value_name = "ADDR",
-        default_value = "127.0.0.1:15000"
+        default_value = "127.0.0.1:15000",
+        global = true
     )]
     pub admin: Endpoint,
+    /// Ask the daemon on this node of a cluster instead, through the API server that KUBECONFIG names.
+    #[arg(long, value_name = "NODE", global = true)]
+    pub node: Option<String>,
+}
+
+impl Whom {
+    /// The one with this admin endpoint.
+    #[must_use]
+    pub fn at(admin: &Endpoint) -> Self {
+        Self {
+            admin: admin.clone(),
+            node: None,
+        }
+    }
+}
+
+/// Flags of the commands that ask a running daemon.
+#[derive(Args, Clone, Debug)]
+pub struct ClientArgs {
+    /// Who is asked.
+    #[command(flatten)]
+    pub whom: Whom,
     /// Form of the answer.
     #[arg(long, value_name = "FORM", default_value = "table")]
     pub output: Output,
@@ -23,14 +46,9 @@ pub struct ClientArgs {
 /// Flags of `forebay dump`.
 #[derive(Args, Clone, Debug)]
 pub struct DumpArgs {
-    /// Where the daemon's admin endpoint is: ADDR:PORT or unix:PATH.
-    #[arg(
-        long,
-        env = "FOREBAY_ADMIN",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:15000"
-    )]
-    pub admin: Endpoint,
+    /// Who is asked.
+    #[command(flatten)]
+    pub whom: Whom,
     /// Form of the answer; the tables leave out what the JSON has beyond them.
     #[arg(long, value_name = "FORM", default_value = "json")]
     pub output: Output,

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use self::answer::Names;
 use super::client::{self, ClientError};
-use super::{failed, no_answer, print, show, usage};
-use crate::args::Endpoint;
+use super::{failed, no_answer, only_there, print, show, usage};
+use crate::args::Whom;
 use crate::args::bpf::{BpfArgs, BpfCommand, FlowEnd, RowsArgs, TablesArgs};
 use crate::datapath::Error;
 use crate::datapath::look::Look;
@@ -23,6 +23,9 @@ use crate::snapshot::Transport;
 #[must_use]
 pub fn dispatch(args: &BpfArgs) -> ExitCode {
     let tables = &args.tables;
+    if let (Some(what), Some(node)) = (&args.what, &tables.whom.node) {
+        return failed(&only_there(&format!("bpf {}", what.name()), node));
+    }
     match &args.what {
         None => overview(tables),
         Some(BpfCommand::Vips) => looked(tables, show::bpf::vips, |look| {
@@ -33,7 +36,7 @@ pub fn dispatch(args: &BpfArgs) -> ExitCode {
             ))
         }),
         Some(BpfCommand::Nodes) => {
-            let names = names(&tables.admin);
+            let names = names(&tables.whom);
             looked(tables, show::bpf::nodes, |look| {
                 Ok(answer::nodes(&look.tables()?, &names, &look.counters()?))
             })
@@ -58,15 +61,21 @@ fn looked(
 }
 
 /// What the daemon calls the nodes; nothing if none answers.
-fn names(admin: &Endpoint) -> Names {
-    client::ask(admin, Method::GET, "/datapath")
+fn names(whom: &Whom) -> Names {
+    client::ask(whom, Method::GET, "/datapath")
         .map(|answer| Names::of(&answer))
         .unwrap_or_default()
 }
 
 /// Everything in short: the daemon's view if there is one, else that of the tables.
 fn overview(args: &TablesArgs) -> ExitCode {
-    let asked = client::ask(&args.admin, Method::GET, "/datapath");
+    let asked = client::ask(&args.whom, Method::GET, "/datapath");
+    if let (Some(node), Ok(mut answer)) = (&args.whom.node, asked.as_ref().cloned()) {
+        if answer.is_object() {
+            answer["memory"] = json!({"error": format!("known on node {node} alone")});
+        }
+        return print(args.output, &answer, show::bpf::overview, |_| true);
+    }
     let kept = Look::open(&args.bpffs).and_then(|look| {
         let memory = look.memory()?;
         let total: u64 = memory.values().sum();
@@ -119,7 +128,7 @@ fn rows(tables: &TablesArgs, args: &RowsArgs) -> ExitCode {
         Ok(flow) => flow,
         Err(sentence) => return usage(&sentence),
     };
-    let names = names(&tables.admin);
+    let names = names(&tables.whom);
     let seen = match Look::open(&tables.bpffs).and_then(|look| look.tables()) {
         Ok(seen) => seen,
         Err(error) => return failed(&error.to_string()),

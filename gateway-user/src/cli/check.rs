@@ -2,6 +2,8 @@
 //!
 //! `gather` reads the system, [`judge`] is pure. Nothing is changed; `vip` alone sends packets, to the stack of this machine.
 
+mod agent;
+mod kubernetes;
 mod trace;
 mod vip;
 
@@ -13,9 +15,13 @@ use http::Method;
 use serde::Serialize;
 
 use super::client;
-use crate::args::CheckArgs;
+use crate::args::{CheckArgs, Whom};
 use crate::datapath::offer::{Offer, UdpHash, offer};
 use crate::datapath::trial;
+
+/// What the privileges are judged as.
+const RIGHTS: &str = "capabilities";
+const FILE_SYSTEM: &str = "BPF file system";
 
 /// Magic number of the BPF file system.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -101,8 +107,12 @@ impl Finding {
 pub fn all(args: &CheckArgs) -> Vec<Finding> {
     let facts = gather(&args.uplink.interface, &args.pins.bpffs, &args.client);
     let mut findings = judge(&facts);
+    if let Some(agent) = agent::here(args.agent.as_deref()) {
+        agent::take_over(&agent, &mut findings);
+    }
+    findings.extend(kubernetes::findings(&args.namespaces));
     let names: Vec<String> = facts.interfaces.iter().map(|i| i.name.clone()).collect();
-    match client::ask(&args.admin, Method::GET, "/datapath") {
+    match client::ask(&Whom::at(&args.admin), Method::GET, "/datapath") {
         Ok(daemon) if daemon.is_null() => {
             let found = "not tried: the daemon runs with --datapath off";
             findings.push(Finding::good("VIPs", found));
@@ -237,7 +247,7 @@ fn file_system(facts: &Facts) -> Finding {
     let dir = dir.display();
     let mounts = facts.capabilities & (1 << CAP_SYS_ADMIN) != 0;
     Finding {
-        check: "BPF file system".into(),
+        check: FILE_SYSTEM.into(),
         ok: *is_bpffs || mounts,
         found: match (is_bpffs, mounts) {
             (true, _) => format!("{dir} is one"),
@@ -293,7 +303,7 @@ fn capabilities(held: u64) -> Finding {
         .collect();
     let ok = missing.is_empty();
     Finding {
-        check: "capabilities".into(),
+        check: RIGHTS.into(),
         ok,
         found: if ok {
             "all held".into()

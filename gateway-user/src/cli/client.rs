@@ -9,7 +9,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::args::Endpoint;
+use super::cluster;
+use crate::args::{Endpoint, Whom};
 use crate::file::read::phrase;
 
 /// Longest wait for a whole answer.
@@ -42,6 +43,9 @@ pub enum ClientError {
     /// The daemon refuses.
     #[error("{0}")]
     Refused(String),
+    /// There is no way to the node that was named.
+    #[error("{0}")]
+    Node(String),
     /// `--admin off`.
     #[error("--admin off names no daemon; give ADDR:PORT or unix:PATH")]
     Off,
@@ -51,8 +55,11 @@ pub enum ClientError {
 ///
 /// # Errors
 /// See [`ClientError`].
-pub fn ask(endpoint: &Endpoint, method: Method, path: &str) -> Result<Value, ClientError> {
-    let at = endpoint.to_string();
+pub fn ask(whom: &Whom, method: Method, path: &str) -> Result<Value, ClientError> {
+    let at = match &whom.node {
+        Some(node) => format!("Forebay on node {node}"),
+        None => whom.admin.to_string(),
+    };
     let answer = |why: String| ClientError::Answer {
         at: at.clone(),
         why,
@@ -62,7 +69,7 @@ pub fn ask(endpoint: &Endpoint, method: Method, path: &str) -> Result<Value, Cli
         .build()
         .map_err(|error| answer(phrase(&error)))?;
     let (status, body) = runtime.block_on(async {
-        tokio::time::timeout(TIMEOUT, exchange(endpoint, method, path))
+        tokio::time::timeout(TIMEOUT, exchange(whom, method, path))
             .await
             .unwrap_or_else(|_| Err(answer(format!("no answer within {} s", TIMEOUT.as_secs()))))
     })?;
@@ -80,11 +87,11 @@ pub fn ask(endpoint: &Endpoint, method: Method, path: &str) -> Result<Value, Cli
 }
 
 async fn exchange(
-    endpoint: &Endpoint,
+    whom: &Whom,
     method: Method,
     path: &str,
 ) -> Result<(StatusCode, Bytes), ClientError> {
-    let at = endpoint.to_string();
+    let at = whom.admin.to_string();
     let connect = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::PermissionDenied => ClientError::NotAllowed(at.clone()),
         std::io::ErrorKind::ConnectionRefused => ClientError::Connect {
@@ -105,7 +112,10 @@ async fn exchange(
             at: at.clone(),
             why: error.to_string(),
         })?;
-    let result = match endpoint {
+    if let Some(node) = &whom.node {
+        return by_node(node, request).await;
+    }
+    let result = match &whom.admin {
         Endpoint::Off => return Err(ClientError::Off),
         Endpoint::Tcp(address) => {
             let stream = tokio::net::TcpStream::connect(address)
@@ -124,6 +134,25 @@ async fn exchange(
         at: at.clone(),
         why: error.to_string(),
     })
+}
+
+/// By way of the API server.
+async fn by_node(
+    node: &str,
+    request: Request<Empty<Bytes>>,
+) -> Result<(StatusCode, Bytes), ClientError> {
+    let (stream, reached) = cluster::reach(node).await.map_err(ClientError::Node)?;
+    match send(stream, request).await {
+        Ok(answer) => Ok(answer),
+        Err(error) => {
+            let at = reached.at.clone();
+            let why = reached.why().await.unwrap_or_else(|| error.to_string());
+            Err(ClientError::Node(format!(
+                "{at} does not answer: {}; see the log of that pod",
+                why.trim()
+            )))
+        }
+    }
 }
 
 async fn send<S>(stream: S, request: Request<Empty<Bytes>>) -> hyper::Result<(StatusCode, Bytes)>

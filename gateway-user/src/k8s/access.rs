@@ -177,7 +177,7 @@ impl std::fmt::Display for Failure {
 }
 
 /// An error with its causes: that of a connection says nothing by itself.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -98,7 +98,8 @@ pub fn start(options: Options) -> Result<Source, Error> {
     Ok(Source::new(changes, want, health, writer, cache))
 }
 
-pub(super) async fn connect() -> Result<Client, Error> {
+/// Sets up the connection, which needs no answer yet.
+pub(crate) async fn connect() -> Result<Client, Error> {
     let mut config = Config::infer()
         .await
         .map_err(|error| Error::Config(error.to_string()))?;

@@ -674,6 +674,34 @@ async fn a_check_names_what_is_not_there() {
 }
 
 #[tokio::test]
+async fn what_is_not_reached_through_an_api_server_says_so() {
+    let there = |command: &str| {
+        format!(
+            "`forebay {command}` looks at the machine that it runs on; run it in the pod on node n1: kubectl -n forebay-system exec POD -c agent -- forebay {command}"
+        )
+    };
+    let rows: &[&[&str]] = &[
+        &["check"],
+        &["bpf", "rows"],
+        &["bpf", "--output", "json", "vips"],
+    ];
+    for words in rows {
+        let plain: Vec<&str> = words
+            .iter()
+            .copied()
+            .filter(|w| !["--output", "json"].contains(w))
+            .collect();
+        let words = [words, &["--node", "n1"][..]].concat();
+        refused(&words, &[], 1, &there(&plain.join(" "))).await;
+    }
+    let words = ["status", "--node", "n1"];
+    let said = said(program().args(words).env("KUBECONFIG", "/nowhere")).await;
+    let begin = "forebay: there is no way to the API server: ";
+    assert!(said.stderr.starts_with(begin), "{}", said.stderr);
+    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
+}
+
+#[tokio::test]
 async fn help_names_every_command() {
     let said = said(program().arg("--help")).await;
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
@@ -691,6 +719,7 @@ async fn help_names_every_command() {
         "bpf",
         "drain",
         "detach",
+        "completion",
     ] {
         assert!(
             said.stdout.contains(&format!("\n  {command} ")),

@@ -33,6 +33,7 @@ fn policy() -> Policy {
             ],
             addresses: [address("198.51.100.7")].into(),
         },
+        remedy: "add it",
         reserved: [9000].into(),
         tunnel_port: 17_410,
         probe_port: 17_411,
@@ -142,7 +143,10 @@ fn only_addresses_that_were_given_out_are_vips() {
         assert_eq!(said(policy.address(address(good))), None, "{good}");
     }
     for (bad, words) in [
-        ("198.51.100.8", "is not an address that the agent gives out"),
+        (
+            "198.51.100.8",
+            "is not an address that the agent gives out: add it",
+        ),
         (
             "2001:db8::100",
             "is not an address that the agent gives out",

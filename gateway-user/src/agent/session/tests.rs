@@ -116,6 +116,7 @@ fn session() -> (Session, Arc<Mutex<Done>>) {
             ranges: vec![PoolRange::parse("192.0.2.96/27").unwrap()],
             ..Allowed::default()
         },
+        remedy: "",
         reserved: BTreeSet::new(),
         tunnel_port: 17_410,
         probe_port: 17_411,

@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Follows packets until enough were seen, the time is over or somebody ends it.
 pub(super) fn run(tables: &TablesArgs, args: &TraceArgs) -> ExitCode {
-    let names = names(&tables.admin);
+    let names = names(&tables.whom);
     let host = || {
         rustix::system::uname()
             .nodename()
