@@ -199,6 +199,7 @@ impl App {
             settings,
         };
         app.reconfigure().await;
+        start::tell_fallbacks(&app.shared, &app.source).await;
         datapath::settle_memory();
         Ok(Some(app))
     }

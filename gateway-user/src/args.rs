@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod bpf;
 mod check;
+mod client;
 mod kernel;
 mod number;
 mod sentence;
@@ -16,6 +17,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use self::check::CheckArgs;
+pub use self::client::{ClientArgs, CompletionArgs, DumpArgs, Shell};
 pub use self::kernel::{KernelArgs, LogArgs, PinsArgs, UplinkArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -60,6 +62,8 @@ pub enum Command {
     Drain(ClientArgs),
     /// Remove everything that is pinned and attached in the kernel.
     Detach(DetachArgs),
+    /// Print a script that completes command lines.
+    Completion(CompletionArgs),
 }
 
 /// Flags of `forebay run`.
@@ -177,38 +181,6 @@ pub struct RunArgs {
     /// The daemon's own log.
     #[command(flatten)]
     pub log: LogArgs,
-}
-
-/// Flags of the commands that ask a running daemon.
-#[derive(Args, Clone, Debug)]
-pub struct ClientArgs {
-    /// Where the daemon's admin endpoint is: ADDR:PORT or unix:PATH.
-    #[arg(
-        long,
-        env = "FOREBAY_ADMIN",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:15000"
-    )]
-    pub admin: Endpoint,
-    /// Form of the answer.
-    #[arg(long, value_name = "FORM", default_value = "table")]
-    pub output: Output,
-}
-
-/// Flags of `forebay dump`.
-#[derive(Args, Clone, Debug)]
-pub struct DumpArgs {
-    /// Where the daemon's admin endpoint is: ADDR:PORT or unix:PATH.
-    #[arg(
-        long,
-        env = "FOREBAY_ADMIN",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:15000"
-    )]
-    pub admin: Endpoint,
-    /// Form of the answer; the tables leave out what the JSON has beyond them.
-    #[arg(long, value_name = "FORM", default_value = "json")]
-    pub output: Output,
 }
 
 /// Flags of `forebay validate`.

@@ -12,13 +12,14 @@ pub mod table;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
 use http::Method;
 use serde_json::Value;
 
 use self::client::ClientError;
 use crate::app;
 use crate::args::agent::AgentArgs;
-use crate::args::{ClientArgs, Command, ExplainArgs, Output, RunArgs};
+use crate::args::{Cli, ClientArgs, Command, ExplainArgs, Output, RunArgs, Shell};
 use crate::l7::question::Question;
 use crate::settings::Settings;
 use crate::settings::agent::Settings as AgentSettings;
@@ -80,7 +81,20 @@ pub fn dispatch(command: Command) -> ExitCode {
             Ok(value) => print(args.output, &value, |_| "draining\n".into(), |_| true),
             Err(error) => no_answer(&error),
         },
+        Command::Completion(args) => completion(args.shell),
     }
+}
+
+fn completion(shell: Shell) -> ExitCode {
+    let shell = match shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "forebay", &mut script);
+    written(&script);
+    ExitCode::SUCCESS
 }
 
 /// Says what is wrong with the command line.
@@ -200,10 +214,14 @@ fn print(
         Output::Table => table(value),
         Output::Json => format!("{value:#}\n"),
     };
-    let mut out = std::io::stdout();
-    // A reader that went away (a pager that was left) is no failure of the command.
-    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+    written(text.as_bytes());
     ExitCode::from(if well(value) { 0 } else { NOT_WELL })
+}
+
+/// A reader that went away (a pager that was left) is no failure of the command.
+fn written(text: &[u8]) {
+    let mut out = std::io::stdout();
+    drop(out.write_all(text).and_then(|()| out.flush()));
 }
 
 /// Takes everything away, unless a forebay uses it: that one would go on without its programs, and refuse whoever connects.

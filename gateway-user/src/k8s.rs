@@ -8,6 +8,7 @@ mod access;
 mod cache;
 pub mod discovery;
 mod ensure;
+mod events;
 pub mod gateway_objects;
 pub mod health;
 mod lease;
@@ -29,6 +30,7 @@ pub mod watcher;
 pub mod writer;
 
 pub use access::{Counters, Outcome, What};
+pub use events::Remark;
 pub use ranges::{Ranges, of_pools};
 pub use reports::{NodeReport, Reports};
 pub use source::{Meters, Source};

@@ -4,6 +4,7 @@
 
 pub mod agreement;
 pub mod patch;
+pub mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -10,6 +10,8 @@
 
 #[path = "program/certs.rs"]
 mod certs;
+#[path = "program/completion.rs"]
+mod completion;
 #[path = "program/mistakes.rs"]
 mod mistakes;
 #[path = "program/objects.rs"]

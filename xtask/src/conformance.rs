@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Channel of Gateway API's definitions.
     #[arg(long, value_enum, default_value_t = Channel::Experimental)]
     channel: Channel,
+    /// Leave docs/conformance as it is.
+    #[arg(long)]
+    no_report: bool,
     /// Name of the cluster.
     #[arg(long, default_value = "conf")]
     name: Name,
@@ -62,6 +65,7 @@ impl Args {
     fn is_whole(&self) -> bool {
         self.run_test.is_none()
             && !self.fast_fail
+            && !self.no_report
             && PROFILES
                 .iter()
                 .all(|wanted| self.profile.iter().any(|profile| profile == wanted))
@@ -233,7 +237,12 @@ mod tests {
             args("--version 1.6.3 --profile GATEWAY-TLS,GATEWAY-UDP,GATEWAY-GRPC,GATEWAY-HTTP")
                 .is_whole()
         );
-        for words in ["--run-test A", "--fast-fail", "--profile GATEWAY-GRPC"] {
+        for words in [
+            "--run-test A",
+            "--fast-fail",
+            "--no-report",
+            "--profile GATEWAY-GRPC",
+        ] {
             assert!(!args(words).is_whole(), "{words}");
         }
     }

@@ -37,6 +37,8 @@ enum Suite {
     Fuzz,
     /// End-to-end scenarios in network namespaces; root.
     Scenarios,
+    /// On a Kubernetes of three nodes: the tutorial, and the official suite of Gateway API; root.
+    Cluster,
 }
 
 /// Results added up.
@@ -68,7 +70,13 @@ impl Tally {
 pub(crate) fn run(args: &Args) -> ExitCode {
     let wanted = |suite| args.only.is_empty() || args.only.contains(&suite);
     let mut tally = Tally::default();
-    let needs_tools = [Suite::Object, Suite::Units, Suite::Lint, Suite::Scenarios];
+    let needs_tools = [
+        Suite::Object,
+        Suite::Units,
+        Suite::Lint,
+        Suite::Scenarios,
+        Suite::Cluster,
+    ];
     let ready = prepare(needs_tools.into_iter().any(wanted));
     if ready.is_err() {
         tally.check(ready);
@@ -87,6 +95,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         }
         if wanted(Suite::Scenarios) {
             tally.add(&scenarios());
+        }
+        if wanted(Suite::Cluster) {
+            tally.add(&on_cluster());
         }
         if wanted(Suite::Lint) {
             tally.check(lint::run());
@@ -142,6 +153,49 @@ fn scenarios() -> Tally {
     libtest(&mut cargo)
 }
 
+/// What users install, on a real cluster. Each part is a process of its own, which an interrupt reaches by itself.
+fn on_cluster() -> Tally {
+    println!("cluster");
+    let mut tally = Tally::default();
+    let ready = can_make_namespaces().and_then(|()| part(&["dist", "--profile", "dev"]).1);
+    if ready.is_err() {
+        tally.check(ready.context("nothing can be tried on a cluster"));
+        return tally;
+    }
+    tally.check(part(&["cluster", "demo", "--name", "test"]).1);
+    let (counted, ended) = part(&["conformance", "--no-report", "--name", "test"]);
+    tally.add(&counted);
+    if counted.failed == 0 {
+        tally.check(ended);
+    }
+    tally
+}
+
+/// Runs another command of this program with its output shown; what its line of counts says, and how it ended.
+fn part(words: &[&str]) -> (Tally, Result<()>) {
+    let mut tally = Tally::default();
+    let ended = std::env::current_exe()
+        .context("this program has no path")
+        .and_then(|program| {
+            stream(Command::new(program).args(words), |line| {
+                println!("{line}");
+                tally.add(&counts_line(line).unwrap_or_default());
+            })
+        })
+        .with_context(|| words.join(" "));
+    (tally, ended)
+}
+
+/// `12 passed, 0 failed`, with or without more behind it.
+fn counts_line(line: &str) -> Option<Tally> {
+    let (passed, rest) = line.split_once(" passed, ")?;
+    let (failed, _) = rest.split_once(" failed")?;
+    Some(Tally {
+        passed: passed.parse().ok()?,
+        failed: failed.parse().ok()?,
+    })
+}
+
 fn can_make_namespaces() -> Result<()> {
     if !geteuid().is_root() {
         bail!(
@@ -188,17 +242,17 @@ fn stream(cargo: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .context("cannot run cargo test")?;
+        .context("cannot run it")?;
     let stdout = child
         .stdout
         .take()
-        .context("cargo's standard output was not piped")?;
+        .context("its standard output was not piped")?;
     for line in BufReader::new(stdout).lines() {
-        each(&line.context("cannot read what cargo test says")?);
+        each(&line.context("cannot read what it says")?);
     }
-    let status = child.wait().context("cannot wait for cargo test")?;
+    let status = child.wait().context("cannot wait for it")?;
     if !status.success() {
-        bail!("cargo test failed ({status})");
+        bail!("it failed ({status})");
     }
     Ok(())
 }
@@ -239,6 +293,16 @@ mod tests {
                 failed: 1
             }
         );
+    }
+
+    #[test]
+    fn only_a_line_of_counts_counts() {
+        let counted = |line| counts_line(line).map(|tally| (tally.passed, tally.failed));
+        assert_eq!(counted("96 passed, 2 failed, 74 skipped"), Some((96, 2)));
+        assert_eq!(counted("7 passed, 0 failed"), Some((7, 0)));
+        // A step says the same as the closing line.
+        assert_eq!(counted("  ok    run     96 passed, 0 failed (3 s)"), None);
+        assert_eq!(counted("hello from backend v1"), None);
     }
 
     #[test]

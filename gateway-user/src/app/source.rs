@@ -110,6 +110,13 @@ impl Source {
         }
     }
 
+    /// Says something about this node where the objects of a cluster are.
+    pub(super) fn remark(&self, remark: k8s::Remark) {
+        if let Self::Kubernetes(source) = self {
+            source.remark(remark);
+        }
+    }
+
     /// What the other nodes say, if this one writes statuses.
     pub(super) fn reports(&self) -> Option<&k8s::Reports> {
         match self {

@@ -4,13 +4,15 @@ use std::sync::{Arc, OnceLock};
 
 use super::kernel::Kernel;
 use super::source::Source;
+use super::view::Shared;
 use super::{AGAIN, ALLOCATIONS, RunError};
 use crate::admin::server::{BindError, Bound, bind};
 use crate::allocate::Allocations;
 use crate::args::{AccessLogArg, Endpoint};
-use crate::datapath::{Driver, Lock};
+use crate::datapath::{AttachState, Driver, Lock};
 use crate::drain::Signals;
 use crate::file::keys::{self, KeyError};
+use crate::k8s::Remark;
 use crate::proxy::access_log::Destination;
 use crate::proxy::held::Held;
 use crate::proxy::stats::Stats;
@@ -30,6 +32,25 @@ pub(super) async fn endpoints(settings: &Settings) -> Result<[Bound; 3], BindErr
         tracing::info!(endpoint = name, address = bound.describe(), "listening");
     }
     Ok(bound)
+}
+
+/// Says which uplinks are served in another way than the best, and why.
+pub(super) async fn tell_fallbacks(shared: &Shared, source: &Source) {
+    let Some(kernel) = shared.kernel() else {
+        return;
+    };
+    let status = kernel.status().await;
+    for uplink in status.iter().flat_map(|status| &status.interfaces) {
+        if let (AttachState::Attached, Some(why)) = (uplink.state, &uplink.note) {
+            let (interface, mode) = (&uplink.interface, uplink.mode.name());
+            source.remark(Remark {
+                reason: "NoNativeXDP",
+                note: format!(
+                    "packets of {interface} are taken by {mode}, which costs more than native XDP: {why}"
+                ),
+            });
+        }
+    }
 }
 
 /// Starts the proxy with what the datapath gives it; `late` gets the datapath's thread once it runs.

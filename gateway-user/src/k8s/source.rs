@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::access::Counters;
 use super::cache::Cache;
+use super::events::Remark;
 use super::gateway_objects::gateway_objects;
 use super::health::Health;
 use super::reports::{NodeReport, Reports};
@@ -177,6 +178,11 @@ impl Source {
     /// Tells the lease holder what this node serves.
     pub fn report(&self, report: NodeReport) {
         self.writer.report(report);
+    }
+
+    /// Says something about this node by an Event.
+    pub fn remark(&self, remark: Remark) {
+        self.writer.remark(remark);
     }
 
     /// What the other nodes serve; nothing while this one does not lead.

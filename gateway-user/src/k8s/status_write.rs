@@ -43,13 +43,13 @@ struct AnswerMetadata {
 }
 
 impl Write {
-    /// Writes what differs from `known`; gives what is there then.
-    pub(super) async fn run(&self, mut known: Known) -> Result<Known, Failure> {
+    /// Writes what differs from `known`; gives what was there before, and what is there then.
+    pub(super) async fn run(&self, mut known: Known) -> Result<(Known, Known), Failure> {
         let mut tried = 0;
         loop {
             let current = parsed(&known);
             let change = match patch(self.id.kind, self.desired.as_ref(), &current, &timestamp()) {
-                Outcome::Nothing => return Ok(known),
+                Outcome::Nothing => return Ok((known.clone(), known)),
                 Outcome::Behind(change) | Outcome::Write(change) => change,
             };
             match self.send(&known, change).await {
@@ -61,7 +61,7 @@ impl Write {
                     tried += 1;
                     known = self.read().await?;
                 }
-                result => return result,
+                result => return result.map(|now| (known, now)),
             }
         }
     }

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::access::{Access, Failure, What};
+use super::events::{Teller, Told};
 use super::lease::Leadership;
 use super::pace::{Outage, Pace};
 use super::queue::Queue;
@@ -102,13 +103,15 @@ impl Memo {
 struct Done {
     id: ObjectId,
     desired: Option<Status>,
-    result: Result<Known, Failure>,
+    /// What was there, and what is there now.
+    result: Result<(Known, Known), Failure>,
 }
 
 /// The task.
 pub(super) struct Engine {
     access: Access,
     seen: Seen,
+    events: Teller,
     statuses: Statuses,
     memos: HashMap<ObjectId, Memo>,
     queue: Queue<ObjectId>,
@@ -119,10 +122,11 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(access: Access, seen: Seen) -> Self {
+    pub(super) fn new(access: Access, seen: Seen, events: Teller) -> Self {
         Self {
             access,
             seen,
+            events,
             statuses: Statuses::default(),
             memos: HashMap::new(),
             queue: Queue::default(),
@@ -364,7 +368,7 @@ impl Engine {
             self.outage.over_now();
         }
         match result {
-            Ok(known) => {
+            Ok((before, known)) => {
                 if memo
                     .said
                     .as_ref()
@@ -372,8 +376,10 @@ impl Engine {
                 {
                     memo.fine = Some((known.resource_version.clone(), hash(&parsed(&known))));
                 }
-                memo.own = Some(known);
+                memo.own = Some(known.clone());
                 memo.refused = None;
+                let after = known;
+                self.events.tell(Told::Status { id, before, after });
             }
             Err(Failure::Gone) => drop(self.memos.remove(&id)),
             Err(Failure::NotServed | Failure::Forbidden) => {

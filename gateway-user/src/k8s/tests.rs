@@ -2,6 +2,7 @@
 
 mod cache;
 mod cluster;
+mod events;
 mod fake;
 mod lease;
 mod ranges;

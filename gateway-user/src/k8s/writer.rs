@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::access::{Access, Counters};
+use super::events::{self, Remark, Teller, Told};
 use super::gateway_objects::GatewayObjects;
 use super::lease::{Candidate, Leadership};
 use super::reports::{self, NodeReport, Reporter, Reports};
@@ -42,6 +43,7 @@ pub struct Writer {
     gateways: watch::Sender<Option<Arc<Vec<GatewayObjects>>>>,
     report: watch::Sender<Option<NodeReport>>,
     reports: watch::Receiver<Reports>,
+    events: Teller,
     leadership: Leadership,
     counters: Arc<Counters>,
     stop: watch::Sender<bool>,
@@ -64,13 +66,15 @@ impl Writer {
         let (told, reports) = watch::channel(Reports::default());
         let reporter = Reporter::new(access.clone(), identity);
         let others = reports::follow(access.clone(), identity.clone(), leadership.clone(), told);
-        let engine = statuses::Engine::new(access.clone(), seen.clone());
+        let (of_events, events) = events::Engine::new(access.clone(), &identity.node);
+        let engine = statuses::Engine::new(access.clone(), seen.clone(), events.clone());
         let keys = SharedKeys::new(access.clone());
         let services = services::Engine::new(access, seen);
         Self {
             engines: vec![
                 tokio::spawn(engine.run(newest_statuses, leadership.clone())),
                 tokio::spawn(services.run(newest_gateways, leadership.clone())),
+                tokio::spawn(of_events.run()),
                 tokio::spawn(keys.run(leadership.clone())),
                 tokio::spawn(reporter.run(newest_report)),
                 tokio::spawn(others),
@@ -80,6 +84,7 @@ impl Writer {
             gateways,
             report,
             reports,
+            events,
             leadership,
             counters,
             stop,
@@ -99,6 +104,11 @@ impl Writer {
             *before = Some(report);
             changed
         });
+    }
+
+    /// Has Kubernetes hold an Event about this node.
+    pub fn remark(&self, remark: Remark) {
+        self.events.tell(Told::Remark(remark));
     }
 
     /// What the other nodes say, as far as it is not known to the caller of [`Self::reports_change`] yet.

@@ -59,7 +59,7 @@ pub enum Outcome {
 pub fn patch(kind: Kind, desired: Option<&Status>, current: &Value, now: &str) -> Outcome {
     let mut run = Run {
         now,
-        standard: kind != Kind::DestinationRule,
+        kind,
         change: Change::default(),
         behind: false,
     };
@@ -90,6 +90,12 @@ pub fn patch(kind: Kind, desired: Option<&Status>, current: &Value, now: &str) -
 #[must_use]
 pub fn may_be_ours(kind: Kind, status: &str) -> bool {
     entries(kind).is_some() && status.contains(CONTROLLER)
+}
+
+/// Whether conditions of this type are ours to write; those of Gateway API are, of its kinds and our own.
+#[must_use]
+pub fn is_ours(of: Kind, condition: &str) -> bool {
+    condition.starts_with(PREFIX) || of != Kind::DestinationRule && STANDARD.contains(&condition)
 }
 
 /// A list of entries of several controllers.
@@ -146,8 +152,7 @@ impl Entry for AncestorStatus {
 /// One comparison.
 struct Run<'a> {
     now: &'a str,
-    /// Whether conditions of Gateway API's types are ours.
-    standard: bool,
+    kind: Kind,
     change: Change,
     behind: bool,
 }
@@ -238,14 +243,13 @@ impl Run<'_> {
         entry.into()
     }
 
-    fn is_ours(&self, kind: &str) -> bool {
-        kind.starts_with(PREFIX) || self.standard && STANDARD.contains(&kind)
-    }
-
     /// Conditions keep their places; new ones follow.
     fn conditions(&mut self, desired: &[Condition], before: &[Value]) -> Vec<Value> {
         let kind = |condition: &Value| condition["type"].as_str().unwrap_or("").to_owned();
-        let others = before.iter().filter(|c| !self.is_ours(&kind(c))).count();
+        let others = before
+            .iter()
+            .filter(|c| !is_ours(self.kind, &kind(c)))
+            .count();
         let room = MAX_CONDITIONS.saturating_sub(others);
         let mut open: Vec<&Condition> = desired.iter().take(room).collect();
         self.change.left_out += desired.len() - open.len();
@@ -254,7 +258,7 @@ impl Run<'_> {
             let kind = kind(condition);
             if let Some(at) = open.iter().position(|wanted| wanted.kind == kind) {
                 conditions.push(self.condition(open.remove(at), condition));
-            } else if !self.is_ours(&kind) {
+            } else if !is_ours(self.kind, &kind) {
                 conditions.push(condition.clone());
             }
         }

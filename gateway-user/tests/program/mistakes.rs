@@ -46,6 +46,10 @@ async fn the_command_line() {
             "y is one word too many; `forebay run --help` shows what can be given",
         ),
         (
+            &["completion", "csh"],
+            "SHELL csh is not possible; give bash, zsh or fish",
+        ),
+        (
             &["validate"],
             "DIR is missing; `forebay validate --help` shows what has to be given",
         ),
