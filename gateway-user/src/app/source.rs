@@ -97,7 +97,7 @@ impl Source {
     }
 
     /// Has the objects carry these statuses, where they are objects of a cluster.
-    pub(super) fn publish(&self, statuses: &Arc<Vec<ObjectStatus>>) {
+    pub(super) fn publish(&mut self, statuses: &Arc<Vec<ObjectStatus>>) {
         if let Self::Kubernetes(source) = self {
             source.publish(Arc::clone(statuses));
         }

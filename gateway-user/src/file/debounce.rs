@@ -50,6 +50,12 @@ impl Debounce {
         })
     }
 
+    /// When the first of the changes was seen that have not been acted on.
+    #[must_use]
+    pub fn since(&self) -> Option<Instant> {
+        self.pending.map(|pending| pending.first)
+    }
+
     /// The caller acts now on all that it knows.
     pub fn acted(&mut self, now: Instant) {
         self.acted = Some(now);
@@ -77,6 +83,8 @@ mod tests {
         // Long after: at once again.
         debounce.changed(at(start, 20));
         assert_eq!(debounce.due(), Some(at(start, 20)));
+        debounce.changed(at(start, 22));
+        assert_eq!(debounce.since(), Some(at(start, 20)));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, watch};
 
 use super::access::Counters;
@@ -33,6 +34,11 @@ const CACHE_AFTER: Duration = Duration::from_secs(3);
 /// How long new objects wait for the Secrets that they name.
 const SECRET_WAIT: Duration = Duration::from_millis(300);
 
+/// Bounds of the buckets in which the time until a change is live is counted, in seconds.
+const APPLIED: [f64; 12] = [
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+];
+
 /// How the conversation with the API server goes.
 #[derive(Clone, Debug)]
 pub struct Meters {
@@ -42,6 +48,8 @@ pub struct Meters {
     pub writes: Arc<Counters>,
     /// What is served comes from this node's cache.
     pub from_cache: Arc<AtomicBool>,
+    /// Seconds from the reading of a change until it was live.
+    pub applied: Histogram,
 }
 
 /// The objects of a cluster.
@@ -68,6 +76,9 @@ pub struct Source {
     /// When the cache is looked at; none: it has been.
     cache_at: Option<Instant>,
     from_cache: Arc<AtomicBool>,
+    /// When the first of the changes was read that are acted on now.
+    acting_since: Option<Instant>,
+    applied: Histogram,
     writer: Writer,
     reports: Reports,
     /// Whether this node led when that was last looked at.
@@ -89,6 +100,8 @@ impl Source {
             cached: None,
             cache_at: Some(now() + CACHE_AFTER),
             from_cache: Arc::default(),
+            acting_since: None,
+            applied: Histogram::new(APPLIED),
             writer,
             reports: Reports::default(),
             led: false,
@@ -134,6 +147,7 @@ impl Source {
             health: self.health.clone(),
             writes: Arc::clone(self.writer.counters()),
             from_cache: Arc::clone(&self.from_cache),
+            applied: self.applied.clone(),
         }
     }
 
@@ -144,7 +158,12 @@ impl Source {
     }
 
     /// Has Kubernetes hold these statuses, and what Gateways need besides, while this node leads.
-    pub fn publish(&self, statuses: Arc<Vec<ObjectStatus>>) {
+    pub fn publish(&mut self, statuses: Arc<Vec<ObjectStatus>>) {
+        // What they are about is live by now.
+        if let Some(since) = self.acting_since.take() {
+            let took = now().saturating_duration_since(since);
+            self.applied.observe(took.as_secs_f64());
+        }
         if self.cached.is_some() {
             // They are about objects of which nobody knows whether they are there still.
             return;
@@ -245,6 +264,7 @@ impl Source {
         if self.debounce.due().is_none_or(|due| due > now) || !self.is_complete(now) {
             return false;
         }
+        self.acting_since = self.acting_since.or(self.debounce.since());
         self.debounce.acted(now);
         self.cache.changed(now);
         if self.cached.take().is_some() {

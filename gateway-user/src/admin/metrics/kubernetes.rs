@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 
 use super::{as_rows, counter, gauge};
 use crate::k8s::Meters;
@@ -23,6 +24,13 @@ pub(super) fn kubernetes(e: &mut DescriptorEncoder<'_>, meters: &Meters) -> fmt:
         "1 while this node serves what it had saved, as the API server has not told everything since its start.",
         &[(&[], u64::from(meters.from_cache.load(Ordering::Relaxed)))],
     )?;
+    let applied = e.encode_descriptor(
+        "forebay_config_apply_seconds",
+        "Time from the reading of a change until it was live; changes that came together count once.",
+        None,
+        MetricType::Histogram,
+    )?;
+    meters.applied.encode(applied)?;
     counter(
         e,
         "forebay_kubernetes_watch_errors",

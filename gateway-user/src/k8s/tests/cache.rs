@@ -1,8 +1,11 @@
 //! What is kept on the node, and a start without an API server.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
@@ -198,8 +201,22 @@ async fn a_start_without_an_api_server_serves_what_was_saved_until_all_is_read()
     assert_eq!(gateways(source.inputs()), ["a/new"]);
     assert!(source.addresses().is_empty());
     assert!(!from_cache.load(std::sync::atomic::Ordering::Relaxed));
+    // That was a change, the look at the cache was none.
+    for _ in 0..2 {
+        source.publish(Arc::default());
+        assert!(applied(&source).contains("applied_count 1\n"));
+    }
     // And is what the next start finds.
     source.stop().await;
     let back = Cache::new(dir.path(), false).load().expect("it is there");
     assert_eq!(gateways(back.store.inputs()), ["a/new"]);
+}
+
+/// The histogram of changes as text.
+fn applied(source: &Source) -> String {
+    let mut registry = Registry::default();
+    registry.register("applied", "", source.meters().applied);
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("a String takes all");
+    text
 }

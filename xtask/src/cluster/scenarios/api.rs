@@ -16,6 +16,8 @@ use super::http::{Answer, ask};
 const PORT: u16 = 8001;
 /// Longest wait for an answer.
 const BOUND: Duration = Duration::from_secs(20);
+/// The same for the removal of many objects, which comes when all are gone.
+const MANY: Duration = Duration::from_secs(300);
 /// Longest wait for the proxy.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How a change is written.
@@ -70,7 +72,8 @@ impl Api {
             body.len()
         );
         let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT);
-        let Answer { status, body } = ask(to, &request, BOUND)
+        let bound = if method == "DELETE" { MANY } else { BOUND };
+        let Answer { status, body } = ask(to, &request, bound)
             .map_err(|fault| anyhow!("{method} {path}: no answer ({fault:?})"))?;
         ensure!(
             (200..300).contains(&status),
