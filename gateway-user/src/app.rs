@@ -326,37 +326,36 @@ impl App {
             failed_listeners: failed.cloned().collect(),
             ..Report::default()
         };
+        if !self.source.on_cluster() {
+            return vec![own];
+        }
         let fingerprint = agreement::fingerprint(snapshot, self.source.inputs());
         if self.programmed {
-            let report = own.clone();
             self.source.report(NodeReport {
                 fingerprint,
-                report,
+                failed_listeners: own.failed_listeners.clone(),
             });
         }
-        let others = self.source.reports();
-        let lags = |replica: &&Replica| {
-            let said = others.and_then(|others| others.get(&replica.name));
-            replica.state == ReplicaState::Ready
-                && replica.name != own.node
-                && said.is_none_or(|said| said.fingerprint != fingerprint)
-        };
-        let lagging = snapshot.replicas.iter().filter(lags);
-        let lagging: Vec<String> = lagging.map(|replica| replica.name.clone()).collect();
-        own.pending_listeners = self.agreement.look(
-            snapshot
-                .binds
-                .iter()
-                .map(|(key, bind)| (*key, bind.gateway.clone())),
-            others.is_some(),
-            &lagging,
-            Instant::now(),
-        );
+        let said = self.source.reports();
+        let (mut others, mut lagging) = (Vec::new(), Vec::new());
         let ready = snapshot.replicas.iter();
-        let ready = ready.filter(|r| r.state == ReplicaState::Ready && r.name != own.node);
-        let others = ready.filter_map(|replica| others?.get(&replica.name));
-        let others: Vec<Report> = others.map(|said| said.report.clone()).collect();
-        std::iter::once(own).chain(others).collect()
+        for replica in ready.filter(|r| r.state == ReplicaState::Ready && r.name != own.node) {
+            let said = said.and_then(|said| said.get(&replica.name));
+            if said.is_none_or(|said| said.fingerprint != fingerprint) {
+                lagging.push(replica.name.clone());
+            }
+            others.extend(said.map(|said| Report {
+                node: replica.name.clone(),
+                failed_listeners: said.failed_listeners.clone(),
+                ..Report::default()
+            }));
+        }
+        let binds = snapshot.binds.iter();
+        let binds = binds.map(|(key, bind)| (*key, bind.gateway.clone()));
+        let leads = said.is_some();
+        own.pending_listeners = self.agreement.look(binds, leads, &lagging, Instant::now());
+        others.insert(0, own);
+        others
     }
 
     /// Tries again to open what could not be opened: whoever had the port may be gone. Statuses follow if anything changed.

@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Node;
 use kube::Resource as _;
+use kube::core::params::{GetParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, Request};
 use kube::runtime::watcher;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::translate::Kind;
 
@@ -255,6 +258,20 @@ impl Access {
         result
     }
 
+    /// Uid of a Node, for something `what` that belongs to it or is about it.
+    pub(super) async fn node_uid(&self, what: What, node: &str) -> Result<String, Failure> {
+        let resource = ApiResource::erase::<Node>(&());
+        let target = Target {
+            what,
+            resource: &resource,
+            part: "",
+            verb: "get",
+        };
+        let request = path(&resource, "").get(node, &GetParams::default());
+        let node = self.call::<Value>(target, request).await?;
+        Ok(node["metadata"]["uid"].as_str().unwrap_or("").to_owned())
+    }
+
     /// Judges the failure of a watch.
     pub(super) fn judge(&self, target: &Target<'_>, error: watcher::Error) -> Failure {
         use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
@@ -301,6 +318,14 @@ fn rule(target: &Target<'_>) -> String {
     )
 }
 
+/// Says who creates or replaces an object.
+pub(super) fn by_us() -> PostParams {
+    PostParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PostParams::default()
+    }
+}
+
 /// Requests about objects of one kind in one namespace; empty: cluster-scoped.
 pub(super) fn path(resource: &ApiResource, namespace: &str) -> Request {
     let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
@@ -337,7 +362,7 @@ mod tests {
             rule(&target),
             r#"{apiGroups: ["gateway.networking.k8s.io"], resources: ["httproutes/status"], verbs: ["patch"]}"#
         );
-        let read: serde_json::Value = serde_saphyr::from_str(&rule(&target)).expect("YAML");
+        let read: Value = serde_saphyr::from_str(&rule(&target)).expect("YAML");
         assert_eq!(read["verbs"][0], "patch");
     }
 

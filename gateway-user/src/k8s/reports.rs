@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::core::ApiResource;
-use kube::core::params::{GetParams, Patch, PatchParams};
+use kube::core::params::{Patch, PatchParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use serde::{Deserialize, Serialize};
@@ -25,7 +24,6 @@ use super::gateway_objects::MANAGED_BY;
 use super::lease::Leadership;
 use super::writer::Identity;
 use crate::snapshot::{BindKey, Transport};
-use crate::status::Report;
 
 /// Begin of the Leases' names.
 const PREFIX: &str = "forebay-node-";
@@ -46,8 +44,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 pub struct NodeReport {
     /// See [`crate::status::agreement::fingerprint`].
     pub fingerprint: u64,
-    /// What it could not open.
-    pub report: Report,
+    /// Sockets that it could not open, each with the reason as a sentence.
+    pub failed_listeners: Vec<(BindKey, String)>,
 }
 
 /// What the other nodes say, by their names; nothing while this node does not lead.
@@ -72,7 +70,7 @@ struct Failed {
 }
 
 fn written(said: &NodeReport) -> Written {
-    let failed = said.report.failed_listeners.iter().take(MOST);
+    let failed = said.failed_listeners.iter().take(MOST);
     Written {
         serves: format!("{:016x}", said.fingerprint),
         failed: failed
@@ -87,7 +85,7 @@ fn written(said: &NodeReport) -> Written {
 }
 
 /// A report that cannot be read is none.
-fn read(node: &str, lease: &Lease) -> Option<NodeReport> {
+fn read(lease: &Lease) -> Option<NodeReport> {
     let text = lease.metadata.annotations.as_ref()?.get(REPORT)?;
     let written: Written = serde_json::from_str(text).ok()?;
     let failed = written.failed.into_iter().take(MOST).filter_map(|failed| {
@@ -100,12 +98,7 @@ fn read(node: &str, lease: &Lease) -> Option<NodeReport> {
     });
     Some(NodeReport {
         fingerprint: u64::from_str_radix(&written.serves, 16).ok()?,
-        report: Report {
-            node: node.to_owned(),
-            generation: 0,
-            failed_listeners: failed.collect(),
-            ..Report::default()
-        },
+        failed_listeners: failed.collect(),
     })
 }
 
@@ -161,7 +154,12 @@ impl Reporter {
 
     async fn write(&mut self, report: &NodeReport) -> Result<(), Failure> {
         if self.uid.is_none() {
-            self.uid = Some(self.node_uid().await?);
+            let uid = self.access.node_uid(What::Lease, &self.identity.node);
+            self.uid = Some(match uid.await {
+                // A process that runs beside a cluster.
+                Err(Failure::Gone) => String::new(),
+                uid => uid?,
+            });
         }
         let text = serde_json::to_string(&written(report));
         let text = text.map_err(|error| Failure::Invalid(error.to_string()))?;
@@ -195,23 +193,6 @@ impl Reporter {
         };
         self.access.call::<Value>(target, request).await.map(drop)
     }
-
-    /// Uid of this Node; empty if there is none of that name, as for a process that runs beside a cluster.
-    async fn node_uid(&self) -> Result<String, Failure> {
-        let resource = ApiResource::erase::<Node>(&());
-        let target = Target {
-            what: What::Lease,
-            resource: &resource,
-            part: "",
-            verb: "get",
-        };
-        let request = path(&resource, "").get(&self.identity.node, &GetParams::default());
-        match self.access.call::<Value>(target, request).await {
-            Ok(node) => Ok(node["metadata"]["uid"].as_str().unwrap_or("").to_owned()),
-            Err(Failure::Gone) => Ok(String::new()),
-            Err(failure) => Err(failure),
-        }
-    }
 }
 
 /// Reads the reports of the other nodes while this node leads.
@@ -244,7 +225,7 @@ async fn follow_once(access: &Access, identity: &Identity, reports: &watch::Send
         };
         let insert = |nodes: &mut BTreeMap<_, _>, lease: &Lease| {
             let Some(node) = node(lease) else { return };
-            match read(&node, lease) {
+            match read(lease) {
                 Some(report) => drop(nodes.insert(node, report)),
                 None => drop(nodes.remove(&node)),
             }
@@ -294,12 +275,7 @@ mod tests {
         };
         NodeReport {
             fingerprint: u64::MAX - 7,
-            report: Report {
-                node: "a".to_owned(),
-                generation: 0,
-                failed_listeners: vec![(bind, "no".to_owned())],
-                ..Report::default()
-            },
+            failed_listeners: vec![(bind, "no".to_owned())],
         }
     }
 
@@ -313,7 +289,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let text = serde_json::to_string(&written(&report())).unwrap();
-        assert_eq!(read("a", &lease(&text)), Some(report()));
+        assert_eq!(read(&lease(&text)), Some(report()));
     }
 
     #[test]
@@ -325,18 +301,18 @@ mod tests {
             r#"{"serves":"x"}"#,
             r#"{"serves":"1","failed":[{}]}"#,
         ] {
-            assert_eq!(read("a", &lease(bad)), None, "{bad}");
+            assert_eq!(read(&lease(bad)), None, "{bad}");
         }
-        assert_eq!(read("a", &Lease::default()), None);
+        assert_eq!(read(&Lease::default()), None);
         // What a later version adds is no obstacle.
-        assert!(read("a", &lease(r#"{"serves":"1f","more":1}"#)).is_some());
+        assert!(read(&lease(r#"{"serves":"1f","more":1}"#)).is_some());
     }
 
     #[test]
     fn a_report_has_bounds() {
         let mut many = report();
-        let one = (many.report.failed_listeners[0].0, "x".repeat(1000));
-        many.report.failed_listeners = vec![one; 1000];
+        let one = (many.failed_listeners[0].0, "x".repeat(1000));
+        many.failed_listeners = vec![one; 1000];
         let text = serde_json::to_string(&written(&many)).unwrap();
         assert!(text.len() < 64 << 10, "{}", text.len());
     }

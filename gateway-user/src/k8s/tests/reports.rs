@@ -10,7 +10,6 @@ use super::fake::Fake;
 use crate::k8s::NodeReport;
 use crate::k8s::seen::Seen;
 use crate::k8s::writer::{Identity, Writer};
-use crate::status::Report;
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/forebay-system/leases";
 
@@ -22,13 +21,10 @@ fn node(fake: &Fake, name: &str) -> Writer {
     Writer::start(fake.client(), Seen::default(), &identity)
 }
 
-fn report(node: &str, fingerprint: u64) -> NodeReport {
+fn report(fingerprint: u64) -> NodeReport {
     NodeReport {
         fingerprint,
-        report: Report {
-            node: node.to_owned(),
-            ..Report::default()
-        },
+        ..NodeReport::default()
     }
 }
 
@@ -50,10 +46,10 @@ async fn only_the_leader_reads_and_only_what_changes_is_written() {
         false => (&mut b, &mut a, "a"),
     };
     for fingerprint in [7, 7, 8] {
-        other.report(report(name, fingerprint));
+        other.report(report(fingerprint));
         let _ = tokio::time::timeout(Duration::from_secs(1), leader.reports_change()).await;
         let said = leader.reports();
-        assert_eq!(said.get(name), Some(&report(name, fingerprint)));
+        assert_eq!(said.get(name), Some(&report(fingerprint)));
     }
     let path = format!("{LEASES}/forebay-node-{name}");
     let lease = fake.state().objects[&path].clone();
