@@ -82,18 +82,20 @@ impl ObjectStatus {
     #[must_use]
     pub fn well(&self) -> bool {
         self.conditions().all(|condition| match condition.kind {
-            "PartiallyInvalid" | "Conflicted" | UNSUPPORTED_FIELDS => {
-                condition.status != Truth::True
-            }
-            "forebay.dev/Applied" => !matches!(
-                condition.reason,
-                "Invalid" | "UnsupportedValue" | "HostNotFound"
-            ),
             // A remark: everything is served.
             "forebay.dev/EjectionPossible" | "OverlappingTLSConfig" => true,
             "Accepted" if condition.reason == "ListenersNotValid" => false,
-            _ => condition.status == Truth::True,
+            kind => is_good(kind, condition.status == Truth::True, condition.reason),
         })
+    }
+}
+
+/// Whether a condition that `holds`, or does not, says that its part is as it should be.
+fn is_good(kind: &str, holds: bool, reason: &str) -> bool {
+    match kind {
+        "PartiallyInvalid" | "Conflicted" | UNSUPPORTED_FIELDS => !holds,
+        "forebay.dev/Applied" => !matches!(reason, "Invalid" | "UnsupportedValue" | "HostNotFound"),
+        _ => holds,
     }
 }
 

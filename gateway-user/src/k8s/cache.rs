@@ -182,9 +182,7 @@ impl Cache {
             tracing::warn!("the objects cannot be kept for a start without an API server: {error}");
         }
     }
-}
 
-impl Cache {
     /// Writes what has not been written yet, before the process ends.
     pub(super) fn finish(&self, store: &Store) {
         if self.due.is_some() && !self.writing.load(Ordering::Acquire) {

@@ -10,16 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::events::v1::Event;
 use kube::core::ApiResource;
-use kube::core::params::{GetParams, Patch, PatchParams, PostParams};
+use kube::core::params::{Patch, PatchParams};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::access::{Access, Failure, MANAGER, Target, What, path};
+use super::access::{Access, Failure, MANAGER, Target, What, by_us, path};
 use super::pace::Outage;
 use super::queue::Queue;
 use super::seen::Known;
@@ -278,7 +277,7 @@ impl Engine {
         let now = Instant::now();
         let (mut regarding, part, kind) = key.clone();
         if regarding.kind == "Node" {
-            regarding.uid = self.node_uid(&regarding.name).await?;
+            regarding.uid = self.access.node_uid(What::Event, &regarding.name).await?;
         }
         let note = note(&part, &kind, bad, said);
         let name = name(&regarding, [&part, &kind, &said.reason, &note]);
@@ -338,12 +337,8 @@ impl Engine {
             "reportingController": CONTROLLER,
             "reportingInstance": self.node,
         });
-        let params = PostParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PostParams::default()
-        };
         let request = path(&self.resource, namespace(regarding));
-        let request = request.create(&params, event.to_string().into_bytes());
+        let request = request.create(&by_us(), event.to_string().into_bytes());
         let answer = self.access.call::<Value>(self.target("create"), request);
         answer.await.map(drop)
     }
@@ -379,17 +374,6 @@ impl Engine {
             part: "",
             verb,
         }
-    }
-
-    async fn node_uid(&self, node: &str) -> Result<String, Failure> {
-        let resource = ApiResource::erase::<Node>(&());
-        let target = Target {
-            resource: &resource,
-            ..self.target("get")
-        };
-        let request = path(&resource, "").get(node, &GetParams::default());
-        let node = self.access.call::<Value>(target, request).await?;
-        Ok(node["metadata"]["uid"].as_str().unwrap_or("").to_owned())
     }
 }
 

@@ -10,11 +10,11 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::core::ApiResource;
-use kube::core::params::{GetParams, PostParams};
+use kube::core::params::GetParams;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::access::{Access, Failure, MANAGER, Target, What, path};
+use super::access::{Access, Failure, Target, What, by_us, path};
 
 /// Name of the Lease.
 pub(super) const NAME: &str = "forebay-leader";
@@ -279,13 +279,6 @@ fn duration(lease: &Lease) -> Duration {
     let said = said.and_then(|seconds| u64::try_from(seconds).ok());
     said.map_or(DURATION, Duration::from_secs)
         .clamp(DURATION, LONGEST)
-}
-
-fn by_us() -> PostParams {
-    PostParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..PostParams::default()
-    }
 }
 
 fn bytes(lease: &Lease) -> Result<Vec<u8>, Failure> {

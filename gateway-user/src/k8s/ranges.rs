@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use super::health::Health;
 use super::manager::Manager;
 use super::seen::Seen;
-use super::start::{Error, WAITING, connect};
+use super::start::{Error, WAITING, on_thread};
 use super::store::Store;
 use super::watcher::Told;
 use crate::allocate::PoolRange;
@@ -25,26 +25,7 @@ impl Ranges {
     /// See [`Error`].
     pub fn follow(&self) -> Result<(), Error> {
         let of_thread = self.clone();
-        let (connected, connection) = std::sync::mpsc::sync_channel(1);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        std::thread::Builder::new()
-            .name("kubernetes".into())
-            .spawn(move || {
-                runtime.block_on(async move {
-                    match connect().await {
-                        Ok(client) => {
-                            drop(connected.send(Ok(())));
-                            of_thread.run(client).await;
-                        }
-                        Err(error) => drop(connected.send(Err(error))),
-                    }
-                });
-            })?;
-        connection
-            .recv()
-            .unwrap_or_else(|_| Err(Error::Client("its thread has ended".to_owned())))
+        on_thread(|client| ((), async move { of_thread.run(client).await }))
     }
 
     /// Those of all pools; none: they have not been read yet.

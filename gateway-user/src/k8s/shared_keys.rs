@@ -11,11 +11,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use kube::core::ApiResource;
-use kube::core::params::{GetParams, PostParams};
+use kube::core::params::GetParams;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::access::{Access, Failure, MANAGER, Target, What, backoff, path};
+use super::access::{Access, Failure, Target, What, backoff, by_us, path};
 use super::lease::Leadership;
 use crate::file::keys::{self, HASH_SEED, ROTATED, random};
 
@@ -208,13 +208,6 @@ fn fresh() -> Result<Value, Failure> {
 
 fn bytes(secret: &Value) -> Result<Vec<u8>, Failure> {
     serde_json::to_vec(secret).map_err(|error| Failure::Invalid(error.to_string()))
-}
-
-fn by_us() -> PostParams {
-    PostParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..PostParams::default()
-    }
 }
 
 #[cfg(test)]

@@ -60,8 +60,41 @@ pub fn start(options: Options) -> Result<Source, Error> {
     let (want, wanted) = watch::channel(BTreeSet::new());
     let health = Health::default();
     let cache = Cache::new(&options.state_dir, options.cache_secrets);
-    let (connected, connection) = std::sync::mpsc::sync_channel(1);
     let of_thread = health.clone();
+    let writer = on_thread(|client| {
+        let seen = Seen::default();
+        let identity = Identity {
+            node: options.node,
+            namespace: keys::NAMESPACE.to_owned(),
+        };
+        let writer = Writer::start(client.clone(), seen.clone(), &identity);
+        let manager = Manager {
+            client,
+            kinds: Kind::ALL,
+            namespaces: options.namespaces,
+            wanted,
+            told,
+            seen,
+            health: of_thread,
+        };
+        (writer, manager.run())
+    })?;
+    Ok(Source::new(changes, want, health, writer, cache))
+}
+
+/// Runs what talks to the API server on a thread and a runtime of its own: `start` is called there, and gives what the caller
+/// gets and what goes on.
+///
+/// # Errors
+/// See [`Error`].
+pub(super) fn on_thread<T, F>(
+    start: impl FnOnce(Client) -> (T, F) + Send + 'static,
+) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: Future<Output = ()>,
+{
+    let (connected, connection) = std::sync::mpsc::sync_channel(1);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -69,33 +102,18 @@ pub fn start(options: Options) -> Result<Source, Error> {
         .name("kubernetes".into())
         .spawn(move || {
             runtime.block_on(async move {
-                let client = match connect().await {
-                    Ok(client) => client,
-                    Err(error) => return drop(connected.send(Err(error))),
-                };
-                let seen = Seen::default();
-                let identity = Identity {
-                    node: options.node,
-                    namespace: keys::NAMESPACE.to_owned(),
-                };
-                let writer = Writer::start(client.clone(), seen.clone(), &identity);
-                drop(connected.send(Ok(writer)));
-                let manager = Manager {
-                    client,
-                    kinds: Kind::ALL,
-                    namespaces: options.namespaces,
-                    wanted,
-                    told,
-                    seen,
-                    health: of_thread,
-                };
-                manager.run().await;
+                match connect().await.map(start) {
+                    Ok((started, goes_on)) => {
+                        drop(connected.send(Ok(started)));
+                        goes_on.await;
+                    }
+                    Err(error) => drop(connected.send(Err(error))),
+                }
             });
         })?;
-    let writer = connection
+    connection
         .recv()
-        .unwrap_or_else(|_| Err(Error::Client("its thread has ended".to_owned())))?;
-    Ok(Source::new(changes, want, health, writer, cache))
+        .unwrap_or_else(|_| Err(Error::Client("its thread has ended".to_owned())))
 }
 
 /// Sets up the connection, which needs no answer yet.

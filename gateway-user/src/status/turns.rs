@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::is_good;
 use super::patch::is_ours;
-use crate::translate::condition::UNSUPPORTED_FIELDS;
 use crate::translate::{CONTROLLER, Kind};
 
 /// What a condition says of its part.
@@ -101,22 +101,15 @@ fn state(of: Kind, condition: &Value) -> Option<(String, State)> {
         reason: text("reason"),
         message: text("message"),
     };
-    let holds = said.status == "True";
-    let pending = said.status == "Unknown" || said.reason == "Pending";
-    let bad = match kind.as_str() {
-        _ if pending => return Some((kind, State::Open)),
-        "PartiallyInvalid" | "Conflicted" | UNSUPPORTED_FIELDS => holds,
+    let state = if said.status == "Unknown" || said.reason == "Pending" {
+        State::Open
+    } else if kind == "OverlappingTLSConfig" {
         // A remark: everything is served.
-        "OverlappingTLSConfig" => return None,
-        "forebay.dev/Applied" => {
-            ["Invalid", "UnsupportedValue", "HostNotFound"].contains(&said.reason.as_str())
-        }
-        _ => !holds,
-    };
-    let state = if bad {
-        State::Bad(said)
-    } else {
+        return None;
+    } else if is_good(&kind, said.status == "True", &said.reason) {
         State::Good(said)
+    } else {
+        State::Bad(said)
     };
     Some((kind, state))
 }
@@ -147,6 +140,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::translate::condition::UNSUPPORTED_FIELDS;
 
     fn said(status: &str, reason: &str) -> Value {
         json!({"status": status, "reason": reason, "message": "why"})
