@@ -285,6 +285,7 @@ impl App {
         }
         let snapshot = Arc::new(translation.snapshot.clone());
         self.refused = self.program(&snapshot).await;
+        self.source.is_live();
         self.listen_again = (!published.failed.is_empty()).then(|| Instant::now() + AGAIN);
         self.failed = published.failed;
         let reports = self.reports(&snapshot);

@@ -203,7 +203,7 @@ async fn a_start_without_an_api_server_serves_what_was_saved_until_all_is_read()
     assert!(!from_cache.load(std::sync::atomic::Ordering::Relaxed));
     // That was a change, the look at the cache was none.
     for _ in 0..2 {
-        source.publish(Arc::default());
+        source.is_live();
         assert!(applied(&source).contains("applied_count 1\n"));
     }
     // And is what the next start finds.
