@@ -170,6 +170,7 @@ fn datapath(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Resu
         "Rows in transition.",
         &[(&[], rows)],
     )?;
+    shield(e, status)?;
     uplinks(e, status)?;
     packets(e, status)?;
     let nodes = status.nodes.iter();
@@ -184,6 +185,30 @@ fn datapath(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Resu
     )?;
     probes(e, &status.nodes)?;
     paths(e, &status.nodes)
+}
+
+/// How VIPs are kept from NAT.
+fn shield(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Result {
+    let shield = &status.nat_shield;
+    let help = "VIP addresses whose packets nobody's NAT sees.";
+    let shielded = shield.addresses.len() as u64;
+    gauge(
+        e,
+        "forebay_nat_shielded_addresses",
+        help,
+        &[(&[], shielded)],
+    )?;
+    let help = "1 while VIPs are served that are not kept from NAT.";
+    let failed = u64::from(shield.failed.is_some());
+    gauge(e, "forebay_nat_shield_failed", help, &[(&[], failed)])?;
+    let help =
+        "Times that somebody removed or changed what keeps VIPs from NAT, and it was put back.";
+    counter(
+        e,
+        "forebay_nat_shield_restored",
+        help,
+        &[(&[], shield.restored)],
+    )
 }
 
 /// How packets go to the other nodes.
