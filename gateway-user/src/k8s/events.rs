@@ -380,7 +380,7 @@ impl Engine {
 /// Events about objects in no namespace are in `default`.
 fn namespace(regarding: &Regarding) -> &str {
     match regarding.namespace.as_str() {
-        "" => "default",
+        "" => super::rights::EVENTS,
         namespace => namespace,
     }
 }

@@ -193,20 +193,25 @@ impl Manager {
     /// What has to be watched.
     fn watches(&self, served: &Served) -> BTreeSet<Watched> {
         let mut watches = BTreeSet::new();
-        let namespaces: BTreeSet<&str> = self.namespaces.iter().map(String::as_str).collect();
+        let scopes = Scope::of(&self.namespaces);
         for &kind in served.keys() {
             let mut add = |scope| watches.insert(Watched { kind, scope });
             if kind == Kind::Secret {
                 for scope in secrets(&self.wanted.borrow()) {
                     add(scope);
                 }
-            } else if namespaces.is_empty() || kind.cluster_scoped() {
+            } else if kind == Kind::Namespace && !self.namespaces.is_empty() {
+                // Nothing is asked of the labels of others: nothing in them is read.
+                for namespace in &self.namespaces {
+                    add(Scope::One(ObjectKey::new("", &**namespace)));
+                }
+            } else if kind.cluster_scoped() {
                 add(Scope::All);
             } else {
-                for namespace in &namespaces {
-                    add(Scope::Namespace((*namespace).into()));
+                for scope in &scopes {
+                    add(scope.clone());
                 }
-                if kind == Kind::EndpointSlice {
+                if kind == Kind::EndpointSlice && !self.namespaces.is_empty() {
                     add(Scope::Namespace(OWN.into()));
                 }
             }

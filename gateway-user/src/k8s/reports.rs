@@ -142,7 +142,9 @@ impl Reporter {
                 Err(failure) => {
                     failures += 1;
                     if failures == 1 {
-                        let Identity { node, namespace } = &self.identity;
+                        let Identity {
+                            node, namespace, ..
+                        } = &self.identity;
                         tracing::warn!("Lease {namespace}/{PREFIX}{node}: {failure}");
                     }
                     backoff(AGAIN.0, AGAIN.1, failures - 1)
@@ -163,7 +165,9 @@ impl Reporter {
         }
         let text = serde_json::to_string(&written(report));
         let text = text.map_err(|error| Failure::Invalid(error.to_string()))?;
-        let Identity { node, namespace } = &self.identity;
+        let Identity {
+            node, namespace, ..
+        } = &self.identity;
         let name = format!("{PREFIX}{node}");
         let mut metadata = json!({
             "name": name,

@@ -66,6 +66,7 @@ pub fn start(options: Options) -> Result<Source, Error> {
         let identity = Identity {
             node: options.node,
             namespace: keys::NAMESPACE.to_owned(),
+            namespaces: options.namespaces.clone(),
         };
         let writer = Writer::start(client.clone(), seen.clone(), &identity);
         let manager = Manager {

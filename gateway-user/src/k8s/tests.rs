@@ -8,6 +8,8 @@ mod lease;
 mod ranges;
 mod reading;
 mod reports;
+mod rights;
+mod scope;
 mod services;
 mod shared_keys;
 mod statuses;

@@ -15,6 +15,7 @@ use super::lease::{Candidate, Leadership};
 use super::reports::{self, NodeReport, Reporter, Reports};
 use super::seen::Seen;
 use super::shared_keys::SharedKeys;
+use super::watcher::Scope;
 use super::{services, statuses};
 use crate::status::ObjectStatus;
 
@@ -25,6 +26,8 @@ pub struct Identity {
     pub node: String,
     /// Namespace of Forebay's own objects.
     pub namespace: String,
+    /// Namespaces that are read, and in which others' objects are written; none: all.
+    pub namespaces: Vec<String>,
 }
 
 /// What Kubernetes shall hold. Published only once everything has been read completely: what is missing here is removed there.
@@ -69,7 +72,7 @@ impl Writer {
         let (of_events, events) = events::Engine::new(access.clone(), &identity.node);
         let engine = statuses::Engine::new(access.clone(), seen.clone(), events.clone());
         let keys = SharedKeys::new(access.clone());
-        let services = services::Engine::new(access, seen);
+        let services = services::Engine::new(access, seen, Scope::of(&identity.namespaces));
         Self {
             engines: vec![
                 tokio::spawn(engine.run(newest_statuses, leadership.clone())),

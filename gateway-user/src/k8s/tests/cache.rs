@@ -148,6 +148,7 @@ fn start(fake: &Fake, cache: Cache) -> (mpsc::Sender<Told>, Source) {
     let identity = Identity {
         node: "a".into(),
         namespace: "forebay-system".into(),
+        namespaces: Vec::new(),
     };
     let writer = Writer::start(fake.client(), Seen::default(), &identity);
     let (told, changes) = mpsc::channel(8);

@@ -17,6 +17,7 @@ fn node(fake: &Fake, name: &str) -> Writer {
     let identity = Identity {
         node: name.into(),
         namespace: "forebay-system".into(),
+        namespaces: Vec::new(),
     };
     Writer::start(fake.client(), Seen::default(), &identity)
 }

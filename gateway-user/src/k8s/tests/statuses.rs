@@ -21,6 +21,7 @@ pub(super) fn identity() -> Identity {
     Identity {
         node: "one".into(),
         namespace: "forebay-system".into(),
+        namespaces: Vec::new(),
     }
 }
 
