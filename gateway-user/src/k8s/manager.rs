@@ -222,7 +222,8 @@ impl Manager {
 
 /// How Secrets are followed: few one by one, many by their namespaces. Those of Forebay itself are few always.
 fn secrets(wanted: &BTreeSet<ObjectKey>) -> BTreeSet<Scope> {
-    let few = wanted.len() <= SINGLE_SECRETS;
+    let others = wanted.iter().filter(|key| *key.namespace != *OWN);
+    let few = others.count() <= SINGLE_SECRETS;
     let scope = |key: &ObjectKey| match few || *key.namespace == *OWN {
         true => Scope::One(key.clone()),
         false => Scope::Namespace(key.namespace.clone()),
@@ -254,7 +255,7 @@ mod tests {
     fn few_secrets_are_followed_one_by_one_and_many_by_namespace() {
         let own = ObjectKey::new(OWN, "keys");
         let of = |n: usize| {
-            let others = (1..n).map(|i| ObjectKey::new(["a", "b"][i % 2], format!("s{i}")));
+            let others = (0..n).map(|i| ObjectKey::new(["a", "b"][i % 2], format!("s{i}")));
             others.chain([own.clone()]).collect::<BTreeSet<_>>()
         };
         let few = of(SINGLE_SECRETS);

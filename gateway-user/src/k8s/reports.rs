@@ -141,7 +141,8 @@ impl Reporter {
                 }
                 Err(failure) => {
                     failures += 1;
-                    if failures == 1 {
+                    // Of a missing rule it is said which.
+                    if failures == 1 && failure != Failure::Forbidden {
                         let Identity {
                             node, namespace, ..
                         } = &self.identity;
@@ -193,6 +194,7 @@ impl Reporter {
             what: What::Lease,
             resource: &self.resource,
             part: "",
+            namespace,
             verb: "patch",
         };
         self.access.call::<Value>(target, request).await.map(drop)
@@ -250,6 +252,7 @@ async fn follow_once(access: &Access, identity: &Identity, reports: &watch::Send
                     what: What::Lease,
                     resource: &resource,
                     part: "",
+                    namespace: &identity.namespace,
                     verb: "list",
                 };
                 let failure = access.judge(&target, error);

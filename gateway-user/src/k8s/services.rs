@@ -202,11 +202,16 @@ impl Engine {
                 self.look = Instant::now();
             }
             Err(error) => {
+                let namespace = match scope {
+                    Scope::Namespace(namespace) => namespace,
+                    Scope::All | Scope::One(_) => "",
+                };
                 let failure = self.access.judge(
                     &Target {
                         what: part.what(),
                         resource: &part.resource(),
                         part: "",
+                        namespace,
                         verb: "list",
                     },
                     error,

@@ -5,6 +5,7 @@ mod cluster;
 mod events;
 mod fake;
 mod lease;
+mod missing;
 mod ranges;
 mod reading;
 mod reports;

@@ -14,8 +14,9 @@ use super::statuses::identity;
 use crate::k8s::gateway_objects::{GatewayObjects, Port};
 use crate::k8s::health::Health;
 use crate::k8s::manager::Manager;
+use crate::k8s::permissions::Permissions;
 use crate::k8s::seen::Seen;
-use crate::k8s::watcher::{Change, Told};
+use crate::k8s::watcher::{Change, Scope, Told, Watched};
 use crate::k8s::writer::{Desired, Identity, Writer};
 use crate::k8s::{NodeReport, Remark};
 use crate::snapshot::{ObjectKey, Transport};
@@ -47,7 +48,7 @@ fn path(kind: Kind, namespace: &str, name: &str) -> String {
 }
 
 /// A server with all kinds, and an object of each in the namespaces `a`, `b` and `c`.
-fn server() -> Fake {
+pub(super) fn server() -> Fake {
     let fake = Fake::default();
     let mut state = fake.state();
     state.put("/version", json!({"major": "1", "minor": "33"}));
@@ -87,18 +88,24 @@ pub(super) struct All {
     told: mpsc::Receiver<Told>,
     /// What has been read.
     read: BTreeSet<ObjectId>,
+    /// What is followed.
+    watching: Vec<Watched>,
+    /// What was last said.
+    message: String,
 }
 
 impl All {
     pub(super) fn start(fake: &Fake, namespaces: &[&str]) -> Self {
         let namespaces: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
         let seen = Seen::default();
-        let health = Health::default();
+        let permissions = Permissions::new(namespaces.clone());
+        let health = Health::new(permissions.clone());
         let (told, receiver) = mpsc::channel(1024);
         let keys = ObjectKey::new("forebay-system", "forebay-keys");
-        let (wanted, of_manager) = watch::channel([keys, ObjectKey::new("a", "x")].into());
+        let certificates = namespaces.iter().map(|of| ObjectKey::new(&**of, "x"));
+        let (wanted, of_manager) = watch::channel(certificates.chain([keys]).collect());
         let identity = Identity {
-            namespaces: namespaces.clone(),
+            permissions,
             ..identity()
         };
         let writer = Writer::start(fake.client(), seen.clone(), &identity);
@@ -118,11 +125,14 @@ impl All {
             wanted,
             told: receiver,
             read: BTreeSet::new(),
+            watching: Vec::new(),
+            message: String::new(),
         }
     }
 
     /// Says something new of each object of the namespaces, and of the node.
-    pub(super) fn publish(&self, namespaces: &[&str], message: &str) {
+    pub(super) fn publish(&mut self, namespaces: &[&str], message: &str) {
+        message.clone_into(&mut self.message);
         let condition = Condition::no("Accepted", "Invalid", message);
         let kinds = Kind::ALL
             .iter()
@@ -168,13 +178,43 @@ impl All {
         });
     }
 
+    /// What has been read, and what the server has of what was last said.
+    pub(super) fn done(&self, fake: &Fake) -> BTreeSet<String> {
+        let state = fake.state();
+        let label = self.message.replace(' ', "-");
+        let written = state.objects.iter().filter_map(|(path, object)| {
+            let says = |field: &str, text: &str| object[field].to_string().contains(text);
+            if says("status", &self.message) {
+                return Some(format!("status of {path}"));
+            }
+            let (folder, _) = path.rsplit_once('/')?;
+            match folder.rsplit_once('/')?.1 {
+                "events" if says("note", &self.message) => Some(format!("an Event in {folder}")),
+                "services" | "endpointslices" if says("metadata", &label) => Some(path.clone()),
+                "leases" => Some(path.clone()),
+                "secrets" if path.ends_with("/forebay-keys") => Some(path.clone()),
+                _ => None,
+            }
+        });
+        let read = self.read.iter().map(|id| format!("{id} was read"));
+        written.chain(read).collect()
+    }
+
     /// Goes on for so long.
     pub(super) async fn pass(&mut self, seconds: u64) {
         let until = Instant::now() + Duration::from_secs(seconds);
         let read = async {
             while let Some(told) = self.told.recv().await {
-                let Told::Changes(changes) = told else {
-                    continue;
+                let changes = match told {
+                    Told::Changes(changes) => changes,
+                    Told::Watching(watching) => {
+                        // What no watch follows is gone.
+                        self.read
+                            .retain(|id| watching.iter().any(|of| of.holds(id)));
+                        self.watching = watching;
+                        continue;
+                    }
+                    Told::Synced(_) => continue,
                 };
                 for change in changes {
                     match change {
@@ -212,6 +252,14 @@ async fn nothing_is_asked_outside_of_the_namespaces_that_are_read() {
         all.pass(5).await;
         all.publish(written, "the first");
         all.pass(70).await;
+        let done = all.done(&fake);
+        for kind in Kind::ALL {
+            let has_status = crate::k8s::What::status_of(*kind).is_some();
+            for namespace in written.iter().filter(|_| has_status) {
+                let status = format!("status of {}", path(*kind, namespace, "x"));
+                assert!(done.contains(&status), "{status} is not among {done:#?}");
+            }
+        }
         // Many Secrets: those of a namespace together.
         let many = (0..60).map(|n| ObjectKey::new(written[n % written.len()], format!("s{n}")));
         all.wanted.send_modify(|wanted| wanted.extend(many));
@@ -271,4 +319,51 @@ async fn a_namespace_that_cannot_be_read_holds_up_no_other() {
     fake.no_hook();
     all.pass(120).await;
     assert_eq!(made(&fake).len(), 2);
+}
+
+/// With a Role in the namespace alone, up to fifty Secrets are followed one by one, more of them together; none is lost
+/// meanwhile, and what is not named any more is not kept.
+#[tokio::test(start_paused = true)]
+async fn secrets_are_followed_one_by_one_up_to_fifty() {
+    let fake = server();
+    let names: Vec<String> = (0..60).map(|n| format!("s{n:02}")).collect();
+    for name in &names {
+        fake.state().put(&path(Kind::Secret, "a", name), json!({}));
+    }
+    fake.state().rights = Some(Rights::of(&["a"], None));
+    let keys = ObjectKey::new("forebay-system", "forebay-keys");
+    let mut all = All::start(&fake, &["a"]);
+    for count in [50, 51, 50, 49] {
+        let wanted = names[..count]
+            .iter()
+            .map(|name| ObjectKey::new("a", &**name));
+        all.wanted
+            .send_replace(wanted.chain([keys.clone()]).collect());
+        all.pass(5).await;
+        let scopes = all
+            .watching
+            .iter()
+            .filter(|watched| watched.kind == Kind::Secret);
+        let scopes: BTreeSet<Scope> = scopes.map(|watched| watched.scope.clone()).collect();
+        let of_a = match count {
+            51 => [Scope::Namespace("a".into())].into(),
+            _ => {
+                let keys = names[..count]
+                    .iter()
+                    .map(|name| ObjectKey::new("a", &**name));
+                keys.map(Scope::One).collect::<BTreeSet<_>>()
+            }
+        };
+        let own = Scope::One(keys.clone());
+        assert_eq!(scopes, of_a.into_iter().chain([own]).collect(), "{count}");
+        let read = names.iter().filter(|name| {
+            let key = ObjectKey::new("a", &***name);
+            let kind = Kind::Secret;
+            all.read.contains(&ObjectId { kind, key })
+        });
+        // Of a namespace all are seen; those that nobody names decide nothing.
+        assert_eq!(read.count(), if count == 51 { 60 } else { count });
+    }
+    assert!(fake.state().rights.as_ref().unwrap().refused.is_empty());
+    assert_eq!(all.health.errors(), 0);
 }
