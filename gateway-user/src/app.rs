@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::admin;
+use crate::admin::early::{self, Early};
 use crate::admin::server::BindError;
 use crate::allocate::Allocations;
 use crate::datapath::{self, Lock};
@@ -152,6 +153,9 @@ impl App {
         let [admin, metrics, ready] = endpoints(&settings).await?;
         let readiness = Readiness::default();
         ready.serve(admin::api::readiness(readiness.clone()));
+        // What follows may wait for the API server.
+        let admin = Early::serve(admin, early::admin(readiness.clone()));
+        let metrics = Early::serve(metrics, admin::metrics::early(source.meters()));
         if !sync(&mut source, &settings, &readiness, &mut signals).await {
             return Ok(None);
         }
@@ -172,11 +176,11 @@ impl App {
             shared.set_kernel(late.get_or_init(|| kernel).clone());
         }
         let drain_asked = Arc::new(Notify::new());
-        admin.serve(admin::api::router(
+        admin.go_on(admin::api::router(
             Arc::clone(&shared),
             Arc::clone(&drain_asked),
         ));
-        metrics.serve(admin::metrics::router(Arc::clone(&shared)));
+        metrics.go_on(admin::metrics::router(Arc::clone(&shared)));
         let mut app = Self {
             source,
             reported: BTreeSet::new(),

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::fake::Fake;
 use crate::k8s::cache::Cache;
 use crate::k8s::health::Health;
+use crate::k8s::permissions::Permissions;
 use crate::k8s::seen::Seen;
 use crate::k8s::source::Source;
 use crate::k8s::store::Store;
@@ -148,6 +149,7 @@ fn start(fake: &Fake, cache: Cache) -> (mpsc::Sender<Told>, Source) {
     let identity = Identity {
         node: "a".into(),
         namespace: "forebay-system".into(),
+        permissions: Permissions::default(),
     };
     let writer = Writer::start(fake.client(), Seen::default(), &identity);
     let (told, changes) = mpsc::channel(8);
