@@ -20,7 +20,7 @@ use super::reports::{NodeReport, Reports};
 use super::store::Store;
 use super::watcher::{Change, Scope, Told, Watched};
 use super::writer::{Desired, Writer};
-use crate::file::debounce::Debounce;
+use crate::file::debounce::{Debounce, until};
 use crate::file::keys;
 use crate::file::merge::Problem;
 use crate::file::watch::now;
@@ -396,11 +396,4 @@ fn names_secrets(change: &Change) -> bool {
         kind,
         Kind::GatewayClass | Kind::Gateway | Kind::ReferenceGrant | Kind::DestinationRule
     )
-}
-
-async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant.into()).await,
-        None => std::future::pending().await,
-    }
 }
