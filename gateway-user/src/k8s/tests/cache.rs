@@ -1,7 +1,6 @@
 //! What is kept on the node, and a start without an API server.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::text::encode;
