@@ -242,7 +242,8 @@ impl Checkout {
     }
 }
 
-fn strip(from: &Path, to: &Path) -> Result<()> {
+/// Copies a program or an object without what only debuggers read.
+pub(crate) fn strip(from: &Path, to: &Path) -> Result<()> {
     let tool = format!("llvm-objcopy-{}", toolchain::LLVM_MAJOR);
     let tool = if cmd::is_there(&tool) {
         tool
