@@ -201,7 +201,12 @@ fn package(shown: &str) -> Option<Package> {
         shown.lines().find_map(of)
     };
     // The files of a kernel; the rest is what a machine needs to install it.
-    let parts = ["linux-image-", "linux-binary-", "linux-modules-"];
+    let parts = [
+        "linux-base-",
+        "linux-binary-",
+        "linux-image-",
+        "linux-modules-",
+    ];
     let depends = field("Depends").unwrap_or_default();
     let depends = depends
         .split(", ")

@@ -80,12 +80,13 @@ impl Machine<'_> {
         let at = |name: &str| self.folder.join(name).display().to_string();
         let (accel, cpu) = match self.accel {
             Accel::Kvm => ("kvm", "host"),
-            _ => ("tcg,thread=multi", CPU),
+            _ => ("tcg", CPU),
         };
         let mut command = Command::new("nice");
         command.args(["-n", "10", PROGRAM]);
         command.args(["-machine", "pc", "-accel", accel, "-cpu", cpu]);
-        command.args(["-m", "1024", "-smp", "2", "-nodefaults", "-no-user-config"]);
+        // A second processor made every emulated run slower.
+        command.args(["-m", "1024", "-smp", "1", "-nodefaults", "-no-user-config"]);
         command.args(["-display", "none", "-no-reboot"]);
         command.args(["-serial", &format!("file:{}", at("console.log"))]);
         command.arg("-kernel").arg(self.kernel);
