@@ -42,7 +42,7 @@ const PACKAGES: [&str; 6] = [
 ];
 
 /// Longest time of one machine.
-const BOUND: Duration = Duration::from_secs(900);
+const BOUND: Duration = Duration::from_secs(3600);
 /// Longest time of one that only has to start.
 const PROBE: Duration = Duration::from_secs(10);
 
@@ -79,6 +79,9 @@ pub(crate) struct TestArgs {
     /// Only tests whose names hold this.
     #[arg(long, default_value = "")]
     filter: String,
+    /// All tests that depend on the kernel, not only those that show most about it.
+    #[arg(long)]
+    all: bool,
     /// Keep what each machine was made of and what it said, in target/vm.
     #[arg(long)]
     keep: bool,
@@ -218,7 +221,11 @@ fn one(
     let name = kernel.name().replace('/', "_");
     let folder = Folder::new(paths::target().join("vm").join(&name), args.keep)?;
     step.say("file system");
-    let made = image.make(folder.path(), &tests.plan(image.below, &args.filter), tests)?;
+    let made = image.make(
+        folder.path(),
+        &tests.plan(image.below, args.all, &args.filter),
+        tests,
+    )?;
     let machine = Machine {
         kernel: &made.kernel,
         initramfs: &made.initramfs,

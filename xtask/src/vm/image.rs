@@ -14,10 +14,25 @@ use crate::{
     progress::{Step, Steps},
 };
 
-/// Beginnings of the names of the scenarios that run in a machine.
-const NAMES: [&str; 3] = ["xdp_", "datapath::", "vm::"];
+/// Beginnings of the names of the scenarios that show most about a kernel: emulated, loading the programs alone takes
+/// seconds, and each scenario loads them.
+const NAMES: [&str; 11] = [
+    "datapath::machine::",
+    "datapath::a_restart_adopts",
+    "datapath::an_mtu_that",
+    "datapath::auto_is_tcx",
+    "datapath::detach_leaves_nothing",
+    "datapath::what_cannot_be_attached",
+    "datapath::attach::a_filter_of",
+    "datapath::attach::tcx_stands",
+    "xdp_cookies::",
+    "xdp_lookup::",
+    "xdp_verdicts::",
+];
+/// All that depend on the kernel.
+const NAMES_ALL: [&str; 2] = ["datapath::", "xdp_"];
 /// Those for a kernel that is older than Forebay serves.
-const NAMES_BELOW: [&str; 1] = ["vm_below::"];
+const NAMES_BELOW: [&str; 1] = ["datapath::below::"];
 
 /// Longest time for one test, in seconds: emulated, and on busy processors.
 const PATIENCE: u64 = 180;
@@ -86,6 +101,7 @@ impl Image {
         archive.file(OBJECT, &tests.object);
         archive.program_as(TESTS, &tests.program, &tests.stripped)?;
         archive.programs()?;
+        archive.xdp_tools()?;
         for (i, (name, bytes)) in modules::closure(&modules)?.iter().enumerate() {
             archive.file(&format!("/modules/{i:03}-{name}.ko"), bytes);
         }
@@ -116,9 +132,13 @@ fn files(unpacked: &Path) -> Result<(PathBuf, PathBuf)> {
 }
 
 impl Tests {
-    /// What a machine is to run.
-    pub(super) fn plan(&self, below: bool, filter: &str) -> Value {
-        let names: &[&str] = if below { &NAMES_BELOW } else { &NAMES };
+    /// What a machine is to run: `all` that depend on the kernel or those that show most, if `filter` is in their names.
+    pub(super) fn plan(&self, below: bool, all: bool, filter: &str) -> Value {
+        let names: &[&str] = match (below, all) {
+            (true, _) => &NAMES_BELOW,
+            (false, true) => &NAMES_ALL,
+            (false, false) => &NAMES,
+        };
         json!({
             "program": TESTS,
             "names": names,

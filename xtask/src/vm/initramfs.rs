@@ -137,6 +137,16 @@ impl Archive {
         Ok(())
     }
 
+    /// Programs of xdp-tools for the kernel, where its loader looks for them.
+    pub(super) fn xdp_tools(&mut self) -> Result<()> {
+        let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+        let objects = folders.filter_map(|folder| fs::read_dir(folder.path().join("bpf")).ok());
+        for object in objects.flatten().flatten() {
+            self.copy(&object.path())?;
+        }
+        Ok(())
+    }
+
     /// A program with its libraries at a place of its own.
     pub(super) fn program_as(&mut self, place: &str, path: &Path, bytes: &[u8]) -> Result<()> {
         self.file(place, bytes);

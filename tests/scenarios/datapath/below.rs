@@ -1,0 +1,37 @@
+//! A kernel that is older than Forebay serves: what is missing is said in one sentence, and nothing breaks. Run by
+//! `cargo xtask vm test` on such kernels alone.
+
+use gateway_user::cli::check::{gather, judge};
+
+use super::*;
+
+#[test]
+#[ignore = "needs a kernel before 5.15: cargo xtask vm test --kernel 5.10"]
+fn what_an_older_kernel_lacks_is_one_clear_sentence() {
+    if at_least(5, 15) {
+        println!("skipped: this kernel is served");
+        return;
+    }
+    let names = ["lo".to_owned()];
+    let findings = judge(&gather(&names, Path::new("/sys/fs/bpf"), &[]));
+    let kernel = findings.iter().find(|one| one.check == "kernel").unwrap();
+    assert!(!kernel.ok, "{kernel:?}");
+    assert_eq!(
+        kernel.remedy.as_deref(),
+        Some("run Linux 5.15 or newer, or use --datapath off")
+    );
+    let bare = Bare::new("below");
+    match bare.open("up0", AttachMode::Auto) {
+        Ok(attachment) => println!("fact: datapath = works by {}", attachment.mode.name()),
+        Err(error) => {
+            println!(
+                "fact: datapath = refused: {}",
+                error.lines().next().unwrap_or_default()
+            );
+            assert!(
+                error.contains("Forebay needs Linux 5.15 or newer"),
+                "{error}"
+            );
+        }
+    }
+}
