@@ -729,6 +729,7 @@ fn auto_is_tcx_on_a_veth_with_checksum_offload_and_says_so() {
     bare.offload("on");
     let attachment = bare.open("up0", AttachMode::Auto).unwrap();
     assert_eq!(attachment.mode, in_traffic_control());
+    println!("fact: veth with offloads = {}", attachment.mode.name());
     let note = attachment.note.unwrap();
     let (why, tcx) = note.split_once("; tcx").unwrap_or((&note, ""));
     assert_eq!(
