@@ -9,6 +9,7 @@ mod initramfs;
 mod kernels;
 mod modules;
 mod qemu;
+mod record;
 mod results;
 mod store;
 
@@ -85,6 +86,9 @@ pub(crate) struct TestArgs {
     /// Keep what each machine was made of and what it said, in target/vm.
     #[arg(long)]
     keep: bool,
+    /// Write the table in docs/kernels.md.
+    #[arg(long, conflicts_with_all = ["all", "filter"])]
+    record: bool,
     /// Fetch nothing: a kernel that is not in the cache is skipped.
     #[arg(long)]
     offline: bool,
@@ -154,7 +158,7 @@ fn test(args: &TestArgs) -> Result<bool> {
     let interrupt = Interrupt::listen()?;
     steps.run("QEMU", |_| qemu::version())?;
     let mut tally = Tally::default();
-    let mut images = Vec::new();
+    let (mut images, mut ran_on) = (Vec::new(), Vec::new());
     for kernel in &wanted {
         let found = steps.run_for(&format!("kernel {}", kernel.name()), |step| {
             find(step, kernel, args)
@@ -178,8 +182,14 @@ fn test(args: &TestArgs) -> Result<bool> {
                 one(step, &interrupt, args, (kernel, image), &tests, accel)
             });
             interrupt.check()?;
-            tally.add(&name, ran);
+            ran_on.extend(tally.add(&name, ran).map(|results| (name, results)));
         }
+    }
+    if !images.is_empty() && tally.total() == 0 {
+        bail!("no test has --filter {} in its name", args.filter);
+    }
+    if args.record {
+        steps.run("docs", |_| record::write(&ran_on))?;
     }
     println!(
         "{} passed, {} failed, {} skipped",
@@ -271,14 +281,18 @@ fn one(
 }
 
 impl Tally {
-    /// Adds a kernel's results; faults of the machine are one failure.
-    fn add(&mut self, name: &str, ran: Result<Results>) {
+    fn total(&self) -> usize {
+        self.passed + self.failed + self.skipped
+    }
+
+    /// Adds a kernel's results and hands them back; faults of the machine are one failure.
+    fn add(&mut self, name: &str, ran: Result<Results>) -> Option<Results> {
         let results = match ran {
             Ok(results) => results,
             Err(error) => {
                 self.failed += 1;
                 println!("error: kernel {name}: {error:#}");
-                return;
+                return None;
             }
         };
         for test in &results.tests {
@@ -295,6 +309,7 @@ impl Tally {
         self.passed += results.count(Verdict::Passed);
         self.failed += results.count(Verdict::Failed) + usize::from(!results.faults.is_empty());
         self.skipped += results.count(Verdict::Skipped);
+        Some(results)
     }
 }
 

@@ -16,13 +16,11 @@ use crate::{
 
 /// Beginnings of the names of the scenarios that show most about a kernel: emulated, loading the programs alone takes
 /// seconds, and each scenario loads them.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 9] = [
     "datapath::machine::",
     "datapath::a_restart_adopts",
     "datapath::an_mtu_that",
     "datapath::auto_is_tcx",
-    "datapath::detach_leaves_nothing",
-    "datapath::what_cannot_be_attached",
     "datapath::attach::a_filter_of",
     "datapath::attach::tcx_stands",
     "xdp_cookies::",

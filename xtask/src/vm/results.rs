@@ -92,6 +92,14 @@ impl Results {
         let tests = self.tests.iter();
         tests.filter(|test| test.verdict == verdict).count()
     }
+
+    /// What a test or another said under this name.
+    pub(super) fn fact(&self, name: &str) -> Option<&str> {
+        let said = self.tests.iter().flat_map(|test| &test.said);
+        said.filter_map(|line| line.split_once(" = "))
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
+    }
 }
 
 /// One line of the records while the machine still runs.
@@ -140,6 +148,7 @@ mod tests {
         assert_eq!(results.count(Verdict::Passed), 1);
         assert_eq!(results.count(Verdict::Failed), 1);
         assert_eq!(results.count(Verdict::Skipped), 1);
+        assert_eq!(results.fact("instructions"), Some("9"));
         assert!(results.faults.is_empty(), "{:?}", results.faults);
     }
 
