@@ -14,8 +14,11 @@ use crate::context::{SkbPacket, XdpPacket};
 use crate::counters::count;
 use crate::maps::{DEVICES, Maps};
 
+// Inlined into what the attribute makes of them: a function of its own takes at least 32 of the 512 bytes of stack.
+
 /// On every uplink: decides about each packet that arrives.
 #[xdp]
+#[inline(always)]
 pub fn forebay_xdp(context: XdpContext) -> u32 {
     handle(context)
 }
@@ -29,6 +32,7 @@ pub fn handle(context: XdpContext) -> u32 {
 
 /// The same for traffic control, where XDP cannot be had.
 #[classifier]
+#[inline(always)]
 pub fn forebay_tc(context: TcContext) -> i32 {
     handle_skb(context)
 }
@@ -59,6 +63,7 @@ pub fn handle_skb(context: TcContext) -> i32 {
 
 /// Passes everything: for the far end of a veth pair, which takes transmitted frames only if it runs a program.
 #[xdp]
+#[inline(always)]
 pub fn forebay_pass(_: XdpContext) -> u32 {
     XDP_PASS
 }

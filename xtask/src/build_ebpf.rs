@@ -4,6 +4,7 @@
 //! stripped after it has become BTF, and the compiler's crate ids do not depend on where the checkout lies
 //! (see [`wrapper`]). Nothing is built when nothing has changed. The object is never committed.
 
+mod stack;
 pub(crate) mod wrapper;
 
 use std::{
@@ -131,10 +132,12 @@ impl Checkout {
         strip(&built, &object)?;
         let bytes =
             fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+        let (stack, chain) = stack::check(&bytes)?;
         let hash = hex(&Sha256::digest(&bytes));
         self.note(&hash, &inputs)?;
+        step.say(&format!("{stack} bytes of stack: {chain}"));
         Ok(format!(
-            "{} bytes, {} by rustc {}",
+            "{} bytes, {stack} of stack, {} by rustc {}",
             bytes.len(),
             &hash[..12],
             self.toolchain.describe()
@@ -242,7 +245,8 @@ impl Checkout {
     }
 }
 
-fn strip(from: &Path, to: &Path) -> Result<()> {
+/// Copies a program or an object without what only debuggers read.
+pub(crate) fn strip(from: &Path, to: &Path) -> Result<()> {
     let tool = format!("llvm-objcopy-{}", toolchain::LLVM_MAJOR);
     let tool = if cmd::is_there(&tool) {
         tool

@@ -23,7 +23,7 @@ mod remove;
 mod running;
 mod scenarios;
 mod status;
-mod wait;
+pub(crate) mod wait;
 
 use std::{
     fs::{self, File},

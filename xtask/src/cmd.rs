@@ -16,6 +16,12 @@ const TAIL: usize = 40;
 
 /// Runs `command` and returns its standard output, trimmed; an error shows the end of what it said.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let stdout = bytes(command)?;
+    Ok(String::from_utf8_lossy(&stdout).trim().to_owned())
+}
+
+/// Runs `command` and returns its standard output as it is; an error shows the end of what it said.
+pub(crate) fn bytes(command: &mut Command) -> Result<Vec<u8>> {
     let name = display(command);
     let Output {
         status,
@@ -30,7 +36,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
             String::from_utf8_lossy(if stderr.is_empty() { &stdout } else { &stderr }).into_owned();
         bail!("`{name}` failed ({status})\n{}", tail(&said));
     }
-    Ok(String::from_utf8_lossy(&stdout).trim().to_owned())
+    Ok(stdout)
 }
 
 /// Runs `command`, calls `each` with every line of its standard error and fails with the last of them.

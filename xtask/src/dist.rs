@@ -68,22 +68,35 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Only the last crate is compiled anew for it: what links statically is decided when the program is linked.
 fn build(step: &Step, profile: Profile) -> Result<String> {
+    build_static(step, "gateway-user", "forebay", profile.names().0)?;
+    Ok(profile.names().0.to_owned())
+}
+
+/// Builds a program that needs no other file. Only its last crate is compiled anew for it: what links statically is decided
+/// when the program is linked.
+pub(crate) fn build_static(
+    step: &Step,
+    package: &str,
+    program: &str,
+    profile: &str,
+) -> Result<String> {
     let mut cargo = cmd::cargo(&paths::root());
     cargo
         .env("FOREBAY_EBPF_OBJECT", paths::object())
-        .args(["rustc", "-p", "gateway-user", "--bin", "forebay"])
-        .args(["--profile", profile.names().0, "--"])
+        .args(["rustc", "-p", package, "--bin", program])
+        .args(["--profile", profile, "--"])
         // Names of functions stay, for what a panic says.
         .args(["-C", "target-feature=+crt-static", "-C", "strip=debuginfo"]);
     cmd::watched(&mut cargo, |line| step.say(line))?;
-    let bytes = fs::read(program(profile)).context("cargo has built no program")?;
+    let folder = if profile == "dev" { "debug" } else { profile };
+    let path = paths::target().join(folder).join(program);
+    let bytes = fs::read(&path).context("cargo has built no program")?;
     ensure!(
         !has_interpreter(&bytes),
         "the program is not static: is there a static libc (Debian: libc6-dev)?"
     );
-    Ok(profile.names().0.to_owned())
+    Ok("built".to_owned())
 }
 
 fn program(profile: Profile) -> PathBuf {

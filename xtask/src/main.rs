@@ -21,6 +21,7 @@ mod source;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -68,6 +69,8 @@ enum Command {
     Manifests(manifests::Args),
     /// The official suite of Gateway API against Forebay on such a cluster.
     Conformance(conformance::Args),
+    /// The tests of the kernel programs on other kernels, in virtual machines.
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Command::Dist(args) => dist::run(&args),
         Command::Manifests(args) => manifests::run(&args),
         Command::Conformance(args) => conformance::run(&args),
+        Command::Vm(args) => return vm::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

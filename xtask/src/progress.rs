@@ -29,6 +29,15 @@ impl Steps {
 
     /// Runs one step; `work` returns what the finished line says.
     pub(crate) fn run(&self, name: &str, work: impl FnOnce(&Step) -> Result<String>) -> Result<()> {
+        self.run_for(name, |step| Ok(((), work(step)?)))
+    }
+
+    /// Runs one step that makes something; `work` returns that and what the finished line says.
+    pub(crate) fn run_for<T>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&Step) -> Result<(T, String)>,
+    ) -> Result<T> {
         let started = Instant::now();
         let step = Step {
             name: name.to_owned(),
@@ -40,10 +49,10 @@ impl Steps {
         }
         let took = started.elapsed();
         match &result {
-            Ok(said) => eprintln!("  ok    {name:<28} {said}{}", if_long(took)),
+            Ok((_, said)) => eprintln!("  ok    {name:<28} {said}{}", if_long(took)),
             Err(_) => eprintln!("  FAIL  {name}"),
         }
-        result.map(drop)
+        result.map(|(made, _)| made)
     }
 }
 

@@ -268,12 +268,17 @@ fn linker_root() -> Result<PathBuf> {
 
 /// Held by whoever changes the cache.
 pub(crate) fn lock() -> Result<File> {
+    lock_on("setup.lock", "set-up")
+}
+
+/// The lock in this file of the cache; waits for whoever holds it, which is a run of what `whose` says.
+pub(crate) fn lock_on(name: &str, whose: &str) -> Result<File> {
     let cache = paths::cache()?;
     fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
-    let path = cache.join("setup.lock");
+    let path = cache.join(name);
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        eprintln!("        another set-up runs; waiting for it");
+        eprintln!("        another {whose} runs; waiting for it");
         flock(&file, FlockOperation::LockExclusive)
             .with_context(|| format!("cannot lock {}", path.display()))?;
     }

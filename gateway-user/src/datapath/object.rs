@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use aya::maps::MapInfo;
+use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::Object;
 use gateway_common::abi;
@@ -152,13 +153,30 @@ pub(super) fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> 
                 program: what.to_owned(),
             };
         }
-        reasons.push(error.to_string());
+        match error.downcast_ref() {
+            Some(ProgramError::LoadError { verifier_log, .. }) => {
+                let log = verifier_log.to_string();
+                tracing::debug!(program = what, %log, "the verifier's log");
+                let said = objection(&log);
+                reasons.extend(said.map(|line| format!("the verifier says \"{line}\"")));
+            }
+            _ => reasons.push(error.to_string()),
+        }
         next = error.source();
     }
     Error::Load {
         program: what.to_owned(),
         reason: reasons.join(": "),
     }
+}
+
+/// Why the verifier refuses: the last line of its log that is no statistics. All of a log may be thousands of lines.
+fn objection(log: &str) -> Option<&str> {
+    const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
+    let lines = log.lines().map(str::trim);
+    lines
+        .rev()
+        .find(|line| !line.is_empty() && !STATISTICS.iter().any(|begin| line.starts_with(begin)))
 }
 
 fn has_perfmon() -> bool {
@@ -194,6 +212,23 @@ mod tests {
             ..wanted
         };
         assert_eq!(device.difference(&wanted), None);
+    }
+
+    #[test]
+    fn of_the_verifiers_log_its_objection_is_told() {
+        let log = "0: (bf) r6 = r1\n1: (61) r2 = *(u32 *)(r10 -168)\n\
+                   invalid read from stack R10 off=-168 size=4\n\
+                   verification time 1234958 usec\nstack depth 0+0+192\n\
+                   processed 12982 insns (limit 1000000)\n\n";
+        let error = ProgramError::LoadError {
+            io_error: std::io::Error::from_raw_os_error(libc::EINVAL),
+            verifier_log: aya_obj::VerifierLog::new(log.to_owned()),
+        };
+        assert_eq!(
+            refused("forebay_tc", &error).to_string(),
+            "the kernel refused to load forebay_tc: the verifier says \"invalid read from stack R10 off=-168 size=4\": Invalid argument (os error 22); Forebay needs Linux 5.15 or newer with CONFIG_BPF_SYSCALL"
+        );
+        assert_eq!(objection("processed 3 insns\n"), None);
     }
 
     #[test]

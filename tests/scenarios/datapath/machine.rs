@@ -1,0 +1,174 @@
+//! What only another kernel and a network card show: run by `cargo xtask vm test`, in a virtual machine with two cards of
+//! virtio on one hub.
+
+use gateway_user::cli::check::{Finding, gather, judge};
+use gateway_user::datapath::object;
+
+use super::*;
+
+const VIP: &str = "10.77.9.1:80";
+
+/// The name of one of the machine's two cards, by the number in its MAC. A card comes back to the first namespace some time
+/// after the one that it was given to has ended.
+fn card(number: u8) -> String {
+    let mac = format!("52:54:00:00:00:0{number}");
+    let is_it = |name: &String| {
+        let path = format!("/sys/class/net/{name}/address");
+        std::fs::read_to_string(path).is_ok_and(|address| address.trim() == mac)
+    };
+    let begun = Instant::now();
+    loop {
+        let entries = std::fs::read_dir("/sys/class/net").unwrap();
+        let mut names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        if let Some(name) = names.find(is_it) {
+            return name;
+        }
+        let elapsed = begun.elapsed();
+        assert!(
+            elapsed < PATIENCE,
+            "this machine has no card {mac}: run `cargo xtask vm test`"
+        );
+        thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// Gives a card to a namespace under another name.
+fn give(number: u8, namespace: &Namespace, here: &str, address: &str, mtu: u32) {
+    let name = card(number);
+    run(&format!("ip link set {name} down"));
+    let inside = &namespace.0;
+    run(&format!("ip link set {name} netns {inside} name {here}"));
+    namespace.ip(&format!("addr add {address} dev {here}"));
+    namespace.ip(&format!("link set {here} mtu {mtu} up"));
+}
+
+/// A client and a node's namespace, each with a card.
+fn wired(test: &str, mtu: u32) -> (Namespace, Namespace) {
+    let client = Namespace::new(&format!("{test}-c"));
+    let namespace = Namespace::new(&format!("{test}-n"));
+    give(2, &client, "cl0", "10.77.0.9/24", mtu);
+    give(1, &namespace, "up0", "10.77.0.1/24", mtu);
+    client.ip("route add 10.77.9.0/24 dev cl0");
+    (client, namespace)
+}
+
+fn attachment(node: &mut Node) -> Attachment {
+    node.with(|driver| driver.status().interfaces[0].clone())
+}
+
+/// Serves a connection and says how.
+fn served(node: &mut Node, client: &Namespace) -> AttachMode {
+    node.snapshot(&snapshot(&[VIP], &[]));
+    assert_eq!(client.hello(VIP), "hello from one");
+    let counters = node.with(|driver| driver.status().counters);
+    assert!(counters["lookup_redirected"] >= 1, "{counters:?}");
+    assert!(counters["arp_reply"] >= 1, "{counters:?}");
+    attachment(node).mode
+}
+
+#[test]
+#[ignore = "asks the machine's kernel: cargo xtask vm test"]
+fn every_program_is_accepted_by_this_kernel() {
+    let bpffs = PathBuf::from("/sys/fs/bpf/accepted");
+    std::fs::create_dir_all(&bpffs).unwrap();
+    let mut ebpf = object::load(&bpffs, object::embedded().unwrap()).unwrap();
+    let mut refused = Vec::new();
+    for (name, program) in ebpf.programs_mut() {
+        use aya::programs::Program;
+        let started = Instant::now();
+        let loaded = match program {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            Program::SkLookup(program) => program.load(),
+            _ => continue,
+        };
+        let took = started.elapsed().as_millis();
+        match loaded {
+            Ok(()) => {
+                let info = program.info().unwrap();
+                let count = info.verified_instruction_count();
+                let count = count.map_or("unknown".to_owned(), |count| count.to_string());
+                println!("fact: {name} = {count} instructions, {took} ms");
+            }
+            Err(error) => refused.push(format!("{name}: {error:?}")),
+        }
+    }
+    std::fs::remove_dir_all(&bpffs).unwrap();
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+#[test]
+#[ignore = "needs the machine's cards: cargo xtask vm test"]
+fn native_xdp_on_a_card_of_virtio_serves_and_is_adopted() {
+    let (client, namespace) = wired("card", 1500);
+    let mut node = Node::start_as(namespace, "one", AttachMode::Auto, ForwardMode::Auto);
+    assert_eq!(attachment(&mut node).note, None);
+    let mode = served(&mut node, &client);
+    assert_eq!(mode, AttachMode::Native);
+    println!("fact: virtio_net = {}", mode.name());
+    let before = program_on(&node);
+    node.open();
+    assert_eq!(served(&mut node, &client), AttachMode::Native);
+    assert!(attachment(&mut node).adopted);
+    assert_ne!(program_on(&node), before, "the program is the new one");
+}
+
+#[test]
+#[ignore = "needs the machine's cards: cargo xtask vm test"]
+fn generic_xdp_on_a_card_of_virtio_serves() {
+    let (client, namespace) = wired("generic", 1500);
+    let mut node = Node::start_as(namespace, "one", AttachMode::Generic, ForwardMode::Auto);
+    assert_eq!(served(&mut node, &client), AttachMode::Generic);
+}
+
+#[test]
+#[ignore = "needs the machine's cards: cargo xtask vm test"]
+fn an_mtu_that_the_card_does_not_take_is_named_and_lived_with() {
+    let (client, namespace) = wired("jumbo", 9000);
+    let mut node = Node::start_as(namespace, "one", AttachMode::Auto, ForwardMode::Auto);
+    let note = attachment(&mut node).note.unwrap_or_default();
+    let why = "MTU 9000 is more than the driver's native XDP takes in one buffer (usually about 3500 bytes): ";
+    assert!(note.starts_with(why), "{note}");
+    assert_eq!(served(&mut node, &client), in_traffic_control());
+    println!(
+        "fact: virtio_net at MTU 9000 = {}",
+        in_traffic_control().name()
+    );
+    node.driver = None;
+    node.mode = AttachMode::Native;
+    let settings = node.settings();
+    let refused = node.namespace.enter(|| Agent::open(&settings).map(drop));
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.starts_with("interface up0 refuses native XDP ("),
+        "{refused}"
+    );
+}
+
+#[test]
+#[ignore = "needs the machine's cards: cargo xtask vm test"]
+fn check_says_what_is_attached() {
+    let (client, namespace) = wired("check", 1500);
+    let asked = |node: Option<&Node>, namespace: &Namespace| -> Vec<Finding> {
+        let bpffs = node.map_or(PathBuf::from("/sys/fs/bpf"), |node| node.bpffs.clone());
+        let names = ["up0".to_owned()];
+        namespace.enter(|| judge(&gather(&names, &bpffs, &[])))
+    };
+    let way = |findings: &[Finding]| {
+        let of = findings.iter().find(|one| one.check == "way in by up0");
+        of.unwrap().found.clone()
+    };
+    let before = asked(None, &namespace);
+    let bad: Vec<_> = before.iter().filter(|one| !one.ok).collect();
+    assert!(bad.is_empty(), "{bad:?}");
+    assert!(
+        way(&before).starts_with("native will be used"),
+        "{before:?}"
+    );
+    let mut node = Node::start_as(namespace, "one", AttachMode::Auto, ForwardMode::Auto);
+    assert_eq!(served(&mut node, &client), AttachMode::Native);
+    assert_eq!(
+        way(&asked(Some(&node), &node.namespace)),
+        "native is in use"
+    );
+}

@@ -1,0 +1,357 @@
+//! `cargo xtask vm`: the tests of the kernel programs on other kernels, each in a virtual machine.
+//!
+//! Kernels are Debian's, fetched by this machine's apt and kept in the cache, or files of the user's own. A machine holds
+//! one process, the same test program that runs here, and the programs that the tests call. One machine runs at a time.
+
+mod apt;
+mod image;
+mod initramfs;
+mod kernels;
+mod modules;
+mod qemu;
+mod record;
+mod results;
+mod store;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+
+use self::{
+    image::{Image, Tests},
+    kernels::Wanted,
+    qemu::{Accel, Folder, Machine},
+    results::{Record, Results, Verdict},
+    store::Cached,
+};
+use crate::{
+    cluster::wait::Interrupt,
+    paths,
+    progress::{Step, Steps},
+    setup,
+};
+
+/// What machines need of this one.
+const PACKAGES: [&str; 6] = [
+    "qemu-system-x86",
+    "xz-utils",
+    "iproute2",
+    "ethtool",
+    "nftables",
+    "xdp-tools",
+];
+
+/// Longest time of one machine.
+const BOUND: Duration = Duration::from_secs(3600);
+/// Longest time of one that only has to start.
+const PROBE: Duration = Duration::from_secs(10);
+
+/// `cargo xtask vm`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install QEMU and fetch the newest versions of the kernels.
+    Setup {
+        /// Only these kernels (ids); default: all.
+        #[arg(long)]
+        kernel: Vec<String>,
+    },
+    /// Run the tests on each kernel.
+    Test(TestArgs),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct TestArgs {
+    /// Only this kernel: an id of tests/vm/kernels.yaml or the path of a bzImage; repeatable; default: all of the list.
+    #[arg(long, value_name = "ID|PATH")]
+    kernel: Vec<String>,
+    /// The modules of kernels given by path (lib/modules/RELEASE).
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+    /// How instructions are carried out.
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    accel: Accel,
+    /// Only tests whose names hold this.
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// All tests that depend on the kernel, not only those that show most about it.
+    #[arg(long)]
+    all: bool,
+    /// Keep what each machine was made of and what it said, in target/vm.
+    #[arg(long)]
+    keep: bool,
+    /// Write the table in docs/kernels.md.
+    #[arg(long, conflicts_with_all = ["all", "filter"])]
+    record: bool,
+    /// Fetch nothing: a kernel that is not in the cache is skipped.
+    #[arg(long)]
+    offline: bool,
+}
+
+/// Runs one of them.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    let done = match &args.command {
+        Command::Setup { kernel } => set_up(kernel).map(|()| true),
+        Command::Test(args) => test(args),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn set_up(asked: &[String]) -> Result<()> {
+    let steps = Steps::new();
+    let wanted = kernels::chosen(asked, &kernels::list()?)?;
+    let _lock = lock()?;
+    steps.run("packages", |step| setup::packages(step, &PACKAGES))?;
+    for kernel in &wanted {
+        let Wanted::Listed(listed) = kernel else {
+            bail!(
+                "--kernel {}: only kernels of the list are fetched",
+                kernel.name()
+            );
+        };
+        steps.run(&format!("kernel {}", listed.id), |step| {
+            Ok(store::fetch(step, listed)?.lock.version)
+        })?;
+    }
+    Ok(())
+}
+
+fn lock() -> Result<std::fs::File> {
+    setup::lock_on("vm.lock", "run of virtual machines")
+}
+
+/// Counts over all kernels.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+fn test(args: &TestArgs) -> Result<bool> {
+    let steps = Steps::new();
+    let wanted = kernels::chosen(&args.kernel, &kernels::list()?)?;
+    for kernel in &wanted {
+        if let Wanted::Image(path) = kernel
+            && args.modules.is_none()
+        {
+            bail!(
+                "--kernel {} needs --modules DIR, the lib/modules/RELEASE of that kernel",
+                path.display()
+            );
+        }
+    }
+    let _lock = lock()?;
+    let interrupt = Interrupt::listen()?;
+    steps.run("QEMU", |_| qemu::version())?;
+    let mut tally = Tally::default();
+    let (mut images, mut ran_on) = (Vec::new(), Vec::new());
+    for kernel in &wanted {
+        let found = steps.run_for(&format!("kernel {}", kernel.name()), |step| {
+            find(step, kernel, args)
+        });
+        match found {
+            Ok(Some(image)) => images.push((kernel, image)),
+            Ok(None) => tally.skipped += 1,
+            Err(error) => {
+                tally.failed += 1;
+                println!("error: {error:#}");
+            }
+        }
+        interrupt.check()?;
+    }
+    if !images.is_empty() {
+        let tests = image::build(&steps)?;
+        let accel = accel(&steps, &interrupt, args.accel, &images[0].1, &tests)?;
+        for (kernel, image) in &images {
+            let name = kernel.name();
+            let ran = steps.run_for(&format!("tests on {name}"), |step| {
+                one(step, &interrupt, args, (kernel, image), &tests, accel)
+            });
+            interrupt.check()?;
+            ran_on.extend(tally.add(&name, ran).map(|results| (name, results)));
+        }
+    }
+    if !images.is_empty() && tally.total() == 0 {
+        bail!("no test has --filter {} in its name", args.filter);
+    }
+    if args.record {
+        steps.run("docs", |_| record::write(&ran_on))?;
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        tally.passed, tally.failed, tally.skipped
+    );
+    Ok(tally.failed == 0)
+}
+
+/// The kernel's files, unless it is not in the cache and nothing may be fetched.
+fn find(step: &Step, kernel: &Wanted, args: &TestArgs) -> Result<(Option<Image>, String)> {
+    let listed = match kernel {
+        Wanted::Listed(listed) => listed,
+        Wanted::Image(path) => {
+            let modules = args.modules.clone().context("no --modules")?;
+            let image = Image::of_user(path.clone(), modules);
+            return Ok((Some(image), "given".to_owned()));
+        }
+    };
+    let cached: Cached = match store::cached(listed)? {
+        Some(cached) => cached,
+        None if args.offline => {
+            return Ok((None, "skipped: not in the cache".to_owned()));
+        }
+        None => store::fetch(step, listed)?,
+    };
+    let version = cached.lock.version.clone();
+    Ok((Some(Image::of_cache(cached, listed.below)), version))
+}
+
+/// One kernel: its machine made, run and judged.
+fn one(
+    step: &Step,
+    interrupt: &Interrupt,
+    args: &TestArgs,
+    (kernel, image): (&Wanted, &Image),
+    tests: &Tests,
+    accel: Accel,
+) -> Result<(Results, String)> {
+    let name = kernel.name().replace('/', "_");
+    let folder = Folder::new(paths::target().join("vm").join(&name), args.keep)?;
+    step.say("file system");
+    let made = image.make(
+        folder.path(),
+        &tests.plan(image.below, args.all, &args.filter),
+        tests,
+    )?;
+    let machine = Machine {
+        kernel: &made.kernel,
+        initramfs: &made.initramfs,
+        folder: folder.path(),
+        accel,
+        bound: BOUND,
+    };
+    step.say("starting");
+    let (ended, took) = qemu::timed(|| {
+        Ok(machine.run(interrupt, |line| {
+            if let Ok(Record::Test(outcome)) = results::record(line) {
+                step.say(&outcome.test);
+            }
+        }))
+    })?;
+    interrupt.check()?;
+    let said = |name: &str| {
+        let bytes = std::fs::read(folder.path().join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let console = said("console.log");
+    let mut results = Results::read(&said("results.jsonl"), &console);
+    if let Err(error) = ended {
+        results.faults.push(format!("{error:#}"));
+    }
+    if !results.faults.is_empty() {
+        let kept = paths::target().join("vm").join(format!("{name}.log"));
+        std::fs::write(&kept, format!("{}{console}", said("qemu.log")))
+            .with_context(|| format!("cannot write {}", kept.display()))?;
+        results
+            .faults
+            .push(format!("its console is in {}", kept.display()));
+    }
+    let summary = format!(
+        "Linux {}: {} passed, {} failed, {} skipped, {} s",
+        results.release,
+        results.count(Verdict::Passed),
+        results.count(Verdict::Failed),
+        results.count(Verdict::Skipped),
+        took.as_secs()
+    );
+    Ok((results, summary))
+}
+
+impl Tally {
+    fn total(&self) -> usize {
+        self.passed + self.failed + self.skipped
+    }
+
+    /// Adds a kernel's results and hands them back; faults of the machine are one failure.
+    fn add(&mut self, name: &str, ran: Result<Results>) -> Option<Results> {
+        let results = match ran {
+            Ok(results) => results,
+            Err(error) => {
+                self.failed += 1;
+                println!("error: kernel {name}: {error:#}");
+                return None;
+            }
+        };
+        for test in &results.tests {
+            let text = test.said.join("\n        ");
+            match test.verdict {
+                Verdict::Passed => {}
+                Verdict::Skipped => println!("  skip  {name} {}: {text}", test.test),
+                Verdict::Failed => println!("  FAIL  {name} {}\n        {text}", test.test),
+            }
+        }
+        for fault in &results.faults {
+            println!("  FAIL  {name}: {fault}");
+        }
+        self.passed += results.count(Verdict::Passed);
+        self.failed += results.count(Verdict::Failed) + usize::from(!results.faults.is_empty());
+        self.skipped += results.count(Verdict::Skipped);
+        Some(results)
+    }
+}
+
+/// What `auto` comes to: KVM if a machine without tests comes to its end with it.
+fn accel(
+    steps: &Steps,
+    interrupt: &Interrupt,
+    wanted: Accel,
+    image: &Image,
+    tests: &Tests,
+) -> Result<Accel> {
+    if wanted != Accel::Auto || !qemu::kvm_is_likely() {
+        return Ok(if wanted == Accel::Kvm {
+            Accel::Kvm
+        } else {
+            Accel::Tcg
+        });
+    }
+    steps.run_for("KVM", |_| {
+        let folder = Folder::new(paths::target().join("vm/probe"), false)?;
+        let made = image.make(folder.path(), &tests.nothing(), tests)?;
+        let machine = Machine {
+            kernel: &made.kernel,
+            initramfs: &made.initramfs,
+            folder: folder.path(),
+            accel: Accel::Kvm,
+            bound: PROBE,
+        };
+        let ran = machine.run(interrupt, |_| {});
+        interrupt.check()?;
+        let said = std::fs::read_to_string(folder.path().join("results.jsonl"));
+        let works = ran.is_ok()
+            && Results::read(&said.unwrap_or_default(), "")
+                .faults
+                .is_empty();
+        Ok(if works {
+            (Accel::Kvm, "runs machines here".to_owned())
+        } else {
+            (
+                Accel::Tcg,
+                "runs no machine here: emulation instead".to_owned(),
+            )
+        })
+    })
+}

@@ -1,0 +1,240 @@
+//! What a machine is made of: a kernel, its modules, and the first file system with the tests in it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{initramfs::Archive, modules, store::Cached};
+use crate::{
+    build_ebpf, cmd, dist, paths,
+    progress::{Step, Steps},
+};
+
+/// Beginnings of the names of the scenarios that show most about a kernel: emulated, loading the programs alone takes
+/// seconds, and each scenario loads them.
+const NAMES: [&str; 9] = [
+    "datapath::machine::",
+    "datapath::a_restart_adopts",
+    "datapath::an_mtu_that",
+    "datapath::auto_is_tcx",
+    "datapath::attach::a_filter_of",
+    "datapath::attach::tcx_stands",
+    "xdp_cookies::",
+    "xdp_lookup::",
+    "xdp_verdicts::",
+];
+/// All that depend on the kernel.
+const NAMES_ALL: [&str; 2] = ["datapath::", "xdp_"];
+/// Those for a kernel that is older than Forebay serves.
+const NAMES_BELOW: [&str; 1] = ["datapath::below::"];
+
+/// Longest time for one test, in seconds: emulated, and on busy processors.
+const PATIENCE: u64 = 180;
+
+/// Where tests and kernel programs lie in the machine.
+const TESTS: &str = "/scenarios";
+const OBJECT: &str = "/forebay.o";
+
+/// Where a kernel comes from.
+pub(super) struct Image {
+    from: From,
+    /// It is older than Forebay serves.
+    pub(super) below: bool,
+}
+
+enum From {
+    Cache(Cached),
+    User { kernel: PathBuf, modules: PathBuf },
+}
+
+/// Files that QEMU takes.
+pub(super) struct Made {
+    pub(super) kernel: PathBuf,
+    pub(super) initramfs: PathBuf,
+}
+
+/// What was built for the machines.
+pub(super) struct Tests {
+    init: Vec<u8>,
+    /// As cargo has built it.
+    program: PathBuf,
+    /// The same without what only debuggers read.
+    stripped: Vec<u8>,
+    object: Vec<u8>,
+}
+
+impl Image {
+    pub(super) fn of_cache(cached: Cached, below: bool) -> Self {
+        Self {
+            from: From::Cache(cached),
+            below,
+        }
+    }
+
+    pub(super) fn of_user(kernel: PathBuf, modules: PathBuf) -> Self {
+        Self {
+            from: From::User { kernel, modules },
+            below: false,
+        }
+    }
+
+    /// Lays everything down in `folder`.
+    pub(super) fn make(&self, folder: &Path, plan: &Value, tests: &Tests) -> Result<Made> {
+        let (kernel, modules) = match &self.from {
+            From::User { kernel, modules } => (kernel.clone(), modules.clone()),
+            From::Cache(cached) => {
+                let unpacked = folder.join("packages");
+                cached.unpack(&unpacked)?;
+                files(&unpacked)?
+            }
+        };
+        let mut archive = Archive::default();
+        archive.console();
+        archive.file("/init", &tests.init);
+        archive.file("/plan.json", plan.to_string().as_bytes());
+        archive.file(OBJECT, &tests.object);
+        archive.program_as(TESTS, &tests.program, &tests.stripped)?;
+        archive.programs()?;
+        archive.xdp_tools()?;
+        for (i, (name, bytes)) in modules::closure(&modules)?.iter().enumerate() {
+            archive.file(&format!("/modules/{i:03}-{name}.ko"), bytes);
+        }
+        let initramfs = folder.join("initramfs.cpio");
+        fs::write(&initramfs, archive.finish())
+            .with_context(|| format!("cannot write {}", initramfs.display()))?;
+        Ok(Made { kernel, initramfs })
+    }
+}
+
+/// Kernel and modules among unpacked packages: the image is in `boot`, or since 6.19 beside the modules.
+fn files(unpacked: &Path) -> Result<(PathBuf, PathBuf)> {
+    let release = ["lib/modules", "usr/lib/modules"]
+        .into_iter()
+        .filter_map(|place| fs::read_dir(unpacked.join(place)).ok())
+        .flat_map(Iterator::flatten)
+        .map(|entry| entry.path())
+        .find(|path| path.join("modules.builtin").is_file())
+        .context("the kernel's packages hold no modules")?;
+    let name = release.file_name().unwrap_or_default().to_string_lossy();
+    let boot = unpacked.join("boot").join(format!("vmlinuz-{name}"));
+    let places = [boot, release.join("vmlinuz")];
+    let kernel = places.into_iter().find(|path| path.is_file());
+    Ok((
+        kernel.context("the kernel's packages hold no image")?,
+        release,
+    ))
+}
+
+impl Tests {
+    /// What a machine is to run: `all` that depend on the kernel or those that show most, if `filter` is in their names.
+    pub(super) fn plan(&self, below: bool, all: bool, filter: &str) -> Value {
+        let names: &[&str] = match (below, all) {
+            (true, _) => &NAMES_BELOW,
+            (false, true) => &NAMES_ALL,
+            (false, false) => &NAMES,
+        };
+        json!({
+            "program": TESTS,
+            "names": names,
+            "filter": filter,
+            "seconds": PATIENCE,
+            "environment": {
+                "PATH": "/bin",
+                "HOME": "/root",
+                "FOREBAY_EBPF_OBJECT": OBJECT,
+                "FOREBAY_VM": "1",
+                "RUST_BACKTRACE": "0",
+                // Else the first line that a test prints stands behind its name.
+                "RUST_TEST_THREADS": "2",
+            },
+        })
+    }
+
+    /// A plan of nothing.
+    pub(super) fn nothing(&self) -> Value {
+        json!({ "program": null, "names": [], "filter": "", "seconds": PATIENCE, "environment": {} })
+    }
+}
+
+/// Builds everything that is the same for all machines.
+pub(super) fn build(steps: &Steps) -> Result<Tests> {
+    build_ebpf::build(steps)?;
+    steps.run("the first process", |step| {
+        dist::build_static(step, "vm-init", "vm-init", "dev")
+    })?;
+    let program = steps.run_for("the tests", |step| {
+        Ok((scenarios(step)?, "built".to_owned()))
+    })?;
+    let read =
+        |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let folder = paths::target().join("vm");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let stripped = folder.join("scenarios");
+    build_ebpf::strip(&program, &stripped)?;
+    let tests = Tests {
+        init: read(&paths::target().join("debug/vm-init"))?,
+        stripped: read(&stripped)?,
+        object: read(&paths::object())?,
+        program,
+    };
+    fs::remove_file(&stripped).context("cannot remove the stripped tests")?;
+    Ok(tests)
+}
+
+/// The program of the scenarios, the one that `cargo xtask test` runs.
+fn scenarios(step: &Step) -> Result<PathBuf> {
+    let mut cargo = cmd::cargo(&paths::root());
+    cargo
+        .env("FOREBAY_EBPF_OBJECT", paths::object())
+        .args(["test", "-p", "gateway-tests", "--test", "scenarios"])
+        .args(["--no-run", "--message-format", "json"]);
+    step.say("cargo test --no-run");
+    let said = cmd::output(&mut cargo)?;
+    let path = said.lines().find_map(program_of);
+    let path = path.context("cargo has built no tests")?;
+    ensure!(path.is_file(), "cargo has built no {}", path.display());
+    Ok(path)
+}
+
+/// The program in a message of cargo about the scenarios.
+fn program_of(line: &str) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    let is_it = message["target"]["name"] == "scenarios";
+    is_it.then(|| message["executable"].as_str().map(PathBuf::from))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_found_in_what_cargo_says() {
+        let line = r#"{"reason":"compiler-artifact","target":{"name":"scenarios"},"executable":"/t/scenarios-1"}"#;
+        assert_eq!(program_of(line), Some(PathBuf::from("/t/scenarios-1")));
+        assert_eq!(program_of(&line.replace("\"scenarios\"", "\"x\"")), None);
+        assert_eq!(program_of("{}"), None);
+    }
+
+    #[test]
+    fn kernels_are_found_in_both_layouts_of_packages() {
+        let folder = std::env::temp_dir().join(format!("forebay-layout-{}", std::process::id()));
+        for (modules, kernel) in [
+            ("lib/modules/6.1", "boot/vmlinuz-6.1"),
+            ("usr/lib/modules/7.3", "usr/lib/modules/7.3/vmlinuz"),
+        ] {
+            let place = folder.join(modules);
+            fs::create_dir_all(&place).unwrap();
+            fs::create_dir_all(folder.join("boot")).unwrap();
+            fs::write(place.join("modules.builtin"), "").unwrap();
+            let error = files(&folder).unwrap_err().to_string();
+            assert_eq!(error, "the kernel's packages hold no image");
+            fs::write(folder.join(kernel), "").unwrap();
+            assert_eq!(files(&folder).unwrap(), (folder.join(kernel), place));
+            fs::remove_dir_all(&folder).unwrap();
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! One virtual machine: started, watched, ended.
+//!
+//! QEMU's exit code says nothing: it is 0 after a panic too. Under `--accel auto` KVM is taken only if a machine has been
+//! seen to run with it: the device may be there and yet run no ordinary kernel.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    cluster::wait::{Interrupt, until},
+    cmd,
+};
+
+/// The emulator.
+pub(super) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// The processor that is emulated: a fixed one, since what a kernel patches in itself depends on it.
+const CPU: &str = "Nehalem";
+
+/// How the machine's instructions are carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Accel {
+    /// KVM if a machine runs with it here, else emulation.
+    Auto,
+    /// By this machine's processor.
+    Kvm,
+    /// By emulation.
+    Tcg,
+}
+
+/// A machine to run.
+pub(super) struct Machine<'a> {
+    /// Kernel image.
+    pub(super) kernel: &'a Path,
+    /// Its first file system.
+    pub(super) initramfs: &'a Path,
+    /// Directory for what it says: `console.log`, `results.jsonl`, `qemu.log`.
+    pub(super) folder: &'a Path,
+    /// KVM or emulation, never `Auto`.
+    pub(super) accel: Accel,
+    /// Longest time to its end.
+    pub(super) bound: Duration,
+}
+
+impl Machine<'_> {
+    /// Runs it to its end; `each` is called with every new line of results. Ends it at the bound and at an interrupt.
+    pub(super) fn run(&self, interrupt: &Interrupt, mut each: impl FnMut(&str)) -> Result<()> {
+        let log = File::create(self.folder.join("qemu.log")).context("cannot create a log")?;
+        let mut command = self.command();
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("cannot share a log")?)
+            .stderr(log)
+            // Ctrl-C reaches this program, which ends the machine.
+            .process_group(0);
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {PROGRAM}"))?;
+        let mut running = Running(child);
+        let mut told = 0;
+        let results = self.folder.join("results.jsonl");
+        let what = "the virtual machine's end";
+        let ended = until(interrupt, what, self.bound, || {
+            let ended = running.0.try_wait().context("cannot wait for QEMU")?;
+            told += tell(&results, told, &mut each);
+            Ok(ended)
+        });
+        drop(running);
+        ended.map(drop)
+    }
+
+    fn command(&self) -> Command {
+        let at = |name: &str| self.folder.join(name).display().to_string();
+        let (accel, cpu) = match self.accel {
+            Accel::Kvm => ("kvm", "host"),
+            _ => ("tcg", CPU),
+        };
+        let mut command = Command::new("nice");
+        command.args(["-n", "10", PROGRAM]);
+        command.args(["-machine", "pc", "-accel", accel, "-cpu", cpu]);
+        // A second processor made every emulated run slower.
+        command.args(["-m", "1024", "-smp", "1", "-nodefaults", "-no-user-config"]);
+        command.args(["-display", "none", "-no-reboot"]);
+        command.args(["-serial", &format!("file:{}", at("console.log"))]);
+        command.arg("-kernel").arg(self.kernel);
+        command.arg("-initrd").arg(self.initramfs);
+        command.args([
+            "-append",
+            "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=5",
+        ]);
+        command.args(["-device", "virtio-serial-pci"]);
+        let results = format!("file,id=results,path={}", at("results.jsonl"));
+        command.args(["-chardev", &results]);
+        command.args([
+            "-device",
+            "virtserialport,chardev=results,name=forebay.results",
+        ]);
+        // Two interfaces on one hub: what one sends the other receives.
+        for i in 0..2 {
+            command.args(["-netdev", &format!("hubport,id=net{i},hubid=0")]);
+            let mac = format!("52:54:00:00:00:0{}", i + 1);
+            let device = format!("virtio-net-pci,netdev=net{i},mac={mac}");
+            command.args(["-device", &device]);
+        }
+        command
+    }
+}
+
+/// Hands over the whole lines after the first `told` bytes; says how many bytes that were.
+fn tell(results: &Path, told: usize, each: &mut impl FnMut(&str)) -> usize {
+    let text = fs::read(results).unwrap_or_default();
+    let fresh = text.get(told..).unwrap_or_default();
+    let Some(end) = fresh.iter().rposition(|byte| *byte == b'\n') else {
+        return 0;
+    };
+    for line in String::from_utf8_lossy(&fresh[..end]).lines() {
+        each(line);
+    }
+    end + 1
+}
+
+/// A machine that ends with this.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Whether QEMU is there; its version.
+pub(super) fn version() -> Result<String> {
+    ensure!(
+        cmd::is_there(PROGRAM),
+        "there is no {PROGRAM}: run `cargo xtask vm setup`, or install QEMU for x86"
+    );
+    let said = cmd::output(Command::new(PROGRAM).arg("--version"))?;
+    let version = said.split_whitespace().nth(3).unwrap_or("unknown");
+    Ok(version.to_owned())
+}
+
+/// Whether KVM is worth a try on this machine: not where it could only be nested without the processor's help.
+pub(super) fn kvm_is_likely() -> bool {
+    let opens = File::options().read(true).write(true).open("/dev/kvm");
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    opens.is_ok() && has_virtualisation(&flags)
+}
+
+fn has_virtualisation(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+    flags.is_some_and(|line| {
+        line.split_whitespace()
+            .any(|flag| flag == "svm" || flag == "vmx")
+    })
+}
+
+/// A directory for a machine that goes with this.
+pub(super) struct Folder {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Folder {
+    /// Makes it empty.
+    pub(super) fn new(path: PathBuf, keep: bool) -> Result<Self> {
+        drop(fs::remove_dir_all(&path));
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self { path, keep })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.keep {
+            drop(fs::remove_dir_all(&self.path));
+        }
+    }
+}
+
+/// Starts the clock of a machine.
+pub(super) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
+    let started = Instant::now();
+    work().map(|done| (done, started.elapsed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kvm_without_the_processors_help_is_not_tried() {
+        assert!(has_virtualisation("flags\t\t: fpu vmx sse"));
+        assert!(!has_virtualisation("flags\t\t: fpu sse vmxnet\nbugs: svm"));
+    }
+
+    #[test]
+    fn only_whole_lines_are_told_and_each_once() {
+        let path = std::env::temp_dir().join(format!("forebay-tell-{}", std::process::id()));
+        let mut heard = Vec::new();
+        fs::write(&path, "one\ntw").unwrap();
+        let told = tell(&path, 0, &mut |line: &str| heard.push(line.to_owned()));
+        fs::write(&path, "one\ntwo\nthree\n").unwrap();
+        let more = tell(&path, told, &mut |line: &str| heard.push(line.to_owned()));
+        assert_eq!(
+            tell(&path, told + more, &mut |_: &str| panic!("told twice")),
+            0
+        );
+        assert_eq!(heard, ["one", "two", "three"]);
+        fs::remove_file(&path).unwrap();
+    }
+}

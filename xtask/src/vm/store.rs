@@ -1,0 +1,228 @@
+//! Kernel packages in the cache, each kernel with a lock that names its version and the hash of each file.
+//!
+//! A kernel that is there is used as it is: another version comes only by `cargo xtask vm setup`. What was changed since it
+//! was fetched is refused, never used.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    apt::{self, Package, Suite},
+    kernels::Listed,
+};
+use crate::{cmd, paths, progress::Step};
+
+/// Name of the lock of a kernel.
+const LOCK: &str = "lock.json";
+
+/// What is known of a kernel in the cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Lock {
+    /// Version of its packages.
+    pub(super) version: String,
+    /// Its files.
+    files: Vec<Locked>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Locked {
+    name: String,
+    sha256: String,
+}
+
+/// A kernel in the cache.
+#[derive(Debug)]
+pub(super) struct Cached {
+    folder: PathBuf,
+    pub(super) lock: Lock,
+}
+
+/// The kernel from the cache; nothing if it was never fetched.
+///
+/// A file that is not what the lock says is an error that names the way out.
+pub(super) fn cached(kernel: &Listed) -> Result<Option<Cached>> {
+    in_folder(folder(&kernel.id)?, &kernel.id)
+}
+
+fn in_folder(folder: PathBuf, id: &str) -> Result<Option<Cached>> {
+    let path = folder.join(LOCK);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let again = || {
+        format!(
+            "remove {} and run `cargo xtask vm setup --kernel {id}`",
+            folder.display()
+        )
+    };
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lock: Lock = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is damaged: {}", path.display(), again()))?;
+    for file in &lock.files {
+        let is = sha256(&folder.join(&file.name)).ok();
+        if is.as_deref() != Some(&*file.sha256) {
+            bail!(
+                "{} in the cache is not what was fetched: {}",
+                file.name,
+                again()
+            );
+        }
+    }
+    Ok(Some(Cached { folder, lock }))
+}
+
+/// Fetches the newest version of the kernel that the archive has, unless it is the one in the cache. The caller holds the lock.
+pub(super) fn fetch(step: &Step, kernel: &Listed) -> Result<Cached> {
+    apt::require()?;
+    let folder = folder(&kernel.id)?;
+    step.say(&format!("the index of {}", kernel.suite));
+    let index = paths::cache()?.join("vm/apt").join(&kernel.suite);
+    let suite = Suite::update(&kernel.suite, &index)?;
+    let packages = suite.resolve(&kernel.package)?;
+    if let Ok(Some(cached)) = cached(kernel)
+        && cached.holds(&packages)
+    {
+        return Ok(cached);
+    }
+    let fresh = folder.with_extension("new");
+    drop(fs::remove_dir_all(&fresh));
+    fs::create_dir_all(&fresh).with_context(|| format!("cannot create {}", fresh.display()))?;
+    for package in &packages {
+        step.say(&package.name);
+        suite.download(package, &fresh)?;
+    }
+    let lock = lock_of(&fresh, &packages)?;
+    fs::write(
+        fresh.join(LOCK),
+        format!("{}\n", serde_json::to_string_pretty(&lock)?),
+    )
+    .with_context(|| format!("cannot write to {}", fresh.display()))?;
+    drop(fs::remove_dir_all(&folder));
+    fs::rename(&fresh, &folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    Ok(Cached { folder, lock })
+}
+
+/// The lock over what apt has laid down, which must be what the signed index names.
+fn lock_of(folder: &Path, packages: &[Package]) -> Result<Lock> {
+    let mut files = Vec::new();
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "deb") {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            files.push(Locked {
+                name: name.into_owned(),
+                sha256: sha256(&path)?,
+            });
+        }
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    for package in packages {
+        if !files.iter().any(|file| file.sha256 == package.sha256) {
+            bail!(
+                "the file of {} is not the one that the archive's index names: try again",
+                package.name
+            );
+        }
+    }
+    let version = packages.first().context("a kernel of no packages")?;
+    Ok(Lock {
+        version: version.version.clone(),
+        files,
+    })
+}
+
+impl Cached {
+    fn holds(&self, packages: &[Package]) -> bool {
+        let is_here = |package: &Package| {
+            let mut files = self.lock.files.iter();
+            files.any(|file| file.sha256 == package.sha256)
+        };
+        packages.iter().all(is_here)
+    }
+
+    /// Unpacks all of its packages into `directory`.
+    pub(super) fn unpack(&self, directory: &Path) -> Result<()> {
+        for file in &self.lock.files {
+            let mut dpkg = Command::new("dpkg-deb");
+            dpkg.arg("-x")
+                .arg(self.folder.join(&file.name))
+                .arg(directory);
+            cmd::output(&mut dpkg)?;
+        }
+        Ok(())
+    }
+}
+
+fn folder(id: &str) -> Result<PathBuf> {
+    Ok(paths::cache()?.join("vm/kernels").join(id))
+}
+
+/// By the machine's own program: this one is built without optimisation and takes twenty times as long.
+fn sha256(path: &Path) -> Result<String> {
+    let said = cmd::output(Command::new("sha256sum").arg("--").arg(path))?;
+    let hash = said.split_whitespace().next();
+    hash.map(str::to_owned).context("sha256sum says nothing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("forebay-vm-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("linux.deb"), "a kernel").unwrap();
+        let lock = Lock {
+            version: "6.1-1".to_owned(),
+            files: vec![Locked {
+                name: "linux.deb".to_owned(),
+                sha256: sha256(&folder.join("linux.deb")).unwrap(),
+            }],
+        };
+        fs::write(folder.join(LOCK), serde_json::to_vec(&lock).unwrap()).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_file_that_was_changed_is_refused_with_the_way_out() {
+        let folder = stored("changed");
+        let found = in_folder(folder.clone(), "6.1").unwrap().unwrap();
+        assert_eq!(found.lock.version, "6.1-1");
+        fs::write(folder.join("linux.deb"), "b kernel").unwrap();
+        let error = in_folder(folder.clone(), "6.1").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "linux.deb in the cache is not what was fetched: remove {} and run `cargo xtask vm setup --kernel 6.1`",
+                folder.display()
+            )
+        );
+        fs::write(folder.join(LOCK), "{").unwrap();
+        let error = in_folder(folder.clone(), "6.1").unwrap_err().to_string();
+        assert!(error.contains("lock.json is damaged: remove"), "{error}");
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(in_folder(folder, "6.1").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_download_must_be_what_the_index_names() {
+        let folder = stored("download");
+        let package = |sha256: &str| Package::with_hash("linux", "6.1-1", sha256);
+        let good = sha256(&folder.join("linux.deb")).unwrap();
+        assert_eq!(
+            lock_of(&folder, &[package(&good)]).unwrap().version,
+            "6.1-1"
+        );
+        let error = lock_of(&folder, &[package("abc")]).unwrap_err();
+        assert!(error.to_string().starts_with("the file of linux is not"));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
