@@ -9,11 +9,14 @@
 //! Header and query values are compared as they stand on the wire: a query parameter's value is the text after the first
 //! `=`, without percent-decoding, as Envoy does. Hosts must be in lower case; the caller sees to it.
 
+mod hosts;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use self::hosts::Hosts;
 use crate::snapshot::Hostname;
 use crate::snapshot::route::{PathMatch, RouteMatch, ValueMatch};
 
@@ -60,12 +63,12 @@ pub enum Mismatch {
 
 /// The compiled routes of one listener: a table for each hostname.
 ///
-/// A copy shares the tables, so that a change of one route makes one table anew.
+/// A copy shares the tables, so that a change of one route makes one table anew, and most of the list of them.
 #[derive(Clone, Debug, Default)]
 pub struct Router {
-    exact_hosts: BTreeMap<Arc<str>, Arc<Table>>,
+    exact_hosts: Hosts<Arc<Table>>,
     /// By what follows the asterisk: `*.example.com` is `.example.com`.
-    wildcard_hosts: BTreeMap<Arc<str>, Arc<Table>>,
+    wildcard_hosts: Hosts<Arc<Table>>,
     /// Lengths of those suffixes, each once, the longest first.
     wildcard_lengths: Vec<usize>,
     any_host: Option<Arc<Table>>,
@@ -127,23 +130,20 @@ impl Router {
             self.any_host = table;
             return;
         };
-        let (hosts, host) = match name.strip_prefix('*') {
-            Some(suffix) => (&mut self.wildcard_hosts, suffix),
-            None => (&mut self.exact_hosts, name),
+        let Some(suffix) = name.strip_prefix('*') else {
+            return self.exact_hosts.set(name, table);
         };
-        match table {
-            Some(table) => drop(hosts.insert(host.into(), table)),
-            None => drop(hosts.remove(host)),
-        }
-        self.wildcard_lengths = self.wildcard_hosts.keys().map(|key| key.len()).collect();
+        self.wildcard_hosts.set(suffix, table);
+        let lengths = self.wildcard_hosts.iter().map(|(suffix, _)| suffix.len());
+        self.wildcard_lengths = lengths.collect();
         self.wildcard_lengths.sort_unstable_by(|a, b| b.cmp(a));
         self.wildcard_lengths.dedup();
     }
 
     /// All entries, best first.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        let mut tables: Vec<&Arc<Table>> = self.exact_hosts.values().collect();
-        tables.extend(self.wildcard_hosts.values());
+        let named = self.exact_hosts.iter().chain(self.wildcard_hosts.iter());
+        let mut tables: Vec<&Arc<Table>> = named.map(|(_, table)| table).collect();
         tables.sort_by(|a, b| a.hostname().cmp(&b.hostname()));
         tables.extend(&self.any_host);
         tables.into_iter().flat_map(|table| &table.entries)
