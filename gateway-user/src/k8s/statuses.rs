@@ -4,6 +4,7 @@
 //! own last write, whichever is newer. Every write names the version that it starts from; an object that has changed
 //! meanwhile is read and merged anew.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -227,10 +228,10 @@ impl Engine {
         let now = Instant::now();
         let mut old = before.iter().peekable();
         for (at, status) in newest.iter().enumerate() {
-            while let Some(gone) = old.next_if(|old| place(old) < place(status)) {
+            while let Some(gone) = old.next_if(|old| order(old, status).is_lt()) {
                 self.queue.push(id(gone), now, now);
             }
-            let was = old.next_if(|old| place(old) == place(status));
+            let was = old.next_if(|old| order(old, status).is_eq());
             if !was.is_some_and(|was| same(&was.status, &status.status)) {
                 self.queue.push(id(status), now, now);
             }
@@ -408,6 +409,15 @@ impl Engine {
 
 fn place(status: &ObjectStatus) -> (Kind, &str, &str) {
     (status.kind, &status.namespace, &status.name)
+}
+
+/// The order of two statuses; names that are the same allocation need no look.
+fn order(a: &ObjectStatus, b: &ObjectStatus) -> Ordering {
+    let same = Arc::ptr_eq(&a.name, &b.name) && Arc::ptr_eq(&a.namespace, &b.namespace);
+    if same && a.kind == b.kind {
+        return Ordering::Equal;
+    }
+    place(a).cmp(&place(b))
 }
 
 fn id(status: &ObjectStatus) -> ObjectId {

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-/// Values by place.
-#[derive(Clone, Debug)]
+/// Values by place. A copy is the same list until one of the two is changed.
+#[derive(Debug)]
 pub struct Slots<T> {
-    places: Vec<Option<Arc<T>>>,
+    places: Arc<Vec<Option<Arc<T>>>>,
 }
 
 impl<T> Slots<T> {
@@ -46,21 +46,32 @@ impl<T> Slots<T> {
 
     /// Adds a value behind all places.
     pub fn push(&mut self, value: Arc<T>) {
-        self.places.push(Some(value));
+        Arc::make_mut(&mut self.places).push(Some(value));
     }
 
     /// Fills a place, or empties it; places up to there come into being.
     pub fn set(&mut self, place: usize, value: Option<Arc<T>>) {
-        if self.places.len() <= place {
-            self.places.resize_with(place + 1, || None);
+        let places = Arc::make_mut(&mut self.places);
+        if places.len() <= place {
+            places.resize_with(place + 1, || None);
         }
-        self.places[place] = value;
+        places[place] = value;
     }
 }
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self { places: Vec::new() }
+        Self {
+            places: Arc::default(),
+        }
+    }
+}
+
+impl<T> Clone for Slots<T> {
+    fn clone(&self) -> Self {
+        Self {
+            places: Arc::clone(&self.places),
+        }
     }
 }
 
@@ -78,8 +89,9 @@ impl<T> Index<usize> for Slots<T> {
 
 impl<T> FromIterator<Arc<T>> for Slots<T> {
     fn from_iter<I: IntoIterator<Item = Arc<T>>>(values: I) -> Self {
+        let places: Vec<_> = values.into_iter().map(Some).collect();
         Self {
-            places: values.into_iter().map(Some).collect(),
+            places: Arc::new(places),
         }
     }
 }
@@ -92,7 +104,7 @@ impl<T> From<Vec<Arc<T>>> for Slots<T> {
 
 impl<T> Extend<Arc<T>> for Slots<T> {
     fn extend<I: IntoIterator<Item = Arc<T>>>(&mut self, values: I) {
-        self.places.extend(values.into_iter().map(Some));
+        Arc::make_mut(&mut self.places).extend(values.into_iter().map(Some));
     }
 }
 
@@ -101,7 +113,7 @@ impl<T> IntoIterator for Slots<T> {
     type IntoIter = std::iter::Flatten<std::vec::IntoIter<Option<Arc<T>>>>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.places.into_iter().flatten()
+        Arc::unwrap_or_clone(self.places).into_iter().flatten()
     }
 }
 
