@@ -8,6 +8,7 @@ pub mod kernel;
 mod open_files;
 mod source;
 mod start;
+mod steered;
 pub mod view;
 
 use std::collections::BTreeSet;
@@ -40,6 +41,7 @@ use crate::translate::{Context, Inputs, Translator, zone};
 use self::kernel::{Kernel, Refused};
 use self::source::Source;
 use self::start::{endpoints, load_allocations, open_kernel, start_proxy, sync};
+use self::steered::Steered;
 use self::view::{Shared, View};
 
 /// How often a drain is looked at, and what must be tried again at most.
@@ -135,6 +137,8 @@ struct App {
     failed: Vec<(BindKey, String)>,
     /// The kernel's tables are those of the configuration.
     programmed: bool,
+    /// What the kernel's half was told.
+    steered: Steered,
     /// VIPs that this node may not serve, and why.
     refused: Refused,
     /// What all nodes serve.
@@ -192,12 +196,13 @@ impl App {
             allocations: load_allocations(&settings),
             translator: Translator::default(),
             generation: 0,
-            shared,
             readiness,
             progress: Progress::default(),
             program_again: None,
             failed: Vec::new(),
             programmed: false,
+            steered: Steered::new(shared.kernel()),
+            shared,
             refused: Refused::new(),
             agreement: Agreement::default(),
             tidy_at: None,
@@ -221,6 +226,7 @@ impl App {
             let wake = self.due().map(|due| due.max(looked + TICK));
             tokio::select! {
                 () = self.source.next() => self.reconfigure().await,
+                () = self.steered.refuses() => self.reconfigure().await,
                 () = self.signals.next() => {
                     if self.stopping {
                         tracing::warn!("told to stop again: stopping at once");
@@ -403,11 +409,8 @@ impl App {
     }
 
     /// Brings the kernel's tables in line; what fails or is refused is tried again. Returns what this node may not serve.
-    async fn program(&mut self, snapshot: &Arc<Snapshot>) -> Refused {
-        let programmed = match self.shared.kernel() {
-            Some(kernel) => kernel.publish(Arc::clone(snapshot)).await,
-            None => Ok(Refused::new()),
-        };
+    async fn program(&mut self, snapshot: &Snapshot) -> Refused {
+        let programmed = self.steered.follow(&self.shared, snapshot).await;
         self.programmed = programmed.is_ok();
         self.progress.maps_programmed |= self.programmed;
         let again = programmed

@@ -325,6 +325,14 @@ impl Proxy {
         Ok(duplicate(sockets)?.into_iter().map(OwnedFd::from).collect())
     }
 
+    /// Tells sets of listening sockets apart: none that was opened later has the number of one before.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<u64> {
+        let control = self.control();
+        let numbers = control.listening.values().flat_map(|l| &l.numbers);
+        numbers.copied().collect()
+    }
+
     /// Begins to drain: answers close their connection, idle connections are closed after a few seconds. New
     /// connections are still served.
     pub fn drain(&self) {

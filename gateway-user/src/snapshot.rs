@@ -57,6 +57,44 @@ pub struct Snapshot {
     pub replicas: Vec<Replica>,
 }
 
+impl Snapshot {
+    /// The part that decides where packets go: without what is said over their connections.
+    #[must_use]
+    pub fn steering(&self) -> Self {
+        let binds = self.binds.iter().map(|(key, bind)| {
+            let bind = Bind {
+                gateway: bind.gateway.clone(),
+                policy: Arc::clone(&bind.policy),
+                listeners: Vec::new(),
+                ..**bind
+            };
+            (*key, Arc::new(bind))
+        });
+        Self {
+            generation: self.generation,
+            binds: binds.collect(),
+            addresses: self.addresses.clone(),
+            routed: self.routed.clone(),
+            replicas: self.replicas.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the [steering](Self::steering) part of `other` is the same.
+    #[must_use]
+    pub fn steers_like(&self, other: &Self) -> bool {
+        let mut binds = self.binds.iter().zip(&other.binds);
+        let same_binds = self.binds.len() == other.binds.len()
+            && binds.all(|((key, own), (other_key, other))| {
+                key == other_key && own.gateway == other.gateway && own.policy == other.policy
+            });
+        same_binds
+            && self.addresses == other.addresses
+            && self.routed == other.routed
+            && self.replicas == other.replicas
+    }
+}
+
 /// One Forebay node as the EndpointSlices of Forebay's own Service list it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Replica {
@@ -79,4 +117,93 @@ pub enum ReplicaState {
     Ready,
     /// Keeps its sockets, owns nothing.
     Draining,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        let (key, gateway) = (
+            BindKey::from("192.0.2.1:80".parse::<std::net::SocketAddr>().unwrap()),
+            ObjectKey::new("a", "g"),
+        );
+        let bind = Bind {
+            key,
+            gateway: gateway.clone(),
+            protocol: Protocol::Http,
+            builtin_ready: false,
+            policy: Arc::default(),
+            listeners: Vec::new(),
+        };
+        Snapshot {
+            binds: [(key, Arc::new(bind))].into(),
+            addresses: [(key.address, gateway)].into(),
+            ..Snapshot::default()
+        }
+    }
+
+    fn bind(snapshot: &mut Snapshot) -> &mut Bind {
+        Arc::make_mut(snapshot.binds.values_mut().next().unwrap())
+    }
+
+    #[test]
+    fn routes_steer_no_packet_and_all_else_does() {
+        let listener = Listener {
+            gateway: ObjectKey::new("a", "g"),
+            name: "l".into(),
+            hostname: None,
+            tls: None,
+            router: crate::l7::router::Router::default(),
+            rule: Some(1),
+        };
+        let mut routed = snapshot();
+        routed.generation = 7;
+        bind(&mut routed).listeners.push(Arc::new(listener));
+        assert!(snapshot().steers_like(&routed));
+        assert!(snapshot().steers_like(&routed.steering()));
+        assert!(
+            routed
+                .steering()
+                .binds
+                .values()
+                .all(|bind| bind.listeners.is_empty())
+        );
+        let replica = Replica {
+            name: "n".to_owned(),
+            address: [192, 0, 2, 9].into(),
+            state: ReplicaState::Ready,
+            weight: 1,
+        };
+        let changes: [fn(&mut Snapshot); 6] = [
+            |s| s.binds.clear(),
+            |s| bind(s).gateway = ObjectKey::new("a", "h"),
+            |s| {
+                let policy = L4Policy {
+                    udp_hash: UdpHash::Addresses,
+                    ..L4Policy::default()
+                };
+                bind(s).policy = Arc::new(policy);
+            },
+            |s| s.addresses.clear(),
+            |s| s.routed.extend([IpAddr::from([192, 0, 2, 1])]),
+            |s| {
+                let (_, bind) = s.binds.pop_first().unwrap();
+                let key = BindKey {
+                    port: 81,
+                    ..bind.key
+                };
+                s.binds.insert(key, bind);
+            },
+        ];
+        for (at, change) in changes.iter().enumerate() {
+            let mut other = snapshot();
+            change(&mut other);
+            assert!(!snapshot().steers_like(&other), "change {at}");
+            assert!(!other.steers_like(&snapshot()), "change {at}");
+        }
+        let mut other = snapshot();
+        other.replicas.push(replica);
+        assert!(!snapshot().steers_like(&other));
+    }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use gateway_common::abi::SLOTS_PER_GROUP;
 use gateway_common::hash::Key;
 use socket2::SockRef;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::TICK;
 use super::view::Shared;
@@ -50,7 +50,10 @@ enum Command {
 
 /// The handle of the thread.
 #[derive(Clone, Debug)]
-pub struct Kernel(Sender<Command>);
+pub struct Kernel {
+    commands: Sender<Command>,
+    refused: watch::Receiver<Refused>,
+}
 
 impl Kernel {
     /// The lock of the pins, if this process is the one that sets them up.
@@ -108,10 +111,14 @@ impl Kernel {
     ) -> std::io::Result<Self> {
         driver.start_probing(probes, Box::new(move |own| held.foreign(own)))?;
         let (sender, commands) = channel();
+        let (refused, refusals) = watch::channel(Refused::new());
         std::thread::Builder::new()
             .name("datapath".into())
-            .spawn(move || serve(driver, &shared, &commands))?;
-        Ok(Self(sender))
+            .spawn(move || serve(driver, &shared, &commands, &refused))?;
+        Ok(Self {
+            commands: sender,
+            refused: refusals,
+        })
     }
 
     /// Brings the tables in line with a snapshot whose sockets are open.
@@ -124,6 +131,13 @@ impl Kernel {
         answer
             .await
             .unwrap_or_else(|_| Err("the datapath thread has ended".into()))
+    }
+
+    /// VIPs that this node may not serve, as they are now: an address of the machine may become a VIP's, or the other way
+    /// round, while the snapshot stays.
+    #[must_use]
+    pub fn refused(&self) -> watch::Receiver<Refused> {
+        self.refused.clone()
     }
 
     /// A UDP socket on a VIP; waits for the thread, which must not wait for the caller.
@@ -165,7 +179,7 @@ impl Kernel {
 
     fn tell(&self, command: Command) {
         // A thread that has ended answers nothing, which whoever waits sees.
-        drop(self.0.send(command));
+        drop(self.commands.send(command));
     }
 }
 
@@ -199,7 +213,12 @@ fn privileges(
     Ok((Box::new(agent), forward))
 }
 
-fn serve(mut driver: Driver, shared: &Arc<Shared>, commands: &Receiver<Command>) {
+fn serve(
+    mut driver: Driver,
+    shared: &Arc<Shared>,
+    commands: &Receiver<Command>,
+    refused: &watch::Sender<Refused>,
+) {
     let heart = Heart::start(Arc::clone(shared), driver.shared(), driver.link());
     let mut last = None;
     let mut failed = None;
@@ -208,13 +227,10 @@ fn serve(mut driver: Driver, shared: &Arc<Shared>, commands: &Receiver<Command>)
         let result = match commands.recv_timeout(wait) {
             Ok(Command::Snapshot(snapshot, reply)) => {
                 let result = publish(&mut driver, shared, &snapshot);
-                let refused = driver.refused().iter().filter(|(vip, _)| vip.port != 0);
-                let refused = refused.map(|(vip, why)| (*vip, why.clone()));
-                let unserved = driver.unserved().map(|(vip, why)| (vip, why.to_owned()));
-                let refused = refused.chain(unserved).collect();
                 last = Some(snapshot);
+                let result = result.map(|()| refused_by(&driver));
                 // Nobody waits any more only while the daemon stops.
-                drop(reply.send(result.map(|()| refused).map_err(|e| e.to_string())));
+                drop(reply.send(result.map_err(|e| e.to_string())));
                 Ok(())
             }
             Ok(Command::Drain) => driver.set_draining(true, Instant::now()),
@@ -246,6 +262,12 @@ fn serve(mut driver: Driver, shared: &Arc<Shared>, commands: &Receiver<Command>)
             last.as_ref()
                 .map_or(Ok(()), |snapshot| publish(&mut driver, shared, snapshot))
         });
+        refused.send_if_modified(|known| {
+            let now = refused_by(&driver);
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
         if driver.take_written() {
             // Rows are computed in tables that are thrown away; changes are far between.
             return_freed_memory();
@@ -256,6 +278,13 @@ fn serve(mut driver: Driver, shared: &Arc<Shared>, commands: &Receiver<Command>)
         }
         failed = error;
     }
+}
+
+fn refused_by(driver: &Driver) -> Refused {
+    let refused = driver.refused().iter().filter(|(vip, _)| vip.port != 0);
+    let refused = refused.map(|(vip, why)| (*vip, why.clone()));
+    let unserved = driver.unserved().map(|(vip, why)| (vip, why.to_owned()));
+    refused.chain(unserved).collect()
 }
 
 /// Writes the heartbeat until it is dropped.
