@@ -12,11 +12,16 @@ use gateway_common::hash::{Key, flow_v4, flow_v6, row_of};
 
 use crate::snapshot::{BindKey, UdpHash};
 
+/// Rows of a block. They are summed ten times a second, and most of them hold nothing.
+const BLOCK: usize = 64;
+
 /// Open connections by row.
 #[derive(Debug)]
 pub struct Held {
     key: Key,
     rows: Box<[AtomicU32]>,
+    /// Their sums by block: only what is not zero need be looked at.
+    blocks: Box<[AtomicU32]>,
 }
 
 impl Held {
@@ -27,6 +32,7 @@ impl Held {
             key,
             // Zero pages of the system: only rows with connections cost memory.
             rows: bytemuck::zeroed_slice_box(ROWS as usize),
+            blocks: bytemuck::zeroed_slice_box((ROWS as usize).div_ceil(BLOCK)),
         })
     }
 
@@ -43,7 +49,8 @@ impl Held {
     }
 
     fn hold(self: &Arc<Self>, row: Option<u32>) -> Holding {
-        if let Some(word) = row.and_then(|row| self.rows.get(row as usize)) {
+        if let Some((word, block)) = row.and_then(|row| self.words(row)) {
+            block.fetch_add(1, Relaxed);
             word.fetch_add(1, Relaxed);
         }
         Holding {
@@ -52,9 +59,19 @@ impl Held {
         }
     }
 
+    /// The words that count for a row.
+    fn words(&self, row: u32) -> Option<(&AtomicU32, &AtomicU32)> {
+        let row = row as usize;
+        Some((self.rows.get(row)?, self.blocks.get(row / BLOCK)?))
+    }
+
     /// Open connections of the rows for which `own` is false.
     pub fn foreign(&self, own: impl Fn(u32) -> bool) -> u32 {
-        let open = (0..ROWS).zip(&self.rows);
+        let blocks = self.blocks.iter().zip(self.rows.chunks(BLOCK));
+        let rows = (0..ROWS).step_by(BLOCK).zip(blocks);
+        let open = rows
+            .filter(|(_, (block, _))| block.load(Relaxed) > 0)
+            .flat_map(|(first, (_, rows))| (first..).zip(rows));
         open.map(|(row, word)| (row, word.load(Relaxed)))
             .filter(|(row, count)| *count > 0 && !own(*row))
             .fold(0, |sum, (_, count)| sum.saturating_add(count))
@@ -90,8 +107,9 @@ pub struct Holding {
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        if let Some(word) = self.row.and_then(|row| self.held.rows.get(row as usize)) {
+        if let Some((word, block)) = self.row.and_then(|row| self.held.words(row)) {
             word.fetch_sub(1, Relaxed);
+            block.fetch_sub(1, Relaxed);
         }
     }
 }
@@ -135,5 +153,25 @@ mod tests {
         let apart = [1, 2].map(|port| held.row(four(port), udp, UdpHash::FiveTuple));
         assert_ne!(apart[0], apart[1]);
         assert_eq!(held.foreign(|_| false), 3);
+    }
+
+    #[test]
+    fn every_row_is_summed() {
+        let held = Held::new(KEY);
+        let rows = [0, 1, 63, 64, 127, 4_096, ROWS - 1];
+        let holding: Vec<_> = rows.iter().map(|row| held.hold(Some(*row))).collect();
+        let again = held.hold(Some(64));
+        for row in rows {
+            let own = if row == 64 { 2 } else { 1 };
+            assert_eq!(held.foreign(|r| r != row), own, "{row}");
+        }
+        assert_eq!(held.foreign(|_| false), 8);
+        drop(again);
+        assert_eq!(held.foreign(|r| r != 64), 1);
+        drop(holding);
+        assert_eq!(held.foreign(|_| false), 0);
+        let _none = held.hold(None);
+        let _beyond = held.hold(Some(ROWS));
+        assert_eq!(held.foreign(|_| false), 0);
     }
 }

@@ -266,11 +266,15 @@ impl Worker {
             let live = self.shared.live.load_full();
             let now = Instant::now();
             self.sessions.expire(&self, now);
+            let (sweeps, reaps) = (self.index == 0, beat.is_multiple_of(BEATS_PER_REAP));
+            if !sweeps && !reaps {
+                continue;
+            }
             for cluster in live.all_clusters() {
-                if self.index == 0 {
+                if sweeps {
                     cluster.sweep(now);
                 }
-                if beat.is_multiple_of(BEATS_PER_REAP) {
+                if reaps {
                     cluster.reap_idle(self.index, now);
                 }
             }
