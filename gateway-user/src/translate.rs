@@ -33,6 +33,7 @@ mod replica;
 mod retry;
 mod route;
 mod route_match;
+pub(crate) mod shared;
 mod tls;
 mod traffic_policy;
 mod udp_route;

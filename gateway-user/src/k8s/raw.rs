@@ -102,7 +102,7 @@ impl Raw {
             });
         let status = status
             .filter(|status| !status.is_null())
-            .map(|status| status.to_string().into_boxed_str());
+            .map(|status| status.to_string().into());
         if let Some(object) = self.value.as_object_mut() {
             // Items of a list do not say what they are.
             let words = [

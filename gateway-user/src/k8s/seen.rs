@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kube::core::ApiResource;
 use tokio::sync::Notify;
 
+use crate::translate::shared::Shared;
 use crate::translate::{Kind, ObjectId};
 
 /// One object as last seen.
@@ -18,15 +19,15 @@ pub struct Known {
     /// `metadata.resourceVersion`.
     pub resource_version: Box<str>,
     /// `status` as JSON; none if it has none.
-    pub status: Option<Box<str>>,
+    pub status: Option<Arc<str>>,
 }
 
 /// Objects by kind and key. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Seen(Arc<Shared>);
+pub struct Seen(Arc<Common>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct Common {
     state: Mutex<State>,
     changed: Notify,
 }
@@ -34,6 +35,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     objects: HashMap<ObjectId, Known>,
+    /// Of routes that were judged within one second most have the same.
+    statuses: Shared<str>,
     resources: BTreeMap<Kind, ApiResource>,
     /// Objects that came, went or got another status since they were last taken.
     touched: HashSet<ObjectId>,
@@ -52,8 +55,11 @@ impl Seen {
     }
 
     /// Notes what was seen of an object; none: it is gone.
-    pub fn set(&self, id: ObjectId, known: Option<Known>) {
+    pub fn set(&self, id: ObjectId, mut known: Option<Known>) {
         let mut state = self.lock();
+        if let Some(status) = known.as_mut().and_then(|known| known.status.as_mut()) {
+            *status = state.statuses.shared(Arc::clone(status));
+        }
         let same_status = |old: &Known, new: &Known| old.uid == new.uid && old.status == new.status;
         let touched = id.clone();
         let changed = match known {

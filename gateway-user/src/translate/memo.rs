@@ -25,6 +25,7 @@ use super::listener::{GRPC_ROUTE, HTTP_ROUTE, UDP_ROUTE};
 use super::listener_routes::RouteId;
 use super::objects::Metadata;
 use super::pack;
+use super::shared::Shared;
 use super::{
     Context, Inputs, Translation, address_pool, gateway, gateway_class, grpc_route, http_route,
     l4_policy, replica, udp_route,
@@ -48,7 +49,8 @@ pub(super) struct Memo {
     edge: Conditions,
     gateway_statuses: BTreeMap<ObjectKey, GatewayStatus>,
     route_statuses: RouteStatuses,
-    statuses: Shared,
+    /// Statuses that routes have: most of thousands have the same one.
+    statuses: Shared<RouteStatus>,
     replicas: Vec<Replica>,
     /// What is wrong with replicas.
     replica_warnings: Conditions,
@@ -61,29 +63,6 @@ struct RouteStatuses {
     http: Arc<BTreeMap<ObjectKey, Arc<RouteStatus>>>,
     grpc: Arc<BTreeMap<ObjectKey, Arc<RouteStatus>>>,
     udp: Arc<BTreeMap<ObjectKey, Arc<RouteStatus>>>,
-}
-
-/// Statuses that routes have: most of thousands have the same one.
-#[derive(Default)]
-struct Shared {
-    known: BTreeSet<Arc<RouteStatus>>,
-    /// Number at which those that nobody has any more are looked for.
-    limit: usize,
-}
-
-impl Shared {
-    /// The one that says the same, if there is one.
-    fn shared(&mut self, status: Arc<RouteStatus>) -> Arc<RouteStatus> {
-        if let Some(known) = self.known.get(&status) {
-            return Arc::clone(known);
-        }
-        if self.known.len() >= self.limit {
-            self.known.retain(|known| Arc::strong_count(known) > 1);
-            self.limit = 64 + 2 * self.known.len();
-        }
-        self.known.insert(Arc::clone(&status));
-        status
-    }
 }
 
 /// Which parts a change touches.
