@@ -33,10 +33,14 @@ const NAMES_ALL: [&str; 2] = ["datapath::", "xdp_"];
 const NAMES_BELOW: [&str; 1] = ["datapath::below::"];
 
 /// Longest time for one test, in seconds: emulated, and on busy processors.
-const PATIENCE: u64 = 180;
+const PATIENCE: u64 = 300;
 
-/// Where tests and kernel programs lie in the machine.
-const TESTS: &str = "/scenarios";
+/// Programs of the tests' crate that run in a machine.
+const SCENARIOS: &str = "scenarios";
+const BENCH: &str = "forebay-bench";
+
+/// Where program and kernel programs lie in the machine.
+const PROGRAM: &str = "/program";
 const OBJECT: &str = "/forebay.o";
 
 /// Where a kernel comes from.
@@ -58,13 +62,13 @@ pub(super) struct Made {
 }
 
 /// What was built for the machines.
-pub(super) struct Tests {
+pub(super) struct Guest {
     init: Vec<u8>,
-    /// As cargo has built it.
+    /// What it runs, as cargo has built it.
     program: PathBuf,
     /// The same without what only debuggers read.
     stripped: Vec<u8>,
-    object: Vec<u8>,
+    pub(super) object: Vec<u8>,
 }
 
 impl Image {
@@ -83,7 +87,7 @@ impl Image {
     }
 
     /// Lays everything down in `folder`.
-    pub(super) fn make(&self, folder: &Path, plan: &Value, tests: &Tests) -> Result<Made> {
+    pub(super) fn make(&self, folder: &Path, plan: &Value, guest: &Guest) -> Result<Made> {
         let (kernel, modules) = match &self.from {
             From::User { kernel, modules } => (kernel.clone(), modules.clone()),
             From::Cache(cached) => {
@@ -94,10 +98,10 @@ impl Image {
         };
         let mut archive = Archive::default();
         archive.console();
-        archive.file("/init", &tests.init);
+        archive.file("/init", &guest.init);
         archive.file("/plan.json", plan.to_string().as_bytes());
-        archive.file(OBJECT, &tests.object);
-        archive.program_as(TESTS, &tests.program, &tests.stripped)?;
+        archive.file(OBJECT, &guest.object);
+        archive.program_as(PROGRAM, &guest.program, &guest.stripped)?;
         archive.programs()?;
         archive.xdp_tools()?;
         for (i, (name, bytes)) in modules::closure(&modules)?.iter().enumerate() {
@@ -129,81 +133,103 @@ fn files(unpacked: &Path) -> Result<(PathBuf, PathBuf)> {
     ))
 }
 
-impl Tests {
-    /// What a machine is to run: `all` that depend on the kernel or those that show most, if `filter` is in their names.
-    pub(super) fn plan(&self, below: bool, all: bool, filter: &str) -> Value {
-        let names: &[&str] = match (below, all) {
-            (true, _) => &NAMES_BELOW,
-            (false, true) => &NAMES_ALL,
-            (false, false) => &NAMES,
-        };
-        json!({
-            "program": TESTS,
-            "names": names,
-            "filter": filter,
-            "seconds": PATIENCE,
-            "environment": {
-                "PATH": "/bin",
-                "HOME": "/root",
-                "FOREBAY_EBPF_OBJECT": OBJECT,
-                "FOREBAY_VM": "1",
-                "RUST_BACKTRACE": "0",
-                // Else the first line that a test prints stands behind its name.
-                "RUST_TEST_THREADS": "2",
-            },
-        })
-    }
-
-    /// A plan of nothing.
-    pub(super) fn nothing(&self) -> Value {
-        json!({ "program": null, "names": [], "filter": "", "seconds": PATIENCE, "environment": {} })
-    }
+/// What a machine is to run: `all` scenarios that depend on the kernel or those that show most, if `filter` is in their names.
+pub(super) fn scenarios(below: bool, all: bool, filter: &str) -> Value {
+    let names: &[&str] = match (below, all) {
+        (true, _) => &NAMES_BELOW,
+        (false, true) => &NAMES_ALL,
+        (false, false) => &NAMES,
+    };
+    plan(Some(PROGRAM), &[], names, filter)
 }
 
-/// Builds everything that is the same for all machines.
-pub(super) fn build(steps: &Steps) -> Result<Tests> {
+/// The plan of a machine that counts instructions.
+pub(super) fn instructions() -> Value {
+    let words = ["instructions", "--object", OBJECT, "--work", "/tmp/work"];
+    plan(Some(PROGRAM), &words, &["instructions"], "")
+}
+
+/// A plan of nothing.
+pub(super) fn nothing() -> Value {
+    plan(None, &[], &[], "")
+}
+
+fn plan(program: Option<&str>, words: &[&str], names: &[&str], filter: &str) -> Value {
+    json!({
+        "program": program,
+        "words": words,
+        "names": names,
+        "filter": filter,
+        "seconds": PATIENCE,
+        "environment": {
+            "PATH": "/bin",
+            "HOME": "/root",
+            "FOREBAY_EBPF_OBJECT": OBJECT,
+            "RUST_BACKTRACE": "0",
+            // Else the first line that a test prints stands behind its name.
+            "RUST_TEST_THREADS": "2",
+        },
+    })
+}
+
+/// Builds what runs the scenarios.
+pub(super) fn build(steps: &Steps) -> Result<Guest> {
     build_ebpf::build(steps)?;
+    let words = ["test", "--test", SCENARIOS, "--no-run"];
+    guest(steps, SCENARIOS, &words, &paths::object())
+}
+
+/// Builds what counts instructions.
+pub(super) fn build_bench(steps: &Steps) -> Result<Guest> {
+    build_ebpf::build(steps)?;
+    build_ebpf::build_bench(steps)?;
+    let object = paths::target().join("ebpf/forebay-bench.o");
+    guest(steps, BENCH, &["build", "--bin", BENCH], &object)
+}
+
+/// Builds everything that is the same for all machines, with one program of the tests' crate.
+fn guest(steps: &Steps, name: &str, words: &[&str], object: &Path) -> Result<Guest> {
     steps.run("the first process", |step| {
         dist::build_static(step, "vm-init", "vm-init", "dev")
     })?;
-    let program = steps.run_for("the tests", |step| {
-        Ok((scenarios(step)?, "built".to_owned()))
+    let program = steps.run_for(name, |step| {
+        Ok((built(step, name, words)?, "built".to_owned()))
     })?;
     let read =
         |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let folder = paths::target().join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let stripped = folder.join("scenarios");
+    let stripped = folder.join(name);
     build_ebpf::strip(&program, &stripped)?;
-    let tests = Tests {
+    let guest = Guest {
         init: read(&paths::target().join("debug/vm-init"))?,
         stripped: read(&stripped)?,
-        object: read(&paths::object())?,
+        object: read(object)?,
         program,
     };
-    fs::remove_file(&stripped).context("cannot remove the stripped tests")?;
-    Ok(tests)
+    fs::remove_file(&stripped).context("cannot remove the stripped program")?;
+    Ok(guest)
 }
 
-/// The program of the scenarios, the one that `cargo xtask test` runs.
-fn scenarios(step: &Step) -> Result<PathBuf> {
+/// Has cargo build a program, the same one that runs on this machine.
+fn built(step: &Step, name: &str, words: &[&str]) -> Result<PathBuf> {
     let mut cargo = cmd::cargo(&paths::root());
     cargo
         .env("FOREBAY_EBPF_OBJECT", paths::object())
-        .args(["test", "-p", "gateway-tests", "--test", "scenarios"])
-        .args(["--no-run", "--message-format", "json"]);
-    step.say("cargo test --no-run");
+        .args(words)
+        .args(["-p", "gateway-tests", "--message-format", "json"]);
+    step.say("cargo");
     let said = cmd::output(&mut cargo)?;
-    let path = said.lines().find_map(program_of);
-    let path = path.context("cargo has built no tests")?;
+    let path = said.lines().find_map(|line| program_of(line, name));
+    let path = path.with_context(|| format!("cargo has built no {name}"))?;
     ensure!(path.is_file(), "cargo has built no {}", path.display());
     Ok(path)
 }
 
-/// The program in a message of cargo about the scenarios.
-fn program_of(line: &str) -> Option<PathBuf> {
+/// The program in a message of cargo about what is called so.
+fn program_of(line: &str, name: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(line).ok()?;
-    let is_it = message["target"]["name"] == "scenarios";
+    let is_it = message["target"]["name"] == name;
     is_it.then(|| message["executable"].as_str().map(PathBuf::from))?
 }
 
@@ -214,9 +240,10 @@ mod tests {
     #[test]
     fn the_program_is_found_in_what_cargo_says() {
         let line = r#"{"reason":"compiler-artifact","target":{"name":"scenarios"},"executable":"/t/scenarios-1"}"#;
-        assert_eq!(program_of(line), Some(PathBuf::from("/t/scenarios-1")));
-        assert_eq!(program_of(&line.replace("\"scenarios\"", "\"x\"")), None);
-        assert_eq!(program_of("{}"), None);
+        let found = program_of(line, "scenarios");
+        assert_eq!(found, Some(PathBuf::from("/t/scenarios-1")));
+        assert_eq!(program_of(line, "x"), None);
+        assert_eq!(program_of("{}", "x"), None);
     }
 
     #[test]
