@@ -61,6 +61,12 @@ pub(super) fn run(args: &Args) -> Result<bool> {
             args.kernel
         );
     };
+    let mut recorded = read()?;
+    ensure!(
+        args.record || recorded.contains_key(&listed.id),
+        "no counts of kernel {} are recorded to compare with: run it with --record first",
+        listed.id
+    );
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
     steps.run("QEMU", |_| qemu::version())?;
@@ -77,7 +83,6 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     let counts = steps.run_for("instructions", |step| {
         count(step, &interrupt, &image, &guest)
     })?;
-    let mut recorded = read()?;
     let dearer = recorded
         .get(&listed.id)
         .map_or(Ok(Vec::new()), |before| compare(before, &counts))?;
