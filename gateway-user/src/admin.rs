@@ -2,5 +2,6 @@
 
 pub mod api;
 pub mod certs;
+pub mod early;
 pub mod metrics;
 pub mod server;

@@ -18,10 +18,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::admin;
+use crate::admin::early::{self, Early};
 use crate::admin::server::BindError;
 use crate::allocate::Allocations;
 use crate::datapath::{self, Lock};
 use crate::drain::{Drain, Phase, Signals};
+use crate::file::debounce::until;
 use crate::file::keys::{self, KeyError};
 use crate::file::merge::Problem;
 use crate::file::{read, state};
@@ -40,8 +42,10 @@ use self::source::Source;
 use self::start::{endpoints, load_allocations, open_kernel, start_proxy, sync};
 use self::view::{Shared, View};
 
-/// How often heartbeat, drain and readiness are looked at.
+/// How often a drain is looked at, and what must be tried again at most.
 const TICK: Duration = Duration::from_millis(50);
+/// How long after a change memory is given back: the next one would want it again.
+const TIDY: Duration = Duration::from_secs(2);
 
 /// Pause before the kernel's tables, or listeners that could not be opened, are tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -137,6 +141,8 @@ struct App {
     agreement: Agreement,
     /// When sockets are tried again.
     listen_again: Option<Instant>,
+    /// When to give back what the last change left free.
+    tidy_at: Option<Instant>,
     drain: Drain,
     drain_asked: Arc<Notify>,
     /// A signal came: the process ends with the drain.
@@ -152,6 +158,9 @@ impl App {
         let [admin, metrics, ready] = endpoints(&settings).await?;
         let readiness = Readiness::default();
         ready.serve(admin::api::readiness(readiness.clone()));
+        // What follows may wait for the API server.
+        let admin = Early::serve(admin, early::admin(readiness.clone()));
+        let metrics = Early::serve(metrics, admin::metrics::early(source.meters()));
         if !sync(&mut source, &settings, &readiness, &mut signals).await {
             return Ok(None);
         }
@@ -172,11 +181,11 @@ impl App {
             shared.set_kernel(late.get_or_init(|| kernel).clone());
         }
         let drain_asked = Arc::new(Notify::new());
-        admin.serve(admin::api::router(
+        admin.go_on(admin::api::router(
             Arc::clone(&shared),
             Arc::clone(&drain_asked),
         ));
-        metrics.serve(admin::metrics::router(Arc::clone(&shared)));
+        metrics.go_on(admin::metrics::router(Arc::clone(&shared)));
         let mut app = Self {
             source,
             reported: BTreeSet::new(),
@@ -191,6 +200,7 @@ impl App {
             programmed: false,
             refused: Refused::new(),
             agreement: Agreement::default(),
+            tidy_at: None,
             listen_again: None,
             drain: Drain::new(settings.drain_timeout),
             drain_asked,
@@ -205,10 +215,10 @@ impl App {
     }
 
     async fn serve(mut self) -> Result<(), RunError> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let drain_asked = Arc::clone(&self.drain_asked);
+        let mut looked = Instant::now();
         loop {
+            let wake = self.due().map(|due| due.max(looked + TICK));
             tokio::select! {
                 () = self.source.next() => self.reconfigure().await,
                 () = self.signals.next() => {
@@ -222,14 +232,18 @@ impl App {
                 () = drain_asked.notified() => {
                     self.start_drain();
                 }
-                _ = tick.tick() => {
+                () = until(wake) => {
+                    looked = Instant::now();
                     if self.tick() == Phase::Drained && self.stopping {
                         break;
                     }
                     self.program_again().await;
                     self.listen_again().await;
-                    if self.agreement.due().is_some_and(|due| due <= Instant::now()) {
+                    if self.agreement.due().is_some_and(|due| due <= looked) {
                         self.reconfigure().await;
+                    }
+                    if self.tidy_at.take_if(|at| *at <= looked).is_some() {
+                        datapath::return_freed_memory();
                     }
                 }
             }
@@ -285,6 +299,7 @@ impl App {
         }
         let snapshot = Arc::new(translation.snapshot.clone());
         self.refused = self.program(&snapshot).await;
+        self.source.is_live();
         self.listen_again = (!published.failed.is_empty()).then(|| Instant::now() + AGAIN);
         self.failed = published.failed;
         let reports = self.reports(&snapshot);
@@ -312,6 +327,7 @@ impl App {
             self.allocations = allocations;
             self.save_allocations();
         }
+        self.tidy_at = Some(Instant::now() + TIDY);
         self.progress.source_synced = true;
         self.progress.translated = true;
         self.readiness.set(&self.progress);
@@ -437,6 +453,19 @@ impl App {
         if let Some(kernel) = self.shared.kernel() {
             kernel.drain();
         }
+    }
+
+    /// When there is something to look at though nobody says so: an idle node has nothing.
+    fn due(&self) -> Option<Instant> {
+        let drain = (self.drain.phase() != Phase::Serving).then(Instant::now);
+        let all = [
+            drain,
+            self.program_again,
+            self.listen_again,
+            self.agreement.due(),
+            self.tidy_at,
+        ];
+        all.into_iter().flatten().min()
     }
 
     fn tick(&mut self) -> Phase {

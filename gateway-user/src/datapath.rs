@@ -24,6 +24,7 @@ pub mod lock;
 pub mod look;
 pub mod mmap;
 pub mod neighbours;
+pub mod netfilter;
 pub mod netlink;
 pub mod object;
 pub mod offer;
@@ -53,6 +54,7 @@ pub use error::Error;
 pub use lock::Lock;
 pub use mmap::SharedTables;
 pub use neighbours::ForwardMode;
+pub use netfilter::ShieldStatus;
 pub use pins::{detach, open_shared};
 pub use routes::Unset;
 pub use status::DatapathStatus;
@@ -131,11 +133,19 @@ pub trait NodePrivileges: Send {
     fn local_addresses(&mut self) -> Result<LocalAddresses, Error>;
 
     /// Makes exactly these addresses local by routes on `lo`, by adding and removing own routes only; returns those that
-    /// cannot be.
+    /// cannot be. Their packets are kept from NAT as long as they are local.
     ///
     /// # Errors
     /// Netlink said no to this process, or does not let a route go.
     fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error>;
+
+    /// Puts right what keeps local addresses from NAT, if it is time to look at it, and says how it is.
+    ///
+    /// # Errors
+    /// It cannot be asked for.
+    fn shield(&mut self) -> Result<ShieldStatus, Error> {
+        Ok(ShieldStatus::default())
+    }
 
     /// Makes exactly these addresses known to routers, by host routes in the table [`exported::TABLE`] that routing daemons
     /// read; returns those that cannot be.

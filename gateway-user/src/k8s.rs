@@ -14,6 +14,7 @@ pub mod health;
 mod lease;
 pub mod manager;
 mod pace;
+pub mod permissions;
 mod queue;
 mod ranges;
 pub mod raw;

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use gateway_user::args::{Cli, Command};
 use gateway_user::k8s::What;
-use gateway_user::k8s::rights::RIGHTS;
+use gateway_user::k8s::rights::{Place, RIGHTS};
 use gateway_user::settings;
 use gateway_user::translate::Kind;
 use serde_json::Value;
@@ -38,9 +38,21 @@ fn command(container: &Value) -> Command {
             .iter()
             .map(|word| word.as_str().unwrap().to_owned()),
     );
+    fn is_flag(of: &clap::Command, variable: &str) -> bool {
+        let own = |flag: &clap::Arg| flag.get_env().is_some_and(|env| env == variable);
+        of.get_arguments().any(own) || of.get_subcommands().any(|of| is_flag(of, variable))
+    }
+    let cli = Cli::command();
     for variable in list(&container["env"]) {
-        let name = variable["name"].as_str().unwrap().strip_prefix("FOREBAY_");
-        let flag = name.unwrap().to_lowercase().replace('_', "-");
+        let name = variable["name"].as_str().unwrap();
+        // What a command that is run in the container looks at.
+        if !is_flag(cli.find_subcommand(&words[1]).unwrap(), name) {
+            let run_by_hand = ["check", "bpf"].map(|name| cli.find_subcommand(name).unwrap());
+            assert!(run_by_hand.iter().any(|of| is_flag(of, name)), "{name}");
+            continue;
+        }
+        let flag = name.strip_prefix("FOREBAY_").unwrap();
+        let flag = flag.to_lowercase().replace('_', "-");
         let value = variable["value"].as_str().unwrap_or("node1");
         words.push(format!("--{flag}={value}"));
     }
@@ -162,19 +174,100 @@ fn all_that_is_written_may_be_written_and_nothing_else() {
     assert_eq!(allowed, wanted);
 }
 
-/// What `forebay check` asks about.
-#[test]
-fn the_rights_that_are_checked_are_those_that_are_given() {
-    let mut checked = BTreeSet::new();
-    for right in RIGHTS {
-        for resource in right.resources {
-            for verb in right.verbs {
-                let [group, resource, verb] = [right.group, resource, verb].map(str::to_owned);
-                checked.insert((group, resource, verb));
+/// What each role allows, and where.
+fn rules(objects: &[Value]) -> BTreeSet<(Place, String, String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut rules = BTreeSet::new();
+    for kind in ["ClusterRole", "Role"] {
+        for role in of_kind(objects, kind) {
+            let namespace = role["metadata"]["namespace"].as_str().map(str::to_owned);
+            assert_eq!(namespace.is_some(), kind == "Role");
+            // Whoever is bound to it there.
+            let bound = of_kind(objects, &format!("{kind}Binding")).into_iter();
+            let mut bound = bound.filter(|binding| {
+                binding["roleRef"]["name"] == role["metadata"]["name"]
+                    && binding["metadata"]["namespace"] == role["metadata"]["namespace"]
+            });
+            let subject = &bound.next().unwrap()["subjects"][0];
+            assert_eq!(subject["namespace"], "forebay-system");
+            for rule in list(&role["rules"]) {
+                let names = list(&rule["resourceNames"])
+                    .iter()
+                    .map(|name| Some(text(name)));
+                let mut names: Vec<Option<String>> = names.collect();
+                if names.is_empty() {
+                    names.push(None);
+                }
+                for name in names {
+                    for (resource, verb) in list(&rule["resources"])
+                        .iter()
+                        .flat_map(|of| list(&rule["verbs"]).iter().map(move |verb| (of, verb)))
+                    {
+                        let place = Place {
+                            namespace: namespace.clone(),
+                            name: name.clone(),
+                        };
+                        let group = text(&rule["apiGroups"][0]);
+                        rules.insert((place, group, text(resource), text(verb)));
+                    }
+                }
             }
         }
     }
-    assert_eq!(checked, allowed(&objects("forebay.yaml")));
+    rules
+}
+
+/// What `forebay check` asks about, and what tests allow to be asked.
+#[test]
+fn the_rights_that_are_needed_are_those_that_are_given() {
+    let two = ["a".to_owned(), "b".to_owned()];
+    for (objects, namespaces) in [
+        (objects("forebay.yaml"), &[][..]),
+        (
+            objects("../gateway-user/tests/manifests/namespaces.yaml"),
+            &two,
+        ),
+    ] {
+        let mut needed = BTreeSet::new();
+        for right in RIGHTS {
+            for place in right.places(namespaces) {
+                for resource in right.resources {
+                    for verb in right.verbs {
+                        let [group, resource, verb] =
+                            [right.group, resource, verb].map(str::to_owned);
+                        needed.insert((place.clone(), group, resource, verb));
+                    }
+                }
+            }
+        }
+        assert_eq!(rules(&objects), needed);
+    }
+}
+
+/// A command that somebody runs in a container looks at the same namespaces as the proxy, and finds it.
+#[test]
+fn both_containers_have_the_same_view() {
+    let objects = objects("../gateway-user/tests/manifests/namespaces.yaml");
+    let pod = &of_kind(&objects, "DaemonSet")[0]["spec"]["template"]["spec"];
+    let value = |container: &Value, name: &str| {
+        let variables = list(&container["env"]).iter();
+        let mut found = variables.filter(|variable| variable["name"] == name);
+        found.next().map(|variable| variable["value"].clone())
+    };
+    let [agent, proxy] = [&pod["initContainers"][0], &pod["containers"][0]];
+    for (name, want) in [
+        ("FOREBAY_NAMESPACES", "a,b"),
+        ("FOREBAY_ADMIN", "127.0.0.1:15000"),
+    ] {
+        for container in [agent, proxy] {
+            assert_eq!(value(container, name), Some(want.into()), "{name}");
+        }
+    }
+    let Command::Run(args) = command(proxy) else {
+        panic!("the proxy");
+    };
+    assert_eq!(args.namespaces, ["a", "b"]);
+    assert!(matches!(command(agent), Command::Agent(_)));
 }
 
 #[test]

@@ -33,6 +33,7 @@ mod liveness;
 mod load;
 mod metrics;
 mod mistakes;
+mod netfilter;
 mod paths;
 mod proxy_header;
 mod reload;

@@ -125,6 +125,12 @@ impl Split {
         &self.topology.nodes[0]
     }
 
+    /// The run's ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// The agent's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

@@ -40,7 +40,6 @@ use layout::{MOST_NODES, Node};
 
 pub(crate) use binaries::KUBERNETES;
 pub(crate) use checks::root;
-pub(crate) use definitions::VERSIONS as GATEWAY_APIS;
 pub(crate) use layout::Name;
 pub(crate) use running::{Running, Wanted};
 pub(crate) use wait::{Interrupt, until};
@@ -61,12 +60,8 @@ enum Command {
         /// Nodes, 1 to 9.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(MOST_NODES)))]
         nodes: u8,
-        /// Which of Gateway API's definitions to install.
-        #[arg(long, value_enum, default_value_t = Channel::Standard)]
-        crds: Channel,
-        /// Version of these definitions.
-        #[arg(long, default_value = binaries::GATEWAY_API, value_parser = GATEWAY_APIS)]
-        gateway_api: String,
+        #[command(flatten)]
+        definitions: Definitions,
     },
     /// Remove a cluster, also what a start that died has left.
     Down {
@@ -87,6 +82,8 @@ enum Command {
         /// Leave the cluster running at the end.
         #[arg(long)]
         keep: bool,
+        #[command(flatten)]
+        definitions: Definitions,
     },
     /// Roll-outs, drains, an API server that is away and more, on a cluster of its own under load.
     Scenarios(scenarios::Args),
@@ -104,6 +101,28 @@ struct Named {
     /// Which cluster: 1 to 16 small letters and digits.
     #[arg(long, default_value = "dev")]
     name: Name,
+}
+
+/// Which of Gateway API's definitions to install.
+#[derive(clap::Args)]
+struct Definitions {
+    /// Which of Gateway API's definitions to install.
+    #[arg(long, value_enum, default_value_t = Channel::Standard)]
+    crds: Channel,
+    /// Version of these definitions.
+    #[arg(long, default_value = binaries::GATEWAY_API, value_parser = definitions::VERSIONS)]
+    gateway_api: String,
+}
+
+impl Definitions {
+    fn on<'a>(&'a self, name: &'a Name, nodes: u8) -> Wanted<'a> {
+        Wanted {
+            name,
+            nodes,
+            channel: self.crds,
+            gateway_api: &self.gateway_api,
+        }
+    }
 }
 
 /// A release channel of Gateway API.
@@ -131,17 +150,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Command::Up {
             cluster,
             nodes,
-            crds,
-            gateway_api,
-        } => up(&Wanted {
-            name: &cluster.name,
-            nodes: *nodes,
-            channel: *crds,
-            gateway_api,
-        }),
+            definitions,
+        } => up(&definitions.on(&cluster.name, *nodes)),
         Command::Down { cluster } => down(&cluster.name),
         Command::Status { name } => show(name.as_ref()),
-        Command::Demo { name, keep } => demo::run(name, *keep),
+        Command::Demo {
+            name,
+            keep,
+            definitions,
+        } => demo::run(&definitions.on(name, demo::NODES), *keep),
         Command::Scenarios(args) => scenarios::run(args),
         Command::LoadImage { cluster, archive } => load_image(&cluster.name, archive),
     }

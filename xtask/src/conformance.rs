@@ -35,7 +35,7 @@ const PROFILES: [&str; 3] = ["GATEWAY-HTTP", "GATEWAY-GRPC", "GATEWAY-UDP"];
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Version of the suite and of Gateway API's definitions.
-    #[arg(long, default_value = cluster::GATEWAY_APIS[0], value_parser = cluster::GATEWAY_APIS)]
+    #[arg(long, default_value = suite::NUMBERS[0], value_parser = suite::NUMBERS)]
     version: String,
     /// Only this test of the suite; no report.
     #[arg(long, value_name = "NAME")]

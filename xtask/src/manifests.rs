@@ -1,9 +1,10 @@
-//! `cargo xtask manifests`: `deploy/forebay.yaml`, which is the chart rendered with its own values.
+//! `cargo xtask manifests`: `deploy/forebay.yaml`, which is the chart rendered with its own values, and what tests look at of
+//! other values.
 //!
-//! The file ends in a seal over the chart and its own text, so that a look at the files alone tells whether the two belong
+//! Each file ends in a seal over the chart and its own text, so that a look at the files alone tells whether they belong
 //! together: only whoever changes the chart needs Helm.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -17,6 +18,15 @@ use crate::{
 /// Where the program looks for what the nodes share, and so the only place to install to.
 const NAMESPACE: &str = "forebay-system";
 const CHART: &str = "deploy/helm/forebay";
+/// What is rendered: the file, its first lines, and values.
+const FILES: [(&str, &str, &[&str]); 2] = [
+    ("deploy/forebay.yaml", HEAD, &[]),
+    (
+        "gateway-user/tests/manifests/namespaces.yaml",
+        "# The chart for two namespaces, as tests look at it. Made by `cargo xtask manifests`.\n",
+        &["--set", "namespaces={a,b}"],
+    ),
+];
 const HEAD: &str = "\
 # Forebay: the chart deploy/helm/forebay with its own values. Made by `cargo xtask manifests`; to be applied after the
 # definitions, see docs/install.md.
@@ -79,39 +89,38 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Ok("no complaint".to_owned())
     })?;
     steps.run("values", |_| values(&helm))?;
-    let path = path();
-    steps.run("manifests", |_| {
-        let wanted = render(&helm)?;
-        let same = fs::read_to_string(&path).is_ok_and(|found| found == wanted);
-        if args.check && !same {
-            bail!(
-                "{} is not what the chart renders: run `cargo xtask manifests`",
-                path.display()
-            );
-        }
-        if same {
-            return Ok("unchanged".to_owned());
-        }
-        fs::write(&path, &wanted).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(path.display().to_string())
-    })
+    for (file, head, values) in FILES {
+        steps.run(file, |_| {
+            let path = paths::root().join(file);
+            let wanted = render(&helm, head, values)?;
+            let same = fs::read_to_string(&path).is_ok_and(|found| found == wanted);
+            if args.check && !same {
+                bail!("{file} is not what the chart renders: run `cargo xtask manifests`");
+            }
+            if same {
+                return Ok("unchanged".to_owned());
+            }
+            fs::write(&path, &wanted).with_context(|| format!("cannot write {file}"))?;
+            Ok("written".to_owned())
+        })?;
+    }
+    Ok(())
 }
 
-/// Whether the file is one that was made from the chart as it is now.
+/// Whether the files were made from the chart as it is now.
 pub(crate) fn sealed() -> Result<()> {
-    let path = path();
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let found = text.rsplit_once(SEAL);
-    let good = match found {
-        Some((body, seal)) => seal.trim_end() == self::seal(body)?,
-        None => false,
-    };
-    ensure!(
-        good,
-        "the chart or {} was changed without the other: run `cargo xtask manifests`",
-        path.display()
-    );
+    for (file, ..) in FILES {
+        let text = fs::read_to_string(paths::root().join(file));
+        let text = text.with_context(|| format!("cannot read {file}"))?;
+        let good = match text.rsplit_once(SEAL) {
+            Some((body, seal)) => seal.trim_end() == self::seal(body)?,
+            None => false,
+        };
+        ensure!(
+            good,
+            "the chart or {file} was changed without the other: run `cargo xtask manifests`"
+        );
+    }
     Ok(())
 }
 
@@ -145,21 +154,17 @@ fn template(helm: &Helm, namespace: &str, more: &[&str]) -> Result<String> {
     helm.run(&[&words[..], more].concat())
 }
 
-fn render(helm: &Helm) -> Result<String> {
-    let rendered = template(helm, NAMESPACE, &[])?;
+fn render(helm: &Helm, head: &str, values: &[&str]) -> Result<String> {
+    let rendered = template(helm, NAMESPACE, values)?;
     let lines = rendered.lines().filter(|line| !line.trim().is_empty());
     let lines: Vec<&str> = lines.map(str::trim_end).collect();
-    let body = format!("{HEAD}{SPACE}{}\n", lines.join("\n"));
+    let body = format!("{head}{SPACE}{}\n", lines.join("\n"));
     let seal = seal(&body)?;
     Ok(format!("{body}{SEAL}{seal}\n"))
 }
 
 fn seal(body: &str) -> Result<String> {
     go::key(body, &[paths::root().join(CHART)])
-}
-
-fn path() -> PathBuf {
-    paths::root().join("deploy/forebay.yaml")
 }
 
 #[cfg(test)]
@@ -183,8 +188,8 @@ mod tests {
             assert!(chart.lines().any(|found| found == line), "{line}");
         }
         let image = format!("image: docker.io/forebay/forebay:{version}\n");
-        for file in [path(), path().with_file_name("detach.yaml")] {
-            let text = fs::read_to_string(file).unwrap();
+        for file in ["deploy/forebay.yaml", "deploy/detach.yaml"] {
+            let text = fs::read_to_string(paths::root().join(file)).unwrap();
             assert!(text.contains(&image));
         }
     }

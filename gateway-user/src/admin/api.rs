@@ -46,7 +46,7 @@ pub fn readiness(readiness: Readiness) -> Router {
         .route("/healthz/live", get(async || "alive\n"))
 }
 
-fn failure(status: StatusCode, message: &str) -> Response {
+pub(super) fn failure(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({"error": message}))).into_response()
 }
 

@@ -31,6 +31,7 @@ use crate::app::view::Shared;
 use crate::datapath::status::{Forward, NodeStatus, ProbeStatus};
 use crate::datapath::{AttachState, Attachment, DatapathStatus};
 use crate::drain::Phase;
+use crate::k8s::Meters;
 use crate::l4::liveness::Standing;
 use crate::l4::paths::PathReport;
 use crate::proxy::stats::Reading;
@@ -45,13 +46,23 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
+/// `GET /metrics` while there is no proxy yet: the version, and how the conversation with the API server goes.
+pub fn early(meters: Option<Meters>) -> Router {
+    let scrape = async move || encoded(Box::new(Early(meters)));
+    Router::new().route("/metrics", get(scrape))
+}
+
 async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
-    let mut registry = Registry::default();
     let datapath = match shared.kernel() {
         Some(kernel) => kernel.status().await,
         None => None,
     };
-    registry.register_collector(Box::new(Reader(shared, datapath)));
+    encoded(Box::new(Reader(shared, datapath)))
+}
+
+fn encoded(collector: Box<dyn Collector>) -> Response {
+    let mut registry = Registry::default();
+    registry.register_collector(collector);
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => (
@@ -67,6 +78,28 @@ async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 #[derive(Debug)]
+struct Early(Option<Meters>);
+
+impl Collector for Early {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        build_info(&mut encoder)?;
+        match &self.0 {
+            Some(meters) => kubernetes(&mut encoder, meters),
+            None => Ok(()),
+        }
+    }
+}
+
+fn build_info(e: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    counter(
+        e,
+        "forebay_build_info",
+        "Version of the daemon.",
+        &[(&[("version", env!("CARGO_PKG_VERSION"))], 1)],
+    )
+}
+
+#[derive(Debug)]
 struct Reader(Arc<Shared>, Option<DatapathStatus>);
 
 impl Collector for Reader {
@@ -75,12 +108,7 @@ impl Collector for Reader {
         let view = self.0.view();
         let reading = self.0.proxy.stats().read();
         let draining = u64::from(self.0.drain() != Phase::Serving);
-        counter(
-            e,
-            "forebay_build_info",
-            "Version of the daemon.",
-            &[(&[("version", env!("CARGO_PKG_VERSION"))], 1)],
-        )?;
+        build_info(e)?;
         gauge(
             e,
             "forebay_config_generation",
@@ -170,6 +198,7 @@ fn datapath(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Resu
         "Rows in transition.",
         &[(&[], rows)],
     )?;
+    shield(e, status)?;
     uplinks(e, status)?;
     packets(e, status)?;
     let nodes = status.nodes.iter();
@@ -184,6 +213,30 @@ fn datapath(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Resu
     )?;
     probes(e, &status.nodes)?;
     paths(e, &status.nodes)
+}
+
+/// How VIPs are kept from NAT.
+fn shield(e: &mut DescriptorEncoder<'_>, status: &DatapathStatus) -> fmt::Result {
+    let shield = &status.nat_shield;
+    let help = "VIP addresses whose packets nobody's NAT sees.";
+    let shielded = shield.addresses.len() as u64;
+    gauge(
+        e,
+        "forebay_nat_shielded_addresses",
+        help,
+        &[(&[], shielded)],
+    )?;
+    let help = "1 while VIPs are served that are not kept from NAT.";
+    let failed = u64::from(shield.failed.is_some());
+    gauge(e, "forebay_nat_shield_failed", help, &[(&[], failed)])?;
+    let help =
+        "Times that somebody removed or changed what keeps VIPs from NAT, and it was put back.";
+    counter(
+        e,
+        "forebay_nat_shield_restored",
+        help,
+        &[(&[], shield.restored)],
+    )
 }
 
 /// How packets go to the other nodes.

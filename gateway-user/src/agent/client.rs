@@ -20,7 +20,7 @@ use super::message::{
 use super::wire::{self, Frame, Progress, Reader, WireError};
 use crate::datapath::{
     Attachment, Error, ForwardMode, LocalAddresses, NodePrivileges, PathQuestion, SharedTables,
-    Unset,
+    ShieldStatus, Unset,
 };
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::sources::SourceTable;
@@ -307,6 +307,13 @@ impl NodePrivileges for Remote {
 
     fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error> {
         self.ask_routes(&Request::Routes(addresses.clone()))
+    }
+
+    fn shield(&mut self) -> Result<ShieldStatus, Error> {
+        match self.ask(&Request::Shield, &[], &[])? {
+            (Reply::Shield(status), _) => Ok(status),
+            _ => Err(self.confused()),
+        }
     }
 
     fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error> {

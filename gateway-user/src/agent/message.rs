@@ -11,14 +11,14 @@ use gateway_common::probe::SIZE;
 use serde::{Deserialize, Serialize};
 
 use super::wire::Frame;
-use crate::datapath::{Attachment, ForwardMode, LocalAddresses, PathQuestion, Unset};
+use crate::datapath::{Attachment, ForwardMode, LocalAddresses, PathQuestion, ShieldStatus, Unset};
 use crate::l4::diff::{Image, without_halves};
 use crate::l4::sources::SourceTable;
 use crate::l4::tables::{Reach, VipHalf};
 use crate::l4::vips::MAX_VIPS;
 
 /// Version of this protocol. Another one is refused in the greeting, so that neither side ever guesses.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,8 @@ pub enum Request {
     Written,
     /// Exactly these addresses are to be local.
     Routes(BTreeSet<IpAddr>),
+    /// How local addresses are kept from NAT.
+    Shield,
     /// Exactly these addresses are to be known to routers.
     Exported(BTreeSet<IpAddr>),
     /// The link is to learn that this address is here now.
@@ -117,6 +119,8 @@ pub enum Reply {
     LocalAddresses(LocalAddresses),
     /// How the programs are attached.
     Attachments(Vec<Attachment>),
+    /// How local addresses are kept from NAT.
+    Shield(ShieldStatus),
     /// The tail holds the sums of all cells over all CPUs.
     Counters,
     /// The sockets come as descriptors, none if none are left.
@@ -362,6 +366,7 @@ mod tests {
             Request::Exported(BTreeSet::new()),
             Request::Announce(address),
             Request::Counters,
+            Request::Shield,
             Request::Paths(vec![(address, address, 40_000)]),
         ] {
             let bytes = serde_json::to_vec(&request).unwrap();
@@ -389,6 +394,11 @@ mod tests {
                     macs: [[2, 0, 0, 0, 0, 9]].into(),
                     vlans: [4094].into(),
                 },
+            }),
+            Reply::Shield(ShieldStatus {
+                addresses: [address].into(),
+                restored: 2,
+                failed: Some("no".to_owned()),
             }),
             Reply::Refused(Refusal::denied("no")),
         ] {

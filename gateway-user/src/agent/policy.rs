@@ -117,8 +117,7 @@ impl Facts {
     }
 
     fn index(&mut self) {
-        let others = listed(&self.image.nodes).filter(|(_, n)| n.flags & node_flag::SELF == 0);
-        self.others = others.map(|(_, node)| address_of(node.address)).collect();
+        self.others = self.image.others().collect();
         let vips = self.image.vips.keys();
         self.vips = vips.map(|key| address_of(key.address)).collect();
     }

@@ -287,6 +287,11 @@ impl Server {
         if silent {
             self.part("it did not say hello", now);
         }
+        if let Err(error) = self.session.hold_shield()
+            && self.warnings.take(1, now)
+        {
+            tracing::error!("VIPs may not be kept from NAT: {error}");
+        }
         if let Err(error) = self.session.tell_routers(now)
             && self.warnings.take(1, now)
         {

@@ -167,20 +167,23 @@ impl Session {
                 Ok(Reply::Done.into())
             }
             Request::Routes(addresses) => self.routes(&addresses, now),
+            Request::Shield => Ok(Reply::Shield(self.hold_shield()?).into()),
             Request::Exported(addresses) => self.exported(addresses, now),
             Request::Announce(address) => self.announce(address, now),
             Request::Paths(asked) => {
                 let questions = message::questions(&asked, &frame.tail);
                 self.ask_paths(&questions, now)
             }
-            Request::Counters => {
-                let sums = self.privileges.counters();
-                Ok(Answer {
-                    reply: Reply::Counters,
-                    tail: bytemuck::cast_slice(&sums).to_vec(),
-                    descriptors: Vec::new(),
-                })
-            }
+            Request::Counters => Ok(self.counters()),
+        }
+    }
+
+    fn counters(&self) -> Answer {
+        let sums = self.privileges.counters();
+        Answer {
+            reply: Reply::Counters,
+            tail: bytemuck::cast_slice(&sums).to_vec(),
+            descriptors: Vec::new(),
         }
     }
 

@@ -22,7 +22,7 @@ pub struct PoolRange {
 pub struct BadRange(String);
 
 impl PoolRange {
-    /// Reads a CIDR or `FIRST-LAST`.
+    /// Reads a CIDR or `FIRST-LAST`, from which addresses are given out.
     ///
     /// A CIDR stands for its host addresses: an IPv4 one up to /30 leaves out the network's and the broadcast address,
     /// an IPv6 one up to /126 the subnet-router anycast address, which hosts would not answer for.
@@ -30,6 +30,32 @@ impl PoolRange {
     /// # Errors
     /// If the text is neither.
     pub fn parse(text: &str) -> Result<Self, BadRange> {
+        let all = Self::all_of(text)?;
+        if !text.contains('/') {
+            return Ok(all);
+        }
+        Ok(match (all.first, all.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) if u32::from(last) - u32::from(first) >= 3 => {
+                Self {
+                    first: Ipv4Addr::from(u32::from(first) + 1).into(),
+                    last: Ipv4Addr::from(u32::from(last) - 1).into(),
+                }
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) if u128::from(last) - u128::from(first) >= 3 => {
+                Self {
+                    first: Ipv6Addr::from(u128::from(first) + 1).into(),
+                    last: last.into(),
+                }
+            }
+            _ => all,
+        })
+    }
+
+    /// Reads a CIDR or `FIRST-LAST`, every address of which is meant.
+    ///
+    /// # Errors
+    /// If the text is neither.
+    pub fn all_of(text: &str) -> Result<Self, BadRange> {
         let bad = || BadRange(text.to_owned());
         if let Some((first, last)) = text.split_once('-') {
             let first: IpAddr = first.trim().parse().map_err(|_| bad())?;
@@ -42,18 +68,15 @@ impl PoolRange {
         match address.trim().parse().map_err(|_| bad())? {
             IpAddr::V4(v4) if length <= 32 => {
                 let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
-                let (low, high) = (u32::from(v4) & mask, u32::from(v4) | !mask);
-                let edge = u32::from(length <= 30);
                 Ok(Self {
-                    first: Ipv4Addr::from(low + edge).into(),
-                    last: Ipv4Addr::from(high - edge).into(),
+                    first: Ipv4Addr::from(u32::from(v4) & mask).into(),
+                    last: Ipv4Addr::from(u32::from(v4) | !mask).into(),
                 })
             }
             IpAddr::V6(v6) if length <= 128 => {
                 let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
-                let edge = u128::from(length <= 126);
                 Ok(Self {
-                    first: Ipv6Addr::from((u128::from(v6) & mask) + edge).into(),
+                    first: Ipv6Addr::from(u128::from(v6) & mask).into(),
                     last: Ipv6Addr::from(u128::from(v6) | !mask).into(),
                 })
             }

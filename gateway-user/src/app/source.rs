@@ -96,6 +96,13 @@ impl Source {
         }
     }
 
+    /// What was read last is live.
+    pub(super) fn is_live(&mut self) {
+        if let Self::Kubernetes(source) = self {
+            source.is_live();
+        }
+    }
+
     /// Has the objects carry these statuses, where they are objects of a cluster.
     pub(super) fn publish(&mut self, statuses: &Arc<Vec<ObjectStatus>>) {
         if let Self::Kubernetes(source) = self {

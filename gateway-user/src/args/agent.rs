@@ -21,7 +21,7 @@ pub struct AgentArgs {
         default_value = "/run/forebay/agent.sock"
     )]
     pub socket: PathBuf,
-    /// Addresses that may be VIPs: ADDRESS, CIDR or FIRST-LAST, repeatable.
+    /// Addresses that may be VIPs: ADDRESS, CIDR (all of it) or FIRST-LAST, repeatable.
     #[arg(
         long,
         env = "FOREBAY_VIPS",
@@ -88,11 +88,12 @@ fn parse_id(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| "give its number".to_owned())
 }
 
-/// One address, or a range as an AddressPool has it.
+/// One address or a range. What is permitted is permitted as a whole: whether the first or the last address of a CIDR serves
+/// as a VIP is up to whoever gives it to a Gateway.
 fn parse_vips(text: &str) -> Result<PoolRange, String> {
     let range = match text.parse::<IpAddr>() {
-        Ok(address) => PoolRange::parse(&format!("{address}-{address}")),
-        Err(_) => PoolRange::parse(text),
+        Ok(address) => PoolRange::all_of(&format!("{address}-{address}")),
+        Err(_) => PoolRange::all_of(text),
     };
     range.map_err(|_| {
         "give an address, a CIDR (192.0.2.0/24) or FIRST-LAST (192.0.2.10-192.0.2.20)".into()
@@ -112,7 +113,14 @@ mod tests {
             parse_vips(text).unwrap().contains(address.parse().unwrap())
         };
         assert!(contains("192.0.2.1", "192.0.2.1") && !contains("192.0.2.1", "192.0.2.2"));
-        assert!(contains("192.0.2.0/24", "192.0.2.9"));
+        for inside in ["192.0.2.128", "192.0.2.129", "192.0.2.254", "192.0.2.255"] {
+            assert!(contains("192.0.2.128/25", inside), "{inside}");
+        }
+        assert!(!contains("192.0.2.128/25", "192.0.2.127"));
+        assert!(!contains("192.0.2.128/25", "192.0.3.0"));
+        assert!(contains("2001:db8::/64", "2001:db8::"));
+        assert!(contains("2001:db8::/64", "2001:db8::ffff:ffff:ffff:ffff"));
+        assert!(!contains("2001:db8::/64", "2001:db8:0:1::"));
         assert!(contains("2001:db8::1-2001:db8::9", "2001:db8::5"));
         for bad in ["", "192.0.2", "192.0.2.0/33", "192.0.2.9-192.0.2.1", "a-b"] {
             assert!(parse_vips(bad).is_err(), "{bad}");

@@ -4,6 +4,7 @@
 
 mod agent;
 mod kubernetes;
+mod nat;
 mod trace;
 mod vip;
 
@@ -112,7 +113,9 @@ pub fn all(args: &CheckArgs) -> Vec<Finding> {
     }
     findings.extend(kubernetes::findings(&args.namespaces));
     let names: Vec<String> = facts.interfaces.iter().map(|i| i.name.clone()).collect();
-    match client::ask(&Whom::at(&args.admin), Method::GET, "/datapath") {
+    let daemon = client::ask(&Whom::at(&args.admin), Method::GET, "/datapath");
+    findings.push(nat::finding(daemon.as_ref().ok()));
+    match daemon {
         Ok(daemon) if daemon.is_null() => {
             let found = "not tried: the daemon runs with --datapath off";
             findings.push(Finding::good("VIPs", found));

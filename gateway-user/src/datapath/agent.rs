@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{self, LpmTrie};
@@ -25,11 +26,12 @@ use super::exported::Exported;
 use super::lock::Lock;
 use super::mmap::{MappedArray, SharedTables};
 use super::neighbours::{ForwardMode, Neighbours};
+use super::netfilter::Shield;
 use super::netlink::Netlink;
 use super::writer::Writer;
 use super::{
-    Error, LocalAddresses, NodePrivileges, Unset, counts, gratuitous, object, pins, routes,
-    vip_socket,
+    Error, LocalAddresses, NodePrivileges, ShieldStatus, Unset, counts, gratuitous, object, pins,
+    routes, vip_socket,
 };
 use crate::l4::address_of;
 use crate::l4::diff::{Image, MapOp};
@@ -68,6 +70,7 @@ pub struct Agent {
     known_devices: BTreeSet<u32>,
     group_ports: BTreeMap<u16, Vec<u16>>,
     netlink: Netlink,
+    shield: Shield,
     neighbours: Neighbours,
     quieted: BTreeSet<u32>,
     /// Holds the memberships; none on a machine without IPv6.
@@ -121,7 +124,7 @@ impl Agent {
 
     fn over(
         programs: &mut Ebpf,
-        netlink: Netlink,
+        mut netlink: Netlink,
         uplinks: Uplinks,
         settings: &AgentSettings,
         lock: Option<Lock>,
@@ -170,6 +173,7 @@ impl Agent {
                 .map_err(unfit(abi::map::SOURCES))?,
             known_devices: BTreeSet::new(),
             group_ports: BTreeMap::new(),
+            shield: Shield::adopt(routes::own_routes(&mut netlink)?),
             netlink,
             neighbours: Neighbours::default(),
             quieted: BTreeSet::new(),
@@ -393,7 +397,15 @@ impl NodePrivileges for Agent {
 
     fn set_local_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error> {
         self.join_groups(addresses);
-        routes::set_own_routes(&mut self.netlink, addresses)
+        // Kept from NAT before they are local, and until they are local no more.
+        self.shield.add(addresses);
+        let unset = routes::set_own_routes(&mut self.netlink, addresses)?;
+        self.shield.set(addresses);
+        Ok(unset)
+    }
+
+    fn shield(&mut self) -> Result<ShieldStatus, Error> {
+        Ok(self.shield.look(Instant::now()).clone())
     }
 
     fn set_exported_routes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<Unset, Error> {

@@ -24,7 +24,8 @@ use super::neighbours::ForwardMode;
 use super::prober::{self, CountForeign, Link, Prober};
 use super::pulse::{self, Pulse};
 use super::{
-    Error, LocalAddresses, NodePrivileges, SessionTags, SharedTables, Unset, listener_mss, sys,
+    Error, LocalAddresses, NodePrivileges, SessionTags, SharedTables, ShieldStatus, Unset,
+    listener_mss, sys,
 };
 use crate::l4::diff::{Image, MapOp, diff};
 use crate::l4::liveness::Settings as ProbeTimes;
@@ -78,6 +79,8 @@ pub struct Driver {
     routes: Option<BTreeSet<IpAddr>>,
     /// Those of them that the kernel refused.
     unset: Unset,
+    /// How they are kept from NAT.
+    shield: ShieldStatus,
     next_hold: Instant,
     /// What routers are told of, if it is known.
     exported: Option<BTreeSet<IpAddr>>,
@@ -148,6 +151,7 @@ impl Driver {
             local,
             routes: None,
             unset: Unset::new(),
+            shield: ShieldStatus::default(),
             next_hold: now + HOLD,
             exported: None,
             unexported: Unset::new(),

@@ -1,4 +1,4 @@
-//! Routing netlink, one blocking request at a time: what the agent needs and no more.
+//! Netlink, one blocking request or batch at a time: what the agent needs and no more.
 //!
 //! The socket belongs to the network namespace of the thread that opened it. Replies are handed out as raw
 //! bodies; [`attributes`] walks them and stops at anything malformed.
@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with, sockopt,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
+    socket_with, sockopt,
 };
 
 /// Request is to be acknowledged.
@@ -75,24 +76,71 @@ pub fn word(bytes: &[u8], at: usize) -> u32 {
         .map_or(0, u32::from_ne_bytes)
 }
 
-/// A socket to the kernel's routing tables.
+/// One message of a batch: its kind, flags beside those of every request, and its body.
+pub type Message = (u16, i32, Body);
+
+/// A batch of netfilter as the kernel takes it, all or nothing: its messages have the numbers after `sequence`, its
+/// begin has `sequence` itself. Each message asks for an acknowledgement.
+#[must_use]
+pub fn batch(subsystem: u8, sequence: u32, messages: &[Message]) -> Vec<u8> {
+    const NFNL_MSG_BATCH_BEGIN: u16 = 16;
+    const NFNL_MSG_BATCH_END: u16 = 17;
+    let border = Body::new(&[0, 0, 0, subsystem]);
+    let request = libc::NLM_F_REQUEST as u16;
+    let mut bytes = Vec::new();
+    let mut number = sequence;
+    put(&mut bytes, NFNL_MSG_BATCH_BEGIN, request, number, &border);
+    for (kind, flags, body) in messages {
+        number = number.wrapping_add(1);
+        put(&mut bytes, *kind, REQUEST_ACK | *flags as u16, number, body);
+    }
+    number = number.wrapping_add(1);
+    put(&mut bytes, NFNL_MSG_BATCH_END, request, number, &border);
+    bytes
+}
+
+/// Appends a whole message.
+fn put(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: &Body) {
+    let length = u32::try_from(HEADER + body.0.len()).expect("bodies have short attributes");
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(&body.0);
+}
+
+/// A socket to tables of the kernel.
 #[derive(Debug)]
 pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
+    torn: bool,
 }
 
 impl Netlink {
-    /// Opens a socket in this thread's network namespace.
+    /// Opens a socket to the routing tables in this thread's network namespace.
     ///
     /// # Errors
     /// The kernel has no netlink, or no descriptor is left.
     pub fn open() -> io::Result<Self> {
+        Self::to(None)
+    }
+
+    /// Opens a socket to netfilter in this thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel has no netfilter, or no descriptor is left.
+    pub fn netfilter() -> io::Result<Self> {
+        Self::to(Some(netlink::NETFILTER))
+    }
+
+    fn to(protocol: Option<Protocol>) -> io::Result<Self> {
         let socket = socket_with(
             AddressFamily::NETLINK,
             SocketType::RAW,
             SocketFlags::CLOEXEC,
-            None,
+            protocol,
         )?;
         sockopt::set_socket_timeout(
             &socket,
@@ -102,6 +150,7 @@ impl Netlink {
         Ok(Self {
             socket,
             sequence: 0,
+            torn: false,
         })
     }
 
@@ -150,46 +199,111 @@ impl Netlink {
         };
     }
 
+    /// A batch of netfilter, see [`batch`].
+    ///
+    /// # Errors
+    /// What the kernel answered to the first message that it refused; then none of them counts.
+    pub fn batch(&mut self, subsystem: u8, messages: &[Message]) -> io::Result<()> {
+        let first = self.sequence.wrapping_add(1);
+        let last = first.wrapping_add(messages.len() as u32);
+        send(
+            &self.socket,
+            &batch(subsystem, first, messages),
+            SendFlags::empty(),
+        )?;
+        // The end has a number too, which is not answered.
+        self.sequence = last.wrapping_add(1);
+        let mut said = Ok(());
+        self.receive_until(|number, message| {
+            let of_batch = number.wrapping_sub(first) <= last.wrapping_sub(first);
+            if !of_batch || message.kind != libc::NLMSG_ERROR {
+                return false;
+            }
+            let errno = word(message.body, 0).cast_signed();
+            if errno != 0 && said.is_ok() {
+                said = Err(io::Error::from_raw_os_error(-errno));
+            }
+            // A refusal of the whole batch is that of its begin, and the only one.
+            number == last || number == first
+        })?;
+        said
+    }
+
     fn send(&mut self, kind: u16, flags: u16, body: &Body) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        let length = u32::try_from(HEADER + body.0.len()).map_err(io::Error::other)?;
         let mut message = Vec::with_capacity(HEADER + body.0.len());
-        message.extend(length.to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(flags.to_ne_bytes());
-        message.extend(self.sequence.to_ne_bytes());
-        message.extend([0; 4]);
-        message.extend(&body.0);
+        put(&mut message, kind, flags, self.sequence, body);
         send(&self.socket, &message, SendFlags::empty())?;
         Ok(())
     }
 
     fn receive(&mut self) -> io::Result<Vec<Vec<u8>>> {
         let mut bodies = Vec::new();
+        let mut said = Ok(());
+        let own = self.sequence;
+        let mut torn = false;
+        self.receive_until(|number, message| {
+            if number != own {
+                return false;
+            }
+            torn |= message.torn;
+            match message.kind {
+                libc::NLMSG_DONE => return true,
+                libc::NLMSG_ERROR => {
+                    let errno = word(message.body, 0).cast_signed();
+                    if errno != 0 {
+                        said = Err(io::Error::from_raw_os_error(-errno));
+                    }
+                    return true;
+                }
+                _ => bodies.push(message.body.to_vec()),
+            }
+            false
+        })?;
+        self.torn = torn;
+        said.map(|()| bodies)
+    }
+
+    /// Whether the last answer is of a table that changed meanwhile: it may be of neither.
+    #[must_use]
+    pub const fn is_torn(&self) -> bool {
+        self.torn
+    }
+
+    /// Hands out messages with their numbers until `done` says so.
+    fn receive_until(&self, mut done: impl FnMut(u32, &Received<'_>) -> bool) -> io::Result<()> {
         let mut buffer = vec![0; 65_536];
         loop {
             let (received, _) = recv(&self.socket, buffer.as_mut_slice(), RecvFlags::empty())?;
             let mut rest = &buffer[..received];
+            let mut ended = false;
             while rest.len() >= HEADER {
                 let length = word(rest, 0) as usize;
                 let Some(message) = rest.get(..length).filter(|m| m.len() >= HEADER) else {
                     return Err(io::ErrorKind::InvalidData.into());
                 };
                 rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                if word(message, 8) != self.sequence {
-                    continue;
-                }
-                match i32::from(number(message, 4).unwrap_or_default()) {
-                    libc::NLMSG_DONE => return Ok(bodies),
-                    libc::NLMSG_ERROR => match word(message, HEADER).cast_signed() {
-                        0 => return Ok(bodies),
-                        errno => return Err(io::Error::from_raw_os_error(-errno)),
-                    },
-                    _ => bodies.push(message[HEADER..].to_vec()),
-                }
+                let flags = i32::from(number(message, 6).unwrap_or_default());
+                let message_of = Received {
+                    kind: i32::from(number(message, 4).unwrap_or_default()),
+                    torn: flags & libc::NLM_F_DUMP_INTR != 0,
+                    body: &message[HEADER..],
+                };
+                ended |= done(word(message, 8), &message_of);
+            }
+            if ended {
+                return Ok(());
             }
         }
     }
+}
+
+/// A message of the kernel.
+struct Received<'a> {
+    kind: i32,
+    /// Of a table that changed while it was read.
+    torn: bool,
+    body: &'a [u8],
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::netlink::Netlink;
-use super::{Error, attach, exported, routes, sys};
+use super::{Error, attach, exported, netfilter, routes, sys};
 
 /// `BPF_FS_MAGIC` of Linux.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -86,8 +86,8 @@ fn is_bpffs(path: &Path) -> io::Result<bool> {
     Ok(statistics.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC)
 }
 
-/// Takes everything away that Forebay left in the kernel: links (which detaches the programs), maps and local
-/// routes of this network namespace, and the BPF file system if it was mounted for them. The ARP settings of
+/// Takes everything away that Forebay left in the kernel: links (which detaches the programs), maps, local
+/// routes and the table of nftables of this network namespace, and the BPF file system if it was mounted for them. The ARP settings of
 /// the interfaces stay. Doing it again is no error.
 ///
 /// # Errors
@@ -109,7 +109,11 @@ pub fn detach(bpffs: &Path) -> Result<(), Error> {
     }
     let mut netlink = Netlink::open().map_err(Error::netlink("opening a netlink socket"))?;
     exported::remove(&mut netlink)?;
-    routes::set_own_routes(&mut netlink, &BTreeSet::new()).map(drop)
+    routes::set_own_routes(&mut netlink, &BTreeSet::new())?;
+    netfilter::remove().map_err(Error::netlink(format!(
+        "removing the table inet {} of nftables",
+        netfilter::TABLE
+    )))
 }
 
 /// Opens what an unprivileged process maps and writes: rows, alive words, heartbeat and tags of UDP sessions.

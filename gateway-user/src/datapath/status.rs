@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::attach::Attachment;
 use super::counts::OfNode;
 use super::neighbours::ForwardMode;
+use super::netfilter::ShieldStatus;
 use crate::l4::Time;
 use crate::l4::liveness::{PeerReport, Standing};
 use crate::l4::paths::PathReport;
@@ -37,6 +38,8 @@ pub struct DatapathStatus {
     pub announcing: Vec<IpAddr>,
     /// Addresses with a local route of ours.
     pub routes: Vec<IpAddr>,
+    /// How these addresses are kept from NAT.
+    pub nat_shield: ShieldStatus,
     /// VIP addresses that no node announces.
     pub routed: Vec<IpAddr>,
     /// Those of them that routers are told of here, by host routes.

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 /// A burst counts as over when nothing has changed for this long.
 pub const QUIET: Duration = Duration::from_millis(5);
 
-/// Longest wait for a burst to end, from its first change; also how long after acting a change counts as part
-/// of a burst.
+/// Longest wait for a burst to end, from its first change.
 pub const LONGEST: Duration = Duration::from_millis(20);
+
+/// How long after acting a change counts as part of a burst: changes that come one by one act at once.
+const BURST: Duration = Duration::from_millis(10);
 
 /// Changes seen and not yet acted on.
 #[derive(Debug, Default)]
@@ -42,7 +44,7 @@ impl Debounce {
         let Pending { first, last } = self.pending?;
         let in_burst = self
             .acted
-            .is_some_and(|acted| first.saturating_duration_since(acted) < LONGEST);
+            .is_some_and(|acted| first.saturating_duration_since(acted) < BURST);
         Some(if in_burst {
             (last + QUIET).min(first + LONGEST)
         } else {
@@ -63,6 +65,14 @@ impl Debounce {
     }
 }
 
+/// Waits until then; for ever if there is nothing to wait for. Safe to cancel.
+pub async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,11 +90,11 @@ mod tests {
         assert_eq!(debounce.due(), Some(start));
         debounce.acted(start);
         assert_eq!(debounce.due(), None);
-        // Long after: at once again.
-        debounce.changed(at(start, 20));
-        assert_eq!(debounce.due(), Some(at(start, 20)));
-        debounce.changed(at(start, 22));
-        assert_eq!(debounce.since(), Some(at(start, 20)));
+        // No burst any more: at once again.
+        debounce.changed(at(start, 10));
+        assert_eq!(debounce.due(), Some(at(start, 10)));
+        debounce.changed(at(start, 12));
+        assert_eq!(debounce.since(), Some(at(start, 10)));
     }
 
     #[test]
@@ -95,6 +105,10 @@ mod tests {
         debounce.acted(start);
         debounce.changed(at(start, 1));
         assert_eq!(debounce.due(), Some(at(start, 6)));
+        let mut late = Debounce::default();
+        late.acted(start);
+        late.changed(at(start, 9));
+        assert_eq!(late.due(), Some(at(start, 14)));
         for millis in 2..=18 {
             debounce.changed(at(start, millis));
             let want = (millis + 5).min(21);

@@ -1,8 +1,7 @@
 //! One call to the API server: bounded in time, judged, counted, and if it is refused, told with the rule that is missing.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
@@ -13,6 +12,7 @@ use kube::runtime::watcher;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::permissions::{Forbidden, Permissions};
 use crate::translate::Kind;
 
 /// Name under which the API server notes who owns a field.
@@ -197,6 +197,8 @@ pub(super) struct Target<'a> {
     pub(super) resource: &'a ApiResource,
     /// `status` or nothing.
     pub(super) part: &'static str,
+    /// Empty: it is in none, or in all.
+    pub(super) namespace: &'a str,
     /// `get`, `create`, `update` or `patch`.
     pub(super) verb: &'static str,
 }
@@ -206,15 +208,15 @@ pub(super) struct Target<'a> {
 pub(super) struct Access {
     client: kube::Client,
     counters: Arc<Counters>,
-    told: Arc<Mutex<BTreeSet<String>>>,
+    permissions: Permissions,
 }
 
 impl Access {
-    pub(super) fn new(client: kube::Client) -> Self {
+    pub(super) fn new(client: kube::Client, permissions: Permissions) -> Self {
         Self {
             client,
             counters: Arc::default(),
-            told: Arc::default(),
+            permissions,
         }
     }
 
@@ -265,6 +267,7 @@ impl Access {
             what,
             resource: &resource,
             part: "",
+            namespace: "",
             verb: "get",
         };
         let request = path(&resource, "").get(node, &GetParams::default());
@@ -287,35 +290,19 @@ impl Access {
         failure
     }
 
-    /// Once per rule: a thousand objects want the same one.
     fn tell_forbidden(&self, target: &Target<'_>) {
-        let rule = rule(target);
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.insert(rule.clone()) {
-            tracing::error!(
-                "Kubernetes forbids to {} {}; add to the ClusterRole of ServiceAccount forebay: - {rule}",
-                target.verb,
-                resource_name(target),
-            );
-        }
+        let resource = match target.part {
+            "" => target.resource.plural.clone(),
+            part => format!("{}/{part}", target.resource.plural),
+        };
+        self.permissions.missing(Forbidden {
+            verb: target.verb,
+            group: &target.resource.group,
+            resource: &resource,
+            namespace: target.namespace,
+            name: None,
+        });
     }
-}
-
-fn resource_name(target: &Target<'_>) -> String {
-    match target.part {
-        "" => target.resource.plural.clone(),
-        part => format!("{}/{part}", target.resource.plural),
-    }
-}
-
-/// The missing rule as YAML on one line.
-fn rule(target: &Target<'_>) -> String {
-    format!(
-        "{{apiGroups: [\"{}\"], resources: [\"{}\"], verbs: [\"{}\"]}}",
-        target.resource.group,
-        resource_name(target),
-        target.verb
-    )
 }
 
 /// Says who creates or replaces an object.
@@ -342,29 +329,6 @@ pub(super) fn backoff(first: Duration, most: Duration, failures: u32) -> Duratio
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_missing_rule_is_yaml_that_can_be_pasted() {
-        let resource = ApiResource {
-            group: "gateway.networking.k8s.io".into(),
-            version: "v1".into(),
-            api_version: "gateway.networking.k8s.io/v1".into(),
-            kind: "HTTPRoute".into(),
-            plural: "httproutes".into(),
-        };
-        let target = Target {
-            what: What::HttpRoute,
-            resource: &resource,
-            part: "status",
-            verb: "patch",
-        };
-        assert_eq!(
-            rule(&target),
-            r#"{apiGroups: ["gateway.networking.k8s.io"], resources: ["httproutes/status"], verbs: ["patch"]}"#
-        );
-        let read: Value = serde_saphyr::from_str(&rule(&target)).expect("YAML");
-        assert_eq!(read["verbs"][0], "patch");
-    }
 
     #[test]
     fn waits_double_up_to_the_longest() {

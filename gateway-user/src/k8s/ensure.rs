@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kube::core::ApiResource;
 use kube::core::params::{GetParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
@@ -161,9 +162,9 @@ impl Ensure {
     }
 
     fn target<'a>(
-        &self,
+        &'a self,
         part: Part,
-        resource: &'a kube::core::ApiResource,
+        resource: &'a ApiResource,
         subresource: &'static str,
         verb: &'static str,
     ) -> Target<'a> {
@@ -171,6 +172,7 @@ impl Ensure {
             what: part.what(),
             resource,
             part: subresource,
+            namespace: &self.objects.gateway.namespace,
             verb,
         }
     }

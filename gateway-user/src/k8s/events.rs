@@ -125,6 +125,8 @@ pub(super) struct Engine {
     wrote: HashMap<String, Wrote>,
     outage: Outage,
     not_before: Instant,
+    /// Namespaces in which no Event may be written, and when that is tried again.
+    blocked: HashMap<String, Instant>,
 }
 
 impl Engine {
@@ -147,6 +149,7 @@ impl Engine {
             wrote: HashMap::new(),
             outage: Outage::default(),
             not_before: Instant::now(),
+            blocked: HashMap::new(),
         };
         (engine, teller)
     }
@@ -236,6 +239,11 @@ impl Engine {
             return;
         };
         self.queue.done(&key, now);
+        self.blocked.retain(|_, until| *until > now);
+        if let Some(until) = self.blocked.get(namespace(&key.0)) {
+            self.queue.push(key, *until, now);
+            return;
+        }
         let Some(turn) = self.turns.remove(&key) else {
             return;
         };
@@ -258,7 +266,12 @@ impl Engine {
                 self.queue.push(key.clone(), now, now);
                 self.turns.entry(key).or_insert(turn);
             }
-            Err(Failure::Forbidden | Failure::NotServed) => self.not_before = now + BLOCKED,
+            // Elsewhere another role decides.
+            Err(Failure::Forbidden) => {
+                let namespace = namespace(&key.0).to_owned();
+                self.blocked.insert(namespace, now + BLOCKED);
+            }
+            Err(Failure::NotServed) => self.not_before = now + BLOCKED,
             // A namespace that ends, or something that the API server will never take.
             Err(failure) => {
                 tracing::debug!("an Event about {} is not written: {failure}", key.0.name);
@@ -339,7 +352,9 @@ impl Engine {
         });
         let request = path(&self.resource, namespace(regarding));
         let request = request.create(&by_us(), event.to_string().into_bytes());
-        let answer = self.access.call::<Value>(self.target("create"), request);
+        let answer = self
+            .access
+            .call::<Value>(self.target(regarding, "create"), request);
         answer.await.map(drop)
     }
 
@@ -364,14 +379,17 @@ impl Engine {
         };
         let request = path(&self.resource, namespace(regarding));
         let request = request.patch(name, &params, &Patch::Merge(patch));
-        self.access.call(self.target("patch"), request).await
+        self.access
+            .call(self.target(regarding, "patch"), request)
+            .await
     }
 
-    fn target(&self, verb: &'static str) -> Target<'_> {
+    fn target<'a>(&'a self, regarding: &'a Regarding, verb: &'static str) -> Target<'a> {
         Target {
             what: What::Event,
             resource: &self.resource,
             part: "",
+            namespace: namespace(regarding),
             verb,
         }
     }
@@ -380,7 +398,7 @@ impl Engine {
 /// Events about objects in no namespace are in `default`.
 fn namespace(regarding: &Regarding) -> &str {
     match regarding.namespace.as_str() {
-        "" => "default",
+        "" => super::rights::EVENTS,
         namespace => namespace,
     }
 }

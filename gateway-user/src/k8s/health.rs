@@ -2,7 +2,7 @@
 //!
 //! A watch that goes on says nothing until something changes. So one that has not failed again for [`SETTLED`] counts as well.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use kube::core::ApiResource;
 use kube::runtime::watcher;
 
+use super::permissions::{Forbidden, Permissions};
 use super::watcher::{Scope, Watched};
 
 /// Longer than the longest attempt with the longest pause before it.
@@ -23,6 +24,7 @@ pub struct Health(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     errors: AtomicU64,
+    permissions: Permissions,
 }
 
 #[derive(Debug, Default)]
@@ -30,11 +32,18 @@ struct State {
     /// Why, and when it last failed.
     failing: BTreeMap<Watched, (String, Instant)>,
     since: Option<Instant>,
-    /// Permissions whose absence has been said.
-    forbidden: BTreeSet<String>,
 }
 
 impl Health {
+    /// Of watches that need these permissions.
+    #[must_use]
+    pub fn new(permissions: Permissions) -> Self {
+        Self(Arc::new(Shared {
+            permissions,
+            ..Shared::default()
+        }))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere leaves whole entries behind.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -68,7 +77,7 @@ impl Health {
             return;
         }
         let sentence = match forbidden(error) {
-            true => missing_rule(resource, &watched.scope),
+            true => self.missing(resource, &watched.scope),
             false => format!("{watched} cannot be followed: {}", in_short(error)),
         };
         let mut state = self.lock();
@@ -78,14 +87,28 @@ impl Health {
         let new = state.failing.insert(watched.clone(), failure).is_none();
         state.since.get_or_insert(now);
         if forbidden(error) {
-            if state.forbidden.insert(sentence.clone()) {
-                tracing::error!("{sentence}");
-            }
+            // It has been said.
         } else if first {
             tracing::warn!("{sentence}; what is served stays as it is");
         } else if new {
             tracing::debug!("{sentence}");
         }
+    }
+
+    /// What an administrator has to add.
+    fn missing(&self, resource: &ApiResource, scope: &Scope) -> String {
+        let (namespace, name) = match scope {
+            Scope::All => ("", None),
+            Scope::Namespace(namespace) => (&**namespace, None),
+            Scope::One(key) => (&*key.namespace, Some(&*key.name)),
+        };
+        self.0.permissions.missing(Forbidden {
+            verb: "list",
+            group: &resource.group,
+            resource: &resource.plural,
+            namespace,
+            name,
+        })
     }
 
     /// A watch has ended for good.
@@ -156,19 +179,6 @@ fn in_short(error: &watcher::Error) -> String {
     cause.to_string()
 }
 
-/// What an administrator has to add.
-fn missing_rule(resource: &ApiResource, scope: &Scope) -> String {
-    let (role, place) = match scope {
-        Scope::All => ("ClusterRole", String::new()),
-        Scope::Namespace(namespace) => ("Role", format!(" of namespace {namespace}")),
-        Scope::One(key) => ("Role", format!(" of namespace {}", key.namespace)),
-    };
-    format!(
-        "no permission to list and watch {}: a {role}{place} needs {{apiGroups: [\"{}\"], resources: [\"{}\"], verbs: [\"get\", \"list\", \"watch\"]}}",
-        resource.plural, resource.group, resource.plural
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,7 +226,7 @@ mod tests {
         assert_eq!(
             health.failing(),
             [
-                "no permission to list and watch services: a ClusterRole needs {apiGroups: [\"\"], resources: [\"services\"], verbs: [\"get\", \"list\", \"watch\"]}"
+                "Kubernetes forbids to list services; add to the ClusterRole of ServiceAccount forebay: - {apiGroups: [\"\"], resources: [\"services\"], verbs: [\"get\", \"list\", \"watch\", \"create\", \"patch\"]}"
             ]
         );
         health.well(&watched());

@@ -142,7 +142,9 @@ impl Candidate {
                 if expired {
                     self.until.send_replace(None);
                 }
-                if !std::mem::replace(&mut self.complained, true) {
+                // Of a missing rule it is said which.
+                let said = failure == Failure::Forbidden;
+                if !std::mem::replace(&mut self.complained, true) && !said {
                     tracing::warn!("Lease {}/{}: {failure}", self.namespace, self.name);
                 }
             }
@@ -154,6 +156,7 @@ impl Candidate {
             what: What::Lease,
             resource: &self.resource,
             part: "",
+            namespace: &self.namespace,
             verb,
         }
     }

@@ -193,20 +193,25 @@ impl Manager {
     /// What has to be watched.
     fn watches(&self, served: &Served) -> BTreeSet<Watched> {
         let mut watches = BTreeSet::new();
-        let namespaces: BTreeSet<&str> = self.namespaces.iter().map(String::as_str).collect();
+        let scopes = Scope::of(&self.namespaces);
         for &kind in served.keys() {
             let mut add = |scope| watches.insert(Watched { kind, scope });
             if kind == Kind::Secret {
                 for scope in secrets(&self.wanted.borrow()) {
                     add(scope);
                 }
-            } else if namespaces.is_empty() || kind.cluster_scoped() {
+            } else if kind == Kind::Namespace && !self.namespaces.is_empty() {
+                // Nothing is asked of the labels of others: nothing in them is read.
+                for namespace in &self.namespaces {
+                    add(Scope::One(ObjectKey::new("", &**namespace)));
+                }
+            } else if kind.cluster_scoped() {
                 add(Scope::All);
             } else {
-                for namespace in &namespaces {
-                    add(Scope::Namespace((*namespace).into()));
+                for scope in &scopes {
+                    add(scope.clone());
                 }
-                if kind == Kind::EndpointSlice {
+                if kind == Kind::EndpointSlice && !self.namespaces.is_empty() {
                     add(Scope::Namespace(OWN.into()));
                 }
             }
@@ -217,7 +222,8 @@ impl Manager {
 
 /// How Secrets are followed: few one by one, many by their namespaces. Those of Forebay itself are few always.
 fn secrets(wanted: &BTreeSet<ObjectKey>) -> BTreeSet<Scope> {
-    let few = wanted.len() <= SINGLE_SECRETS;
+    let others = wanted.iter().filter(|key| *key.namespace != *OWN);
+    let few = others.count() <= SINGLE_SECRETS;
     let scope = |key: &ObjectKey| match few || *key.namespace == *OWN {
         true => Scope::One(key.clone()),
         false => Scope::Namespace(key.namespace.clone()),
@@ -249,7 +255,7 @@ mod tests {
     fn few_secrets_are_followed_one_by_one_and_many_by_namespace() {
         let own = ObjectKey::new(OWN, "keys");
         let of = |n: usize| {
-            let others = (1..n).map(|i| ObjectKey::new(["a", "b"][i % 2], format!("s{i}")));
+            let others = (0..n).map(|i| ObjectKey::new(["a", "b"][i % 2], format!("s{i}")));
             others.chain([own.clone()]).collect::<BTreeSet<_>>()
         };
         let few = of(SINGLE_SECRETS);

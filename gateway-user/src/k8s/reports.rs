@@ -141,8 +141,11 @@ impl Reporter {
                 }
                 Err(failure) => {
                     failures += 1;
-                    if failures == 1 {
-                        let Identity { node, namespace } = &self.identity;
+                    // Of a missing rule it is said which.
+                    if failures == 1 && failure != Failure::Forbidden {
+                        let Identity {
+                            node, namespace, ..
+                        } = &self.identity;
                         tracing::warn!("Lease {namespace}/{PREFIX}{node}: {failure}");
                     }
                     backoff(AGAIN.0, AGAIN.1, failures - 1)
@@ -163,7 +166,9 @@ impl Reporter {
         }
         let text = serde_json::to_string(&written(report));
         let text = text.map_err(|error| Failure::Invalid(error.to_string()))?;
-        let Identity { node, namespace } = &self.identity;
+        let Identity {
+            node, namespace, ..
+        } = &self.identity;
         let name = format!("{PREFIX}{node}");
         let mut metadata = json!({
             "name": name,
@@ -189,6 +194,7 @@ impl Reporter {
             what: What::Lease,
             resource: &self.resource,
             part: "",
+            namespace,
             verb: "patch",
         };
         self.access.call::<Value>(target, request).await.map(drop)
@@ -246,6 +252,7 @@ async fn follow_once(access: &Access, identity: &Identity, reports: &watch::Send
                     what: What::Lease,
                     resource: &resource,
                     part: "",
+                    namespace: &identity.namespace,
                     verb: "list",
                 };
                 let failure = access.judge(&target, error);

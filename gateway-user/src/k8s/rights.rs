@@ -1,16 +1,32 @@
 //! What Forebay asks the API server for, as rules: all of it, and nothing else.
 
+use crate::file::keys::NAMESPACE;
+
+/// Namespace of Events about objects that are in none; the API server takes them nowhere else.
+pub const EVENTS: &str = "default";
+
 /// Where a right is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
     /// For objects in no namespace.
     Cluster,
+    /// For the Namespaces that are read, which are in no namespace themselves.
+    Read,
     /// In all namespaces that are read.
     Namespaces,
-    /// In all namespaces, whichever are read.
-    Everywhere,
     /// In Forebay's own namespace.
     Own,
+    /// In [`EVENTS`].
+    Events,
+}
+
+/// One place where a right is needed: what a role there has to allow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The namespace; none: a ClusterRole.
+    pub namespace: Option<String>,
+    /// The only object that it is needed for.
+    pub name: Option<String>,
 }
 
 /// One rule.
@@ -26,6 +42,53 @@ pub struct Right {
     pub scope: Where,
     /// The only object that it is needed for.
     pub name: Option<&'static str>,
+}
+
+impl Place {
+    /// The role that has to allow it, in words.
+    #[must_use]
+    pub fn role(&self) -> String {
+        let role = match &self.namespace {
+            Some(namespace) => format!("a Role in namespace {namespace}"),
+            None => "the ClusterRole".to_owned(),
+        };
+        format!("{role} of ServiceAccount forebay")
+    }
+}
+
+/// A rule as YAML on one line.
+#[must_use]
+pub fn rule(group: &str, resources: &[&str], name: Option<&str>, verbs: &[&str]) -> String {
+    let list = |words: &[&str]| format!("[\"{}\"]", words.join("\", \""));
+    let named = name.map_or(String::new(), |name| {
+        format!(", resourceNames: {}", list(&[name]))
+    });
+    format!(
+        "{{apiGroups: {}, resources: {}{named}, verbs: {}}}",
+        list(&[group]),
+        list(resources),
+        list(verbs)
+    )
+}
+
+impl Right {
+    /// Everywhere that it is needed if these namespaces are read; none: all.
+    #[must_use]
+    pub fn places(&self, namespaces: &[String]) -> Vec<Place> {
+        let place = |namespace: Option<&str>, name: Option<&str>| Place {
+            namespace: namespace.map(str::to_owned),
+            name: name.map(str::to_owned),
+        };
+        let all = namespaces.is_empty();
+        let each = namespaces.iter().map(String::as_str);
+        match self.scope {
+            Where::Own => vec![place(Some(NAMESPACE), self.name)],
+            Where::Events if !all => vec![place(Some(EVENTS), self.name)],
+            Where::Read if !all => each.map(|name| place(None, Some(name))).collect(),
+            Where::Namespaces if !all => each.map(|name| place(Some(name), self.name)).collect(),
+            _ => vec![place(None, self.name)],
+        }
+    }
 }
 
 const READ: &[&str] = &["get", "list", "watch"];
@@ -104,33 +167,35 @@ pub const RIGHTS: &[Right] = &[
         &["patch"],
         Where::Namespaces,
     ),
-    right("", &["namespaces", "nodes"], READ, Where::Cluster),
+    right("", &["nodes"], READ, Where::Cluster),
+    right("", &["namespaces"], READ, Where::Read),
     right("", &["secrets"], READ, Where::Namespaces),
     right(
         "",
         &["services"],
-        &["get", "create", "patch"],
+        &["get", "list", "watch", "create", "patch"],
         Where::Namespaces,
     ),
-    right("", &["services"], &["list", "watch"], Where::Everywhere),
     right("", &["services/status"], &["patch"], Where::Namespaces),
     right(
         "discovery.k8s.io",
         &["endpointslices"],
-        &["get", "create", "patch"],
+        &["get", "list", "watch", "create", "patch"],
         Where::Namespaces,
     ),
+    // Where the other nodes are.
+    right("discovery.k8s.io", &["endpointslices"], READ, Where::Own),
     right(
-        "discovery.k8s.io",
-        &["endpointslices"],
-        &["list", "watch"],
-        Where::Everywhere,
+        "events.k8s.io",
+        &["events"],
+        &["create", "patch"],
+        Where::Namespaces,
     ),
     right(
         "events.k8s.io",
         &["events"],
         &["create", "patch"],
-        Where::Everywhere,
+        Where::Events,
     ),
     right(
         "coordination.k8s.io",

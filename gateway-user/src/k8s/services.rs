@@ -1,15 +1,13 @@
 //! Makes the objects of Gateways and keeps them as they should be, while this node leads.
 //!
-//! What is there is watched by Forebay's label, in this task only and only while it leads. An object of the same name that
+//! What is there is watched by Forebay's label, in the namespaces that are read, in this task only and only while it leads. An object of the same name that
 //! the Gateway does not own is never touched. Nothing is deleted: objects go with their Gateway.
 
-use std::collections::{BTreeMap, HashMap};
-use std::pin::pin;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{StreamExt, select};
-use kube::Api;
+use futures_util::stream::{StreamExt, select_all};
 use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::Value;
@@ -24,6 +22,7 @@ use super::lease::Leadership;
 use super::pace::{Outage, Pace};
 use super::queue::Queue;
 use super::seen::Seen;
+use super::watcher::Scope;
 use crate::snapshot::ObjectKey;
 use crate::translate::{Kind, ObjectId};
 
@@ -35,6 +34,9 @@ const EVERYTHING: Duration = Duration::from_secs(60);
 const UNSEEN: Duration = Duration::from_secs(1);
 /// How long a Gateway waits whose objects are refused or forbidden.
 const REFUSED: Duration = Duration::from_secs(30);
+
+/// What is seen of one watch.
+type Event = watcher::Result<watcher::Event<DynamicObject>>;
 
 /// What Gateways need.
 pub(super) type Wanted = Arc<Vec<GatewayObjects>>;
@@ -55,6 +57,8 @@ struct Done {
 pub(super) struct Engine {
     access: Access,
     seen: Seen,
+    /// Where objects are watched; none of them holds what another one does.
+    scopes: BTreeSet<Scope>,
     wanted: BTreeMap<ObjectKey, GatewayObjects>,
     /// What is there.
     store: BTreeMap<(Part, ObjectKey), Value>,
@@ -63,15 +67,16 @@ pub(super) struct Engine {
     jobs: JoinSet<Done>,
     outage: Outage,
     look: Instant,
-    /// Parts that have been listed.
-    listed: [bool; 2],
+    /// What has been listed.
+    listed: BTreeSet<(Part, Scope)>,
 }
 
 impl Engine {
-    pub(super) fn new(access: Access, seen: Seen) -> Self {
+    pub(super) fn new(access: Access, seen: Seen, scopes: BTreeSet<Scope>) -> Self {
         Self {
             access,
             seen,
+            scopes,
             wanted: BTreeMap::new(),
             store: BTreeMap::new(),
             memos: HashMap::new(),
@@ -79,7 +84,7 @@ impl Engine {
             jobs: JoinSet::new(),
             outage: Outage::default(),
             look: Instant::now(),
-            listed: [false; 2],
+            listed: BTreeSet::new(),
         }
     }
 
@@ -89,10 +94,15 @@ impl Engine {
         mut wanted: watch::Receiver<Option<Wanted>>,
         mut leadership: Leadership,
     ) {
-        let (access, seen) = (self.access.clone(), self.seen.clone());
+        let Self {
+            access,
+            seen,
+            scopes,
+            ..
+        } = self;
         loop {
             leadership.becomes(true).await;
-            let mut engine = Self::new(access.clone(), seen.clone());
+            let mut engine = Self::new(access.clone(), seen.clone(), scopes.clone());
             tokio::select! {
                 () = leadership.becomes(false) => {}
                 () = engine.lead(&mut wanted) => return,
@@ -107,8 +117,8 @@ impl Engine {
         // Before anything is looked at: what is not in the list would be emptied.
         let newest = wanted.borrow_and_update().clone().unwrap_or_default();
         self.take(&newest);
-        let services = self.watch(Part::Service);
-        let mut events = pin!(select(services, self.watch(Part::Slice)));
+        let parts = |scope| Part::ALL.map(|part| self.watch(part, scope).boxed());
+        let mut events = select_all(self.scopes.iter().flat_map(parts));
         loop {
             let next = self.next();
             tokio::select! {
@@ -119,33 +129,32 @@ impl Engine {
                     let newest = wanted.borrow_and_update().clone().unwrap_or_default();
                     self.take(&newest);
                 }
-                Some((part, event)) = events.next() => self.note(part, event),
+                Some((part, scope, event)) = events.next() => self.note(part, &scope, event),
                 Some(done) = self.jobs.join_next() => if let Ok(done) = done {
                     self.finish(done);
                 },
                 () = tokio::time::sleep_until(next) => {}
             }
-            if self.listed == [true; 2] {
-                self.work();
-            }
+            self.work();
         }
     }
 
     fn watch(
         &self,
         part: Part,
-    ) -> impl futures_util::Stream<Item = (Part, watcher::Result<watcher::Event<DynamicObject>>)> + use<>
-    {
-        let api: Api<DynamicObject> = Api::all_with(self.access.client().clone(), &part.resource());
+        scope: &Scope,
+    ) -> impl futures_util::Stream<Item = (Part, Scope, Event)> + use<> {
+        let scope = scope.clone();
+        let api = scope.api(self.access.client().clone(), &part.resource());
         let ours = format!("{}={}", MANAGED_BY.0, MANAGED_BY.1);
         let config = watcher::Config::default().labels(&ours);
         watcher(api, config)
             .default_backoff()
-            .map(move |event| (part, event))
+            .map(move |event| (part, scope.clone(), event))
     }
 
     fn next(&self) -> Instant {
-        if self.jobs.len() >= self.outage.most(MOST) || self.listed != [true; 2] {
+        if self.jobs.len() >= self.outage.most(MOST) {
             return Instant::now() + EVERYTHING;
         }
         let next = match self.queue.has_ready() {
@@ -180,22 +189,29 @@ impl Engine {
     }
 
     /// Takes what was seen of an object.
-    fn note(&mut self, part: Part, event: watcher::Result<watcher::Event<DynamicObject>>) {
+    fn note(&mut self, part: Part, scope: &Scope, event: Event) {
         use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
         match event {
-            Ok(Init) => self.store.retain(|(of, _), _| *of != part),
+            Ok(Init) => self
+                .store
+                .retain(|(of, key), _| *of != part || !scope.holds(key)),
             Ok(Apply(object) | InitApply(object)) => self.set(part, &object, true),
             Ok(Delete(object)) => self.set(part, &object, false),
             Ok(InitDone) => {
-                self.listed[usize::from(part == Part::Slice)] = true;
+                self.listed.insert((part, scope.clone()));
                 self.look = Instant::now();
             }
             Err(error) => {
+                let namespace = match scope {
+                    Scope::Namespace(namespace) => namespace,
+                    Scope::All | Scope::One(_) => "",
+                };
                 let failure = self.access.judge(
                     &Target {
                         what: part.what(),
                         resource: &part.resource(),
                         part: "",
+                        namespace,
                         verb: "list",
                     },
                     error,
@@ -254,12 +270,22 @@ impl Engine {
         }
     }
 
+    /// Whether it is known what there is in the Gateway's namespace.
+    fn is_listed(&self, gateway: &ObjectKey) -> bool {
+        let listed = self.listed.iter().filter(|(_, scope)| scope.holds(gateway));
+        listed.count() == Part::ALL.len()
+    }
+
     /// Compares the objects of one Gateway and begins to write if something differs.
     fn begin(&mut self, gateway: &ObjectKey, now: Instant) -> bool {
         let id = ObjectId {
             kind: Kind::Gateway,
             key: gateway.clone(),
         };
+        if !self.is_listed(gateway) {
+            // Everything is looked at when it has been.
+            return false;
+        }
         let wanted = self.wanted.get(gateway);
         let Some(known) = self.seen.get(&id) else {
             if wanted.is_some() {
@@ -351,6 +377,8 @@ fn version(object: &Value) -> u128 {
 }
 
 impl Part {
+    const ALL: [Self; 2] = [Self::Service, Self::Slice];
+
     fn pruned(self, object: &DynamicObject) -> Value {
         let mut value = serde_json::to_value(object).unwrap_or_default();
         if let Some(metadata) = value["metadata"].as_object_mut() {

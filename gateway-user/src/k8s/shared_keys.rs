@@ -73,7 +73,8 @@ impl SharedKeys {
 
     fn say(&mut self, failure: &Failure) {
         let text = failure.to_string();
-        if self.said.as_ref() != Some(&text) {
+        // Of a missing rule it is said which.
+        if *failure != Failure::Forbidden && self.said.as_ref() != Some(&text) {
             tracing::error!("Secret {}/{}: {text}", keys::NAMESPACE, keys::NAME);
             self.said = Some(text);
         }
@@ -117,6 +118,7 @@ impl SharedKeys {
             what: What::Secret,
             resource: &self.resource,
             part: "",
+            namespace: keys::NAMESPACE,
             verb,
         }
     }

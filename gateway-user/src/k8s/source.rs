@@ -20,7 +20,7 @@ use super::reports::{NodeReport, Reports};
 use super::store::Store;
 use super::watcher::{Change, Scope, Told, Watched};
 use super::writer::{Desired, Writer};
-use crate::file::debounce::Debounce;
+use crate::file::debounce::{Debounce, until};
 use crate::file::keys;
 use crate::file::merge::Problem;
 use crate::file::watch::now;
@@ -157,13 +157,16 @@ impl Source {
         self.led && self.cached.is_none()
     }
 
-    /// Has Kubernetes hold these statuses, and what Gateways need besides, while this node leads.
-    pub fn publish(&mut self, statuses: Arc<Vec<ObjectStatus>>) {
-        // What they are about is live by now.
+    /// What was acted on last is live: whoever asks from now on is answered by it. Counted once.
+    pub fn is_live(&mut self) {
         if let Some(since) = self.acting_since.take() {
             let took = now().saturating_duration_since(since);
             self.applied.observe(took.as_secs_f64());
         }
+    }
+
+    /// Has Kubernetes hold these statuses, and what Gateways need besides, while this node leads.
+    pub fn publish(&mut self, statuses: Arc<Vec<ObjectStatus>>) {
         if self.cached.is_some() {
             // They are about objects of which nobody knows whether they are there still.
             return;
@@ -393,11 +396,4 @@ fn names_secrets(change: &Change) -> bool {
         kind,
         Kind::GatewayClass | Kind::Gateway | Kind::ReferenceGrant | Kind::DestinationRule
     )
-}
-
-async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant.into()).await,
-        None => std::future::pending().await,
-    }
 }

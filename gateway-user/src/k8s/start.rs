@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::cache::Cache;
 use super::health::Health;
 use super::manager::Manager;
+use super::permissions::Permissions;
 use super::seen::Seen;
 use super::source::Source;
 use super::writer::{Identity, Writer};
@@ -58,7 +59,8 @@ pub enum Error {
 pub fn start(options: Options) -> Result<Source, Error> {
     let (told, changes) = mpsc::channel(WAITING);
     let (want, wanted) = watch::channel(BTreeSet::new());
-    let health = Health::default();
+    let permissions = Permissions::new(options.namespaces.clone());
+    let health = Health::new(permissions.clone());
     let cache = Cache::new(&options.state_dir, options.cache_secrets);
     let of_thread = health.clone();
     let writer = on_thread(|client| {
@@ -66,6 +68,7 @@ pub fn start(options: Options) -> Result<Source, Error> {
         let identity = Identity {
             node: options.node,
             namespace: keys::NAMESPACE.to_owned(),
+            permissions,
         };
         let writer = Writer::start(client.clone(), seen.clone(), &identity);
         let manager = Manager {

@@ -71,6 +71,7 @@ impl Write {
             what: self.what,
             resource: &self.resource,
             part,
+            namespace: &self.id.key.namespace,
             verb,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! An interrupted watch goes on where it was; one that cannot is read anew as a whole, and only the difference is passed on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use kube::api::{Api, ObjectMeta};
-use kube::core::ApiResource;
+use kube::core::{ApiResource, DynamicResourceScope};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Config, Event};
@@ -36,6 +36,18 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// Where a kind that is in namespaces is followed: in those that are read; none: in all.
+    #[must_use]
+    pub fn of(namespaces: &[String]) -> BTreeSet<Self> {
+        if namespaces.is_empty() {
+            return [Self::All].into();
+        }
+        let namespaces = namespaces
+            .iter()
+            .map(|name| Self::Namespace(name.as_str().into()));
+        namespaces.collect()
+    }
+
     /// Whether an object of that name is one of these.
     #[must_use]
     pub fn holds(&self, key: &ObjectKey) -> bool {
@@ -43,6 +55,30 @@ impl Scope {
             Self::All => true,
             Self::Namespace(namespace) => *key.namespace == **namespace,
             Self::One(one) => one == key,
+        }
+    }
+
+    /// Asks for them and for nothing else; for one object with [`Self::config`].
+    pub(super) fn api<K>(&self, client: Client, resource: &ApiResource) -> Api<K>
+    where
+        K: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>,
+    {
+        let namespace = match self {
+            Self::All => "",
+            Self::Namespace(namespace) => namespace,
+            Self::One(key) => &key.namespace,
+        };
+        match namespace {
+            "" => Api::all_with(client, resource),
+            namespace => Api::namespaced_with(client, namespace, resource),
+        }
+    }
+
+    fn config(&self) -> Config {
+        let config = Config::default().timeout(WATCH_TIMEOUT);
+        match self {
+            Self::One(key) => config.fields(&format!("metadata.name={}", key.name)),
+            Self::All | Self::Namespace(_) => config,
         }
     }
 }
@@ -157,7 +193,13 @@ impl Follower {
 
     /// Follows as long as it makes sense to do so in this way.
     async fn follow(&self) -> Result<(), mpsc::error::SendError<Told>> {
-        let stream = watcher::watcher(self.api(), self.config()).backoff(Pace::default());
+        let scope = &self.watched.scope;
+        let api = scope.api(self.client.clone(), &self.resource);
+        let mut config = scope.config();
+        if self.streaming {
+            config = config.streaming_lists();
+        }
+        let stream = watcher::watcher(api, config).backoff(Pace::default());
         let mut stream = pin!(stream);
         let mut listed: Option<Listed> = None;
         while let Some(event) = stream.next().await {
@@ -271,29 +313,6 @@ impl Follower {
             .memory
             .retain(|key| keys.contains(key) || !scope.holds(key));
         gone.into_iter().map(|key| self.forget(key)).collect()
-    }
-
-    fn api(&self) -> Api<Raw> {
-        let client = self.client.clone();
-        match &self.watched.scope {
-            Scope::All => Api::all_with(client, &self.resource),
-            Scope::Namespace(namespace) => Api::namespaced_with(client, namespace, &self.resource),
-            Scope::One(key) if key.namespace.is_empty() => Api::all_with(client, &self.resource),
-            Scope::One(key) => Api::namespaced_with(client, &key.namespace, &self.resource),
-        }
-    }
-
-    fn config(&self) -> Config {
-        let config = Config::default().timeout(WATCH_TIMEOUT);
-        let config = match &self.watched.scope {
-            Scope::One(key) => config.fields(&format!("metadata.name={}", key.name)),
-            Scope::All | Scope::Namespace(_) => config,
-        };
-        if self.streaming {
-            config.streaming_lists()
-        } else {
-            config
-        }
     }
 }
 

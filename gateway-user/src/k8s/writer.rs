@@ -12,9 +12,11 @@ use super::access::{Access, Counters};
 use super::events::{self, Remark, Teller, Told};
 use super::gateway_objects::GatewayObjects;
 use super::lease::{Candidate, Leadership};
+use super::permissions::Permissions;
 use super::reports::{self, NodeReport, Reporter, Reports};
 use super::seen::Seen;
 use super::shared_keys::SharedKeys;
+use super::watcher::Scope;
 use super::{services, statuses};
 use crate::status::ObjectStatus;
 
@@ -25,6 +27,8 @@ pub struct Identity {
     pub node: String,
     /// Namespace of Forebay's own objects.
     pub namespace: String,
+    /// Which namespaces are read, and others' objects are written in.
+    pub permissions: Permissions,
 }
 
 /// What Kubernetes shall hold. Published only once everything has been read completely: what is missing here is removed there.
@@ -55,7 +59,7 @@ impl Writer {
     /// Begins to compete for the lease. Nothing is written for Gateways and routes before the first [`Self::publish`].
     #[must_use]
     pub fn start(client: kube::Client, seen: Seen, identity: &Identity) -> Self {
-        let access = Access::new(client);
+        let access = Access::new(client, identity.permissions.clone());
         let counters = Arc::clone(access.counters());
         let (stop, stopped) = watch::channel(false);
         let (statuses, newest_statuses) = watch::channel(None);
@@ -69,7 +73,8 @@ impl Writer {
         let (of_events, events) = events::Engine::new(access.clone(), &identity.node);
         let engine = statuses::Engine::new(access.clone(), seen.clone(), events.clone());
         let keys = SharedKeys::new(access.clone());
-        let services = services::Engine::new(access, seen);
+        let services =
+            services::Engine::new(access, seen, Scope::of(identity.permissions.namespaces()));
         Self {
             engines: vec![
                 tokio::spawn(engine.run(newest_statuses, leadership.clone())),

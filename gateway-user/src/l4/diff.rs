@@ -6,12 +6,14 @@
 //! rows are single stores.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use gateway_common::abi::{
     Config, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SourceKey, VipEntry, VipKey,
 };
 use gateway_common::abi::{config, node_flag};
 
+use super::address_of;
 use super::sources::SourceTable;
 use super::tables::{Desired, VipHalf};
 
@@ -60,6 +62,17 @@ impl Default for Image {
 }
 
 impl Image {
+    /// Addresses of the listed nodes other than this one.
+    pub fn others(&self) -> impl Iterator<Item = IpAddr> {
+        let listed = |node: &&NodeEntry| {
+            node.flags & (node_flag::LISTED | node_flag::SELF) == node_flag::LISTED
+        };
+        self.nodes
+            .iter()
+            .filter(listed)
+            .map(|node| address_of(node.address))
+    }
+
     /// What the maps say after `op`.
     pub fn apply(&mut self, op: &MapOp) {
         match op {

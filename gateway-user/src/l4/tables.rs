@@ -471,20 +471,27 @@ mod tests {
             drain_timeout: Duration::from_secs(60),
         };
         let mut planner = Planner::new(settings, &format!("n{own}"), address(own));
+        planner.on_snapshot(&snapshot(&[1, 2, 3, 4]), Duration::ZERO);
+        planner
+    }
+
+    /// Four nodes of which these are ready, and the VIPs.
+    fn snapshot(ready: &[u8]) -> Snapshot {
         let replicas = (1..=4).map(|n| Replica {
             name: format!("n{n}"),
             address: address(n),
-            state: ReplicaState::Ready,
+            state: match ready.contains(&n) {
+                true => ReplicaState::Ready,
+                false => ReplicaState::Joining,
+            },
             weight: 1,
         });
         let vips = (1..=16).map(|n| IpAddr::from([10, 9, 0, n]));
-        let snapshot = Snapshot {
+        Snapshot {
             replicas: replicas.collect(),
             addresses: vips.map(|vip| (vip, ObjectKey::new("a", "b"))).collect(),
             ..Snapshot::default()
-        };
-        planner.on_snapshot(&snapshot, Duration::ZERO);
-        planner
+        }
     }
 
     #[test]
@@ -514,6 +521,42 @@ mod tests {
             assert!(planner.observe(&report, Duration::from_secs(5)));
         }
         assert_eq!(all(&planners), vips);
+    }
+
+    /// Who speaks for a VIP follows from who is ready, and from nothing that went before.
+    #[test]
+    fn after_all_nodes_have_started_together_the_vips_are_spread_as_ever() {
+        let before: Vec<_> = (1..=4).map(|own| planner(own).announced()).collect();
+        let shares: Vec<usize> = before.iter().map(BTreeSet::len).collect();
+        assert!(
+            shares.iter().all(|share| (1..=8).contains(share)),
+            "{shares:?}"
+        );
+        for first in 0..4 {
+            let mut planners: Vec<_> = (1..=4).map(planner).collect();
+            let mut now = Duration::from_secs(100);
+            let mut ready = Vec::new();
+            for n in 0..=4 {
+                if n > 0 {
+                    ready.push((first + n) % 4 + 1);
+                }
+                // Longer than anybody waits for agreement, whether to be ready or not to be.
+                for _ in 0..2 {
+                    now += Duration::from_secs(5);
+                    for planner in &mut planners {
+                        planner.membership.set_probing();
+                        planner.handle_timeout(now);
+                        planner.on_snapshot(&snapshot(&ready), now);
+                        planner.handle_timeout(now + Duration::from_secs(4));
+                    }
+                }
+                let said = planners.iter().map(|planner| planner.announced().len());
+                let wanted = if n == 0 { 0 } else { 16 };
+                assert_eq!(said.sum::<usize>(), wanted, "{ready:?} are ready");
+            }
+            let after: Vec<_> = planners.iter().map(Planner::announced).collect();
+            assert_eq!(after, before, "in the order {ready:?}");
+        }
     }
 
     #[test]

@@ -106,6 +106,9 @@ fn state(of: Kind, condition: &Value) -> Option<(String, State)> {
     } else if kind == "OverlappingTLSConfig" {
         // A remark: everything is served.
         return None;
+    } else if kind == "forebay.dev/EjectionPossible" && said.status == "False" {
+        // All is served, but whoever set a threshold counts on what will never happen.
+        State::Bad(said)
     } else if is_good(&kind, said.status == "True", &said.reason) {
         State::Good(said)
     } else {
@@ -191,8 +194,13 @@ mod tests {
             let got = read(Kind::Gateway, &json!({}), &after).join(",");
             assert_eq!(got, want, "{kind} {status}");
         }
-        for (reason, want) in [("NotReferenced", "+"), ("HostNotFound", "-")] {
-            let after = json!({"conditions": [condition("forebay.dev/Applied", "False", reason)]});
+        for (kind, reason, want) in [
+            ("Applied", "NotReferenced", "+"),
+            ("Applied", "HostNotFound", "-"),
+            ("EjectionPossible", "MaxEjectionPercentTooLow", "-"),
+        ] {
+            let kind = format!("forebay.dev/{kind}");
+            let after = json!({"conditions": [condition(&kind, "False", reason)]});
             let got = read(Kind::DestinationRule, &json!({}), &after);
             assert!(got[0].starts_with(want), "{got:?}");
         }

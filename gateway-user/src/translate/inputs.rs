@@ -84,6 +84,19 @@ macro_rules! kinds {
                 }
             }
 
+            /// Whether an object is in it that says the same.
+            #[must_use]
+            pub fn holds(&self, object: &Object) -> bool {
+                match object {
+                    $(Object::$kind(object) => {
+                        let known = self.$field.get(&object.metadata.key());
+                        known.is_some_and(|known| {
+                            known.metadata == object.metadata && say_the_same(known, object)
+                        })
+                    })*
+                }
+            }
+
             /// All objects.
             pub fn iter(&self) -> impl Iterator<Item = Object> {
                 let objects = std::iter::empty();
@@ -141,6 +154,14 @@ kinds! {
 
 /// An object that came, went or was replaced: its key, and what was there before.
 pub(super) type Change<T> = (ObjectKey, Option<Arc<T>>);
+
+/// By what a cache would keep of them, as nothing else of them is read.
+fn say_the_same<T: Serialize>(one: &T, other: &T) -> bool {
+    match (serde_json::to_vec(one), serde_json::to_vec(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
 
 fn follow<T>(
     own: &mut BTreeMap<ObjectKey, Arc<T>>,

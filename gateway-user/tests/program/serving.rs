@@ -478,3 +478,67 @@ async fn the_quick_start_has_less_than_a_thousand_series() {
     }
     assert_eq!(daemon.terminate().await.0.code(), Some(0));
 }
+
+/// Whoever looks at a node that waits is told what it waits for.
+#[tokio::test]
+async fn the_endpoints_answer_while_the_api_server_does_not() {
+    let own = tempfile::tempdir().unwrap();
+    let path = |name: &str| own.path().join(name);
+    let config = format!(
+        "apiVersion: v1
+kind: Config
+clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:{}'}}}}]
+users: [{{name: u, user: {{}}}}]
+contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
+current-context: x
+",
+        free_port()
+    );
+    std::fs::write(path("kubeconfig"), config).unwrap();
+    let mut command = program();
+    command.args([
+        "run",
+        "--kubernetes",
+        "--datapath",
+        "off",
+        "--node-name",
+        "node-1",
+    ]);
+    command.arg("--state-dir").arg(path("state"));
+    for endpoint in ["admin", "metrics", "ready"] {
+        command.arg(format!("--{endpoint}"));
+        command.arg(format!("unix:{}", path(endpoint).display()));
+    }
+    command.env("KUBECONFIG", path("kubeconfig"));
+    let log = std::fs::File::create(path("log")).unwrap();
+    command.stdout(log.try_clone().unwrap()).stderr(log);
+    let _child = command.spawn().unwrap();
+    let page = async |endpoint: &str, page: &str| {
+        let socket = path(endpoint);
+        until(endpoint, || async {
+            crate::support::get(&socket, page).await.ok()
+        })
+        .await
+    };
+    let waits = "the API server has not said which kinds it serves";
+    let (status, body) = page("metrics", "/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        "forebay_build_info",
+        "forebay_kubernetes_watch_errors_total 0",
+    ] {
+        assert!(body.contains(line), "{body}");
+    }
+    assert_eq!(
+        page("ready", "/healthz/live").await,
+        (200, "alive\n".into())
+    );
+    let not_ready = (503, format!("not ready: {waits}\n"));
+    assert_eq!(page("ready", "/healthz/ready").await, not_ready);
+    let starts = format!("{{\"error\":\"this node starts: {waits}\"}}");
+    assert_eq!(page("admin", "/status").await, (503, starts));
+    let admin = format!("unix:{}", path("admin").display());
+    let said = said(program().args(["status", "--admin", &admin])).await;
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains(waits), "{}", said.stderr);
+}

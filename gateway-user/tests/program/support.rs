@@ -175,7 +175,7 @@ impl Daemon {
 }
 
 /// Status and body of a GET over a Unix socket.
-async fn get(socket: &Path, page: &str) -> std::io::Result<(u16, String)> {
+pub(crate) async fn get(socket: &Path, page: &str) -> std::io::Result<(u16, String)> {
     let stream = UnixStream::connect(socket).await?;
     ask(stream, page, "forebay").await
 }

@@ -12,12 +12,18 @@ use super::{
 use crate::{cmd, paths};
 
 /// Older versions, each with Go's sum of the module.
-const OLDER: [(&str, &str); 1] = [("1.6.3", "h1:lKpJa5bGlraC/QeACvCpsHLdmO6y0iKfzVl6gzaFEYc=")];
+const OLDER: [(&str, &str); 4] = [
+    ("1.6.3", "h1:lKpJa5bGlraC/QeACvCpsHLdmO6y0iKfzVl6gzaFEYc="),
+    ("1.5.1", "h1:RqVRIlkhLhUO8wOHKTLnTJA6o/1un4po4/6M1nRzdd0="),
+    ("1.4.1", "h1:NPxFutNkKNa8UfLd2CMlEuhIPMQgDQ6DXNKG9sHbJU8="),
+    ("1.3.0", "h1:q6okN+/UKDATola4JY7zXzx40WO4VISk7i9DIfOvr9M="),
+];
 /// Space that fetching one takes at most.
 const GIB: u64 = 1;
 
 /// All versions, newest first.
-pub(crate) const VERSIONS: [&str; 2] = [GATEWAY_API, OLDER[0].0];
+pub(crate) const VERSIONS: [&str; 5] =
+    [GATEWAY_API, OLDER[0].0, OLDER[1].0, OLDER[2].0, OLDER[3].0];
 
 /// The folder of one version's definitions in one channel; programs of Kubernetes are there already.
 pub(super) fn provide(

@@ -11,15 +11,14 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    Channel, binaries, echo, forebay,
-    layout::Name,
+    echo, forebay,
     running::{Running, Wanted},
     wait::{Interrupt, until},
 };
 use crate::{paths, progress::Steps};
 
 /// Nodes of the cluster.
-const NODES: u8 = 3;
+pub(super) const NODES: u8 = 3;
 /// Longest wait for what a command is to show.
 const PATIENCE: Duration = Duration::from_secs(120);
 const HOST: &str = "test.devopscube.com";
@@ -29,18 +28,13 @@ const MANY: usize = 200;
 const CURL: &str = "curl -sS --max-time 10";
 
 /// The whole of it.
-pub(super) fn run(name: &Name, keep: bool) -> Result<()> {
+pub(super) fn run(wanted: &Wanted<'_>, keep: bool) -> Result<()> {
     let steps = Steps::new();
     let interrupt = Interrupt::listen()?;
     let image = forebay::image()?;
     let echo = echo::image(&interrupt)?;
-    let wanted = Wanted {
-        name,
-        nodes: NODES,
-        channel: Channel::Standard,
-        gateway_api: binaries::GATEWAY_API,
-    };
-    let running = Running::start(&steps, &interrupt, &wanted)?;
+    let name = wanted.name;
+    let running = Running::start(&steps, &interrupt, wanted)?;
     let walked = steps
         .run("images", |_| {
             running.load(&[image, echo])?;

@@ -1,12 +1,16 @@
 //! `cargo xtask cluster scenarios`: what must not disturb anybody's requests, done to a cluster of its own under load.
 
 mod api;
+mod applied;
 mod away;
 mod changes;
+mod foreign;
 mod http;
 mod load;
 mod replaced;
+mod scale;
 mod stage;
+mod usage;
 mod vips;
 
 use std::{fs::File, thread, time::Duration};
@@ -33,7 +37,7 @@ const NODES: u8 = 3;
 type Scenario = fn(&Stage<'_>) -> Result<String>;
 
 /// All of them, in their order. The first looks at what the installation has left.
-const ALL: [(&str, Scenario); 10] = [
+const ALL: [(&str, Scenario); 13] = [
     ("cold-start", vips::cold_start),
     ("rollout", replaced::rollout),
     ("deletion", replaced::deletion),
@@ -42,6 +46,9 @@ const ALL: [(&str, Scenario); 10] = [
     ("host-port", vips::host_port),
     ("backends", changes::backends),
     ("routes", changes::routes),
+    ("scale", scale::scale),
+    ("foreign", foreign::foreign),
+    ("start", replaced::start),
     ("api-away", away::api_away),
     ("restart-without-api", away::restart),
 ];
@@ -61,6 +68,12 @@ pub(super) struct Args {
     /// Routes that are added one by one.
     #[arg(long, default_value_t = 300)]
     routes: usize,
+    /// Routes over many namespaces.
+    #[arg(long, default_value_t = 5000)]
+    scale: usize,
+    /// Gateways and routes of another class.
+    #[arg(long, default_value_t = 10_000)]
+    foreign: usize,
     /// Seconds without the API server.
     #[arg(long, default_value_t = 20)]
     away: u64,
@@ -120,6 +133,8 @@ fn all(running: &Running<'_>, args: &Args) -> Result<usize> {
         api,
         vips,
         routes: args.routes,
+        scale: args.scale,
+        foreign: args.foreign,
         away: Duration::from_secs(args.away),
     };
     ensure!(!stage.vips.is_empty(), "no Gateway has an address");

@@ -34,6 +34,9 @@ const COREDNS: &str = "coredns";
 /// The version whose `echo-basic` stands in for that module.
 const DONOR: &str = "1.6.3";
 
+/// All versions, newest first.
+pub(super) const NUMBERS: [&str; 2] = [VERSIONS[0].number, VERSIONS[1].number];
+
 /// What differs between versions of the suite.
 #[derive(Debug, PartialEq, Eq)]
 struct Version {
@@ -283,8 +286,6 @@ mod tests {
 
     #[test]
     fn each_version_is_pinned_and_has_definitions() {
-        let numbers: Vec<&str> = VERSIONS.iter().map(|version| version.number).collect();
-        assert_eq!(numbers, crate::cluster::GATEWAY_APIS);
         for version in VERSIONS {
             let text = fs::read_to_string(sources(version.number).join("go.mod")).unwrap();
             assert!(text.contains(&format!("{MODULE} v{}\n", version.number)));

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::{Answer, Session, failed};
 use crate::agent::message::{Refusal, Reply};
-use crate::datapath::Unset;
 use crate::datapath::pulse::{self, Pulse};
+use crate::datapath::{ShieldStatus, Unset};
 
 /// What one `run` after the other wants, and what is so.
 #[derive(Debug)]
@@ -59,6 +59,15 @@ impl Session {
         self.routers.wanted = addresses;
         self.tell_routers(now)?;
         Ok(Reply::Routes(self.routers.unset.clone()).into())
+    }
+
+    /// Puts right what keeps local addresses from NAT, and says how it is. Called from time to time, also while there is no
+    /// `run`.
+    ///
+    /// # Errors
+    /// It cannot be asked for.
+    pub fn hold_shield(&mut self) -> Result<ShieldStatus, Refusal> {
+        self.privileges.shield().map_err(failed)
     }
 
     /// When [`Self::tell_routers`] is to be called at the latest, if it matters.

@@ -9,9 +9,8 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 
 use super::Finding;
-use crate::file::keys::NAMESPACE;
 use crate::k8s::discovery::{self, Served};
-use crate::k8s::rights::{RIGHTS, Right, Where};
+use crate::k8s::rights::{Place, RIGHTS, Right, rule};
 use crate::k8s::{chain, connect};
 use crate::translate::Kind;
 
@@ -58,10 +57,12 @@ async fn ask(namespaces: &[String]) -> Result<Vec<Finding>, String> {
     let mut missing = Vec::new();
     let mut held = 0;
     for right in RIGHTS {
-        let without = lacking(&client, right, namespaces).await.map_err(said)?;
-        match without.is_empty() {
-            true => held += 1,
-            false => missing.push(finding(right, &without)),
+        for place in right.places(namespaces) {
+            let without = lacking(&client, right, &place).await.map_err(said)?;
+            match without.is_empty() {
+                true => held += 1,
+                false => missing.push(finding(right, &place, &without)),
+            }
         }
     }
     if missing.is_empty() {
@@ -158,42 +159,31 @@ fn definitions(served: &Served, bundle: &str) -> Vec<Finding> {
 async fn lacking(
     client: &Client,
     right: &Right,
-    namespaces: &[String],
+    place: &Place,
 ) -> kube::Result<Vec<(&'static str, &'static str)>> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let places: Vec<Option<String>> = match right.scope {
-        Where::Own => vec![Some(NAMESPACE.to_owned())],
-        Where::Namespaces if !namespaces.is_empty() => {
-            namespaces.iter().cloned().map(Some).collect()
-        }
-        Where::Cluster | Where::Namespaces | Where::Everywhere => vec![None],
-    };
     let mut without = Vec::new();
     for resource in right.resources {
         let (plural, part) = resource.split_once('/').unwrap_or((resource, ""));
         for verb in right.verbs {
-            let mut allowed = true;
-            for namespace in &places {
-                let review = SelfSubjectAccessReview {
-                    spec: SelfSubjectAccessReviewSpec {
-                        resource_attributes: Some(ResourceAttributes {
-                            group: Some(right.group.to_owned()),
-                            resource: Some(plural.to_owned()),
-                            subresource: (!part.is_empty()).then(|| part.to_owned()),
-                            verb: Some((*verb).to_owned()),
-                            namespace: namespace.clone(),
-                            name: right.name.map(str::to_owned),
-                            ..ResourceAttributes::default()
-                        }),
-                        ..SelfSubjectAccessReviewSpec::default()
-                    },
-                    ..SelfSubjectAccessReview::default()
-                };
-                let params = kube::api::PostParams::default();
-                let status = reviews.create(&params, &review).await?.status;
-                allowed &= status.is_some_and(|status| status.allowed);
-            }
-            if !allowed {
+            let review = SelfSubjectAccessReview {
+                spec: SelfSubjectAccessReviewSpec {
+                    resource_attributes: Some(ResourceAttributes {
+                        group: Some(right.group.to_owned()),
+                        resource: Some(plural.to_owned()),
+                        subresource: (!part.is_empty()).then(|| part.to_owned()),
+                        verb: Some((*verb).to_owned()),
+                        namespace: place.namespace.clone(),
+                        name: place.name.clone(),
+                        ..ResourceAttributes::default()
+                    }),
+                    ..SelfSubjectAccessReviewSpec::default()
+                },
+                ..SelfSubjectAccessReview::default()
+            };
+            let params = kube::api::PostParams::default();
+            let status = reviews.create(&params, &review).await?.status;
+            if !status.is_some_and(|status| status.allowed) {
                 without.push((*resource, *verb));
             }
         }
@@ -201,36 +191,29 @@ async fn lacking(
     Ok(without)
 }
 
-fn finding(right: &Right, without: &[(&str, &str)]) -> Finding {
-    let unique = |all: Vec<&str>| {
-        let mut unique: Vec<String> = Vec::new();
-        for one in all {
-            let one = format!("\"{one}\"");
-            if !unique.contains(&one) {
-                unique.push(one);
-            }
-        }
-        unique.join(", ")
+fn finding(right: &Right, place: &Place, without: &[(&str, &str)]) -> Finding {
+    let lacks = |word: &&str| {
+        without
+            .iter()
+            .any(|(resource, verb)| word == resource || word == verb)
     };
-    let resources = unique(without.iter().map(|(resource, _)| *resource).collect());
-    let verbs = unique(without.iter().map(|(_, verb)| *verb).collect());
-    let named = right.name.map_or(String::new(), |name| {
-        format!(", resourceNames: [\"{name}\"]")
-    });
-    let role = match right.scope {
-        Where::Own => format!("a Role in namespace {NAMESPACE}"),
-        _ => "the ClusterRole".to_owned(),
-    };
+    let [resources, verbs] = [right.resources, right.verbs]
+        .map(|words| words.iter().copied().filter(lacks).collect::<Vec<_>>());
+    let place_of = place.namespace.as_ref();
     Finding::bad(
         "rights",
         format!(
-            "forbidden: {} {}",
-            verbs.replace('"', ""),
-            resources.replace('"', "")
+            "forbidden: {} {}{}",
+            verbs.join(", "),
+            resources.join(", "),
+            place_of.map_or(String::new(), |namespace| format!(
+                " in namespace {namespace}"
+            )),
         ),
         format!(
-            "add to {role} of ServiceAccount forebay: - {{apiGroups: [\"{}\"], resources: [{resources}]{named}, verbs: [{verbs}]}}",
-            right.group
+            "add to {}: - {}",
+            place.role(),
+            rule(right.group, &resources, place.name.as_deref(), &verbs)
         ),
     )
 }
@@ -276,8 +259,12 @@ mod tests {
     #[test]
     fn the_missing_rule_is_yaml_that_can_be_pasted() {
         let keys = RIGHTS.last().unwrap();
-        let finding = finding(keys, &[("secrets", "get"), ("secrets", "update")]);
-        assert_eq!(finding.found, "forbidden: get, update secrets");
+        let place = &keys.places(&[])[0];
+        let finding = finding(keys, place, &[("secrets", "get"), ("secrets", "update")]);
+        assert_eq!(
+            finding.found,
+            "forbidden: get, update secrets in namespace forebay-system"
+        );
         assert_eq!(
             finding.remedy.unwrap(),
             "add to a Role in namespace forebay-system of ServiceAccount forebay: - {apiGroups: [\"\"], resources: [\"secrets\"], resourceNames: [\"forebay-keys\"], verbs: [\"get\", \"update\"]}"

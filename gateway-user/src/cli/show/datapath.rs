@@ -40,9 +40,10 @@ pub(super) fn datapath(datapath: &Value) -> String {
     let peers = peers(&datapath["nodes"]);
     let announced = join(items(&datapath["announcing"]).iter().map(text));
     format!(
-        "{links}{nodes}{peers}Rows in transition: {}. Second chances: {}. Announced by this node: {announced}.\n{}{}\n",
+        "{links}{nodes}{peers}Rows in transition: {}. Second chances: {}. Announced by this node: {announced}.\n{}{}{}\n",
         text(&datapath["rows_in_transition"]),
         text(&datapath["counters"]["second_chance"]),
+        shielded(datapath),
         routed(datapath),
         left_out(datapath),
     )
@@ -54,6 +55,22 @@ fn left_out(datapath: &Value) -> String {
     sentences
         .map(|sentence| format!("Not served: {sentence}.\n"))
         .collect()
+}
+
+/// Whether others' rules may rewrite packets of VIPs; nothing where no VIP is local.
+fn shielded(datapath: &Value) -> String {
+    let shield = &datapath["nat_shield"];
+    if let Some(why) = shield["failed"].as_str() {
+        return format!("Not kept from NAT: {why}.\n");
+    }
+    let restored = match shield["restored"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(times) => format!(" (put back: {times})"),
+    };
+    match items(&shield["addresses"]) {
+        [] => String::new(),
+        all => format!("Kept from NAT: {}{restored}.\n", join(all.iter().map(text))),
+    }
 }
 
 /// The addresses that routers send here, or would.
@@ -137,6 +154,30 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn whether_nat_sees_vips_is_said() {
+        let shown = |shield| datapath(&json!({"nat_shield": shield}));
+        let has = |shield, line: &str| {
+            let shown = shown(shield);
+            assert!(shown.lines().any(|shown| shown == line), "{shown}");
+        };
+        let two = json!(["192.0.2.100", "2001:db8::1"]);
+        has(
+            json!({"addresses": two, "restored": 0, "failed": null}),
+            "Kept from NAT: 192.0.2.100,2001:db8::1.",
+        );
+        has(
+            json!({"addresses": two, "restored": 3, "failed": null}),
+            "Kept from NAT: 192.0.2.100,2001:db8::1 (put back: 3).",
+        );
+        has(
+            json!({"addresses": [], "restored": 0, "failed": "no nf_tables"}),
+            "Not kept from NAT: no nf_tables.",
+        );
+        let none = shown(json!({"addresses": [], "restored": 0, "failed": null}));
+        assert!(!none.contains("NAT"), "{none}");
+    }
 
     #[test]
     fn the_dead_are_called_so_and_what_is_not_served_is_said() {

@@ -24,11 +24,13 @@ impl Driver {
         let unset = self.privileges.set_local_routes(wanted)?;
         tell(&self.unset, &unset);
         self.unset = unset;
+        self.shield = self.privileges.shield()?;
         Ok(())
     }
 
-    /// Puts routes back that somebody took away, and tries those again that the kernel refused.
+    /// Puts routes back that somebody took away, and what keeps them from NAT, and tries those again that the kernel refused.
     pub(super) fn hold_routes(&mut self, now: Instant) -> Result<(), Error> {
+        self.shield = self.privileges.shield()?;
         if self.next_hold > now && self.unset.is_empty() && self.unexported.is_empty() {
             return Ok(());
         }

@@ -42,6 +42,7 @@ impl Driver {
             announcing: self.announced.iter().copied().collect(),
             routes: there(self.routes.as_ref(), &self.unset),
             routed: self.planner.routed().into_iter().collect(),
+            nat_shield: self.shield.clone(),
             exported: there(self.exported.as_ref(), &self.unexported),
             withheld: self.withheld(),
             shared: self

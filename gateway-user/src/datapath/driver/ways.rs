@@ -73,7 +73,11 @@ impl Driver {
         let Some(own) = listed.iter().find(|node| node.own) else {
             return;
         };
-        let others = listed.iter().filter(|node| !node.own);
+        // Who is listed anew is in the table only after the next write, and an agent sends nothing to others.
+        let written: BTreeSet<IpAddr> = self.image.others().collect();
+        let others = listed
+            .iter()
+            .filter(|node| !node.own && written.contains(&node.member.address));
         let targets: Vec<Target> = others
             .filter_map(|node| {
                 let address = node.member.address;

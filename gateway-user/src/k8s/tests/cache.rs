@@ -1,7 +1,6 @@
 //! What is kept on the node, and a start without an API server.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::text::encode;
@@ -12,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::fake::Fake;
 use crate::k8s::cache::Cache;
 use crate::k8s::health::Health;
+use crate::k8s::permissions::Permissions;
 use crate::k8s::seen::Seen;
 use crate::k8s::source::Source;
 use crate::k8s::store::Store;
@@ -148,6 +148,7 @@ fn start(fake: &Fake, cache: Cache) -> (mpsc::Sender<Told>, Source) {
     let identity = Identity {
         node: "a".into(),
         namespace: "forebay-system".into(),
+        permissions: Permissions::default(),
     };
     let writer = Writer::start(fake.client(), Seen::default(), &identity);
     let (told, changes) = mpsc::channel(8);
@@ -203,7 +204,7 @@ async fn a_start_without_an_api_server_serves_what_was_saved_until_all_is_read()
     assert!(!from_cache.load(std::sync::atomic::Ordering::Relaxed));
     // That was a change, the look at the cache was none.
     for _ in 0..2 {
-        source.publish(Arc::default());
+        source.is_live();
         assert!(applied(&source).contains("applied_count 1\n"));
     }
     // And is what the next start finds.

@@ -13,11 +13,14 @@ use kube::core::ApiResource;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::rights::{Asked, Rights};
 use crate::k8s::seen::{Known, Seen};
 use crate::snapshot::ObjectKey;
 use crate::translate::{Kind, ObjectId};
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+/// A watch: of which collection, of which object in it if only of one, and where it is told.
+type Watch = (String, Option<String>, mpsc::UnboundedSender<Bytes>);
 type Hook = Box<dyn FnMut(&mut State, &Method, &str) -> Option<u16> + Send>;
 
 #[derive(Default)]
@@ -26,7 +29,9 @@ pub(super) struct State {
     pub(super) objects: BTreeMap<String, Value>,
     pub(super) calls: Vec<(Method, String)>,
     version: u64,
-    watches: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
+    watches: Vec<Watch>,
+    /// What may be asked; none: everything.
+    pub(super) rights: Option<Rights>,
     seen: Option<Seen>,
     /// Fields of `status` that the schema does not know.
     pub(super) pruned: Vec<&'static str>,
@@ -141,14 +146,28 @@ impl Fake {
         {
             return status(code, &path, "a hook");
         }
+        let one = query.split('&').find_map(|part| {
+            let name = part.strip_prefix("fieldSelector=metadata.name%3D")?;
+            Some(name.to_owned())
+        });
+        let watches = query.contains("watch=true");
+        if let Some(mut rights) = state.rights.take() {
+            let new = !state.objects.contains_key(&path);
+            let asked = Asked::all(parts, watches, one.as_deref(), new);
+            let may = asked.into_iter().all(|asked| rights.may(asked));
+            state.rights = Some(rights);
+            if !may {
+                return status(403, &path, "forbidden");
+            }
+        }
         let value: Value = serde_json::from_slice(body).unwrap_or_default();
         let kind = parts
             .headers
             .get("content-type")
             .and_then(|kind| kind.to_str().ok());
         match (&parts.method, kind) {
-            (&Method::GET, _) if query.contains("watch=true") => state.watch(&path),
-            (&Method::GET, _) => state.get(&path),
+            (&Method::GET, _) if watches => state.watch(&path, one),
+            (&Method::GET, _) => state.get(&path, one.as_deref()),
             (&Method::POST, _) => {
                 let name = value["metadata"]["name"].as_str().unwrap().to_owned();
                 state.create(&format!("{path}/{name}"), value)
@@ -176,8 +195,12 @@ impl State {
         };
         let mut names = path.rsplit('/');
         object["metadata"]["name"] = names.next().unwrap().into();
-        if let Some(at) = path.find("/namespaces/") {
-            object["metadata"]["namespace"] = path[at + 12..].split('/').next().unwrap().into();
+        // A Namespace itself is in none.
+        if let Some((namespace, _)) = path
+            .split_once("/namespaces/")
+            .and_then(|(_, rest)| rest.split_once('/'))
+        {
+            object["metadata"]["namespace"] = namespace.into();
         }
         object["metadata"]["uid"] = uid;
         object["metadata"]["resourceVersion"] = self.next();
@@ -205,8 +228,9 @@ impl State {
 
     fn tell(&mut self, event: &str, path: &str, object: &Value) {
         let line = format!("{}\n", json!({"type": event, "object": object}));
-        self.watches
-            .retain(|(of, to)| !is_in(path, of) || to.send(line.clone().into()).is_ok());
+        self.watches.retain(|(of, one, to)| {
+            !is_in(path, of, one.as_deref()) || to.send(line.clone().into()).is_ok()
+        });
         let (Some(seen), Some((kind, ..))) =
             (&self.seen, KINDS.iter().find(|k| path.contains(k.1)))
         else {
@@ -223,14 +247,14 @@ impl State {
         seen.set(id, (event != "DELETED").then_some(known));
     }
 
-    fn get(&self, path: &str) -> Answer {
+    fn get(&self, path: &str, one: Option<&str>) -> Answer {
         if let Some(object) = self.objects.get(path) {
             return good(object);
         }
         let items: Vec<&Value> = self
             .objects
             .iter()
-            .filter(|(p, _)| is_in(p, path))
+            .filter(|(p, _)| is_in(p, path, one))
             .map(|(_, o)| o)
             .collect();
         let of_namespace = path.rsplit('/').nth(2) == Some("namespaces");
@@ -241,9 +265,9 @@ impl State {
         status(404, path, "not found")
     }
 
-    fn watch(&mut self, path: &str) -> Answer {
+    fn watch(&mut self, path: &str, one: Option<String>) -> Answer {
         let (to, from) = mpsc::unbounded_channel();
-        self.watches.push((path.to_owned(), to));
+        self.watches.push((path.to_owned(), one, to));
         let stream = futures_util::stream::unfold(from, |mut from| async move {
             let line = from.recv().await?;
             Some((Ok(Frame::data(line)), from))
@@ -309,10 +333,18 @@ impl State {
     }
 }
 
-/// Whether an object is in a collection over all namespaces or one.
-fn is_in(path: &str, collection: &str) -> bool {
-    let plural = |path: &str, from_end: usize| path.rsplit('/').nth(from_end).map(str::to_owned);
-    plural(path, 1) == plural(collection, 0)
+/// Whether an object is in a collection over all namespaces or one, or is the one of it that is asked for.
+fn is_in(path: &str, collection: &str, one: Option<&str>) -> bool {
+    let Some((folder, name)) = path.rsplit_once('/') else {
+        return false;
+    };
+    let of_namespace = |(base, plural): (&str, &str)| {
+        let rest = folder.strip_prefix(base)?.strip_prefix("/namespaces/")?;
+        Some(rest.split_once('/')?.1 == plural)
+    };
+    let holds =
+        folder == collection || collection.rsplit_once('/').and_then(of_namespace) == Some(true);
+    holds && one.is_none_or(|one| one == name)
 }
 
 fn merge(into: &mut Value, patch: &Value) {

@@ -8,6 +8,7 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::fake::Fake;
+use crate::k8s::permissions::Permissions;
 use crate::k8s::seen::Seen;
 use crate::k8s::writer::{Identity, Writer};
 use crate::k8s::{Outcome, What};
@@ -18,6 +19,7 @@ fn node(fake: &Fake, name: &str) -> Writer {
     let identity = Identity {
         node: name.into(),
         namespace: "forebay-system".into(),
+        permissions: Permissions::default(),
     };
     Writer::start(fake.client(), Seen::default(), &identity)
 }

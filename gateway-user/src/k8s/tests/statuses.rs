@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, advance, timeout};
 
 use super::fake::Fake;
+use crate::k8s::permissions::Permissions;
 use crate::k8s::writer::{Desired, Identity, Writer};
 use crate::k8s::{Outcome, What};
 use crate::status::{ObjectStatus, Status};
@@ -21,6 +22,7 @@ pub(super) fn identity() -> Identity {
     Identity {
         node: "one".into(),
         namespace: "forebay-system".into(),
+        permissions: Permissions::default(),
     }
 }
 

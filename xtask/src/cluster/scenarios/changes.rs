@@ -1,16 +1,15 @@
 //! Routes that change and routes that come, watched from outside.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{
+    applied::Applied,
     http::{ask, get, watch},
     stage::{GATEWAYS, HELLO, HOST, PATIENCE, Stage, gateway_path, route, route_path, routes_path},
+    usage::{Memory, idle},
 };
 
 /// Changes of a backend, and the time between two.
@@ -27,8 +26,6 @@ const SKEW: Duration = Duration::from_millis(500);
 const AFTER: usize = 6;
 /// For how long the idle daemon is watched.
 const IDLE: Duration = Duration::from_secs(5);
-/// Ticks a second of `/proc/PID/stat`, on every machine.
-const TICKS: f64 = 100.0;
 
 /// A route's backend changes again and again.
 pub(super) fn backends(stage: &Stage<'_>) -> Result<String> {
@@ -60,7 +57,7 @@ pub(super) fn backends(stage: &Stage<'_>) -> Result<String> {
 /// Routes come one by one: when does each answer, and what does the daemon need with all of them?
 pub(super) fn routes(stage: &Stage<'_>) -> Result<String> {
     let had = attached(stage)?;
-    let bare = memory(stage);
+    let (bare, applied) = (Memory::of(stage)?, Applied::of(stage)?);
     let (mut delays, mut skews) = (Vec::new(), Vec::new());
     let added = (0..stage.routes).try_for_each(|number| {
         stage.running.interrupt.check()?;
@@ -70,16 +67,16 @@ pub(super) fn routes(stage: &Stage<'_>) -> Result<String> {
         Ok(())
     });
     let counted = added.and_then(|()| count(stage, had + stage.routes as u64));
-    let idle = idle(stage);
-    let full = memory(stage);
+    let applied = applied.since(stage);
+    let (idle, full) = (idle(stage, IDLE), Memory::of(stage));
     let removed = remove(stage, had);
     let counted = counted?;
-    let (removed, idle) = (removed?, idle?);
+    let (removed, idle, full, applied) = (removed?, idle?, full?, applied?);
     let late = skews.iter().filter(|skew| !skew.is_zero()).count();
     Ok(format!(
         "{} routes one by one, the first 200 after {}; {late} times another node answered 404 after it, for {}; \
-         attachedRoutes right {} ms after the last, {} ms after the removal of all; \
-         `forebay run` idle: {idle}, memory {bare} before and {full} MiB with them",
+         live after their reading: {applied}; attachedRoutes right {} ms after the last, {} ms after the removal of all; \
+         `forebay run` idle: {idle}, {bare} before and {full} with them",
         stage.routes,
         Figures::of(delays),
         Figures::of(skews),
@@ -149,54 +146,15 @@ fn remove(stage: &Stage<'_>, right: u64) -> Result<Duration> {
     count(stage, right)
 }
 
-/// Share of one core that `forebay run` takes on each node when nobody asks for anything.
-fn idle(stage: &Stage<'_>) -> Result<String> {
-    let ticks = |pid: i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
-        let mut next = || fields.next()?.parse::<u32>().ok();
-        Some(next()? + next()?)
-    };
-    let pids: Vec<i32> = processes(stage);
-    let used = || -> u32 { pids.iter().filter_map(|pid| ticks(*pid)).sum() };
-    let (before, began) = (used(), Instant::now());
-    stage.pause(IDLE)?;
-    let used = f64::from(used().saturating_sub(before)) / TICKS;
-    let share = used / began.elapsed().as_secs_f64() / pids.len().max(1) as f64;
-    Ok(format!("{:.1} % of a core on a node", share * 100.0))
-}
-
-fn processes(stage: &Stage<'_>) -> Vec<i32> {
-    let nodes = stage.nodes();
-    nodes
-        .iter()
-        .filter_map(|&node| stage.process(node, "run"))
-        .collect()
-}
-
-/// What each node's `forebay run` holds in memory, in MiB.
-fn memory(stage: &Stage<'_>) -> String {
-    let of = |pid: i32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))?;
-        let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-        Some((kib >> 10).to_string())
-    };
-    let all: Vec<String> = processes(stage).into_iter().filter_map(of).collect();
-    all.join(" / ")
-}
-
 /// Mean, 99th percentile and worst of some times.
-struct Figures {
+pub(super) struct Figures {
     mean: Duration,
     p99: Duration,
     worst: Duration,
 }
 
 impl Figures {
-    fn of(mut all: Vec<Duration>) -> Self {
+    pub(super) fn of(mut all: Vec<Duration>) -> Self {
         all.sort_unstable();
         let at = |share: usize| {
             let index = (all.len() * share).div_ceil(100).saturating_sub(1);

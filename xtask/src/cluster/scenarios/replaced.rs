@@ -1,11 +1,12 @@
 //! Pods that are replaced while requests come: a roll-out, a deletion, a node that is drained, an upgrade and its way back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::super::{forebay, node};
-use super::stage::{NAMESPACE, PATIENCE, Stage, all_new};
+use super::changes::Figures;
+use super::stage::{NAMESPACE, PATIENCE, Pod, Stage, all_new};
 
 /// Load before the first change and after the last.
 const BESIDE: Duration = Duration::from_secs(1);
@@ -91,8 +92,7 @@ pub(super) fn upgrade(stage: &Stage<'_>) -> Result<String> {
     let (upgraded, after) = (upgraded?, stage.pods()?);
     all_new(&before, &upgraded)?;
     all_new(&upgraded, &after)?;
-    let images =
-        |pods: &[super::stage::Pod], image: &str| pods.iter().all(|pod| pod.image == image);
+    let images = |pods: &[Pod], image: &str| pods.iter().all(|pod| pod.image == image);
     ensure!(images(&upgraded, OTHER), "not all pods have the new image");
     ensure!(
         images(&after, &old),
@@ -101,6 +101,36 @@ pub(super) fn upgrade(stage: &Stage<'_>) -> Result<String> {
     up.none_failed().context("upgrade")?;
     down.none_failed().context("rollback")?;
     Ok(format!("upgrade {up}; rollback {down}"))
+}
+
+/// Each pod is deleted in turn: how long does the next one take until its node is ready?
+pub(super) fn start(stage: &Stage<'_>) -> Result<String> {
+    let (mut processes, mut pods) = (Vec::new(), Vec::new());
+    for node in stage.nodes() {
+        let of_node = |all: Vec<Pod>| all.into_iter().find(|pod| pod.node == node.to_string());
+        let old = of_node(stage.pods()?).with_context(|| format!("no pod on {node}"))?;
+        let process = stage.process(node, "run");
+        system(stage, &["delete", "pod", &old.name, "--wait=false"])?;
+        stage.until("the next pod", PATIENCE, || {
+            Ok(of_node(stage.pods()?).filter(|pod| pod.uid != old.uid))
+        })?;
+        let created = Instant::now();
+        let started = stage.until("its process", PATIENCE, || {
+            let pid = stage.process(node, "run");
+            Ok(pid.filter(|_| pid != process).map(|_| Instant::now()))
+        })?;
+        stage.until("a ready node", PATIENCE, || {
+            Ok(stage.is_ready(node).then_some(()))
+        })?;
+        processes.push(started.elapsed());
+        stage.rolled_out()?;
+        pods.push(created.elapsed());
+    }
+    Ok(format!(
+        "the node is ready {} after the start of `forebay run`, its pod {} after it was made",
+        Figures::of(processes),
+        Figures::of(pods)
+    ))
 }
 
 fn system(stage: &Stage<'_>, words: &[&str]) -> Result<()> {

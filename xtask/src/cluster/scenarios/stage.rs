@@ -23,6 +23,8 @@ use super::{
 };
 use crate::paths;
 
+/// Where namespaces are.
+pub(super) const SPACES: &str = "/api/v1/namespaces";
 /// Where everything of the scenarios is.
 pub(super) const NAMESPACE: &str = "scenarios";
 /// The load's host.
@@ -46,6 +48,10 @@ pub(super) struct Stage<'a> {
     pub(super) vips: Vec<Ipv4Addr>,
     /// Routes that are added one by one.
     pub(super) routes: usize,
+    /// Routes over many namespaces.
+    pub(super) scale: usize,
+    /// Gateways and routes of another class.
+    pub(super) foreign: usize,
     /// How long the API server is away.
     pub(super) away: Duration,
 }
@@ -145,9 +151,14 @@ impl Stage<'_> {
 
     /// A metric's sum over its labels on a node; `None` while the node does not answer or lacks it.
     pub(super) fn metric(&self, node: Node, name: &str) -> Option<f64> {
+        sum_of(&self.metrics(node)?, name)
+    }
+
+    /// All metrics of a node; `None` while it does not answer.
+    pub(super) fn metrics(&self, node: Node) -> Option<String> {
         let to = SocketAddrV4::new(node.address(), METRICS);
-        let text = ask(to, &get("node", "/metrics"), BOUND).ok()?.body;
-        sum_of(&text, name)
+        let came = ask(to, &get("node", "/metrics"), BOUND).ok()?;
+        Some(came.body)
     }
 
     /// Whether the node says that it is ready.
@@ -197,11 +208,24 @@ pub(super) fn route_path(name: &str) -> String {
 }
 
 pub(super) fn routes_path() -> String {
-    format!("/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/httproutes")
+    routes_in(NAMESPACE)
+}
+
+pub(super) fn routes_in(namespace: &str) -> String {
+    format!("/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes")
 }
 
 pub(super) fn gateway_path(name: &str) -> String {
-    format!("/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/gateways/{name}")
+    format!("{}/{name}", gateways_in(NAMESPACE))
+}
+
+pub(super) fn gateways_in(namespace: &str) -> String {
+    format!("/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/gateways")
+}
+
+/// A namespace.
+pub(super) fn space(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }
 
 /// A route of the first Gateway.
@@ -267,7 +291,7 @@ pub(super) fn addresses(running: &Running<'_>, api: &Api) -> Result<Vec<Ipv4Addr
 
 fn objects() -> Value {
     let mut items = vec![
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
+        space(NAMESPACE),
         json!({
             "apiVersion": "forebay.dev/v1alpha1",
             "kind": "AddressPool",
@@ -295,7 +319,8 @@ fn objects() -> Value {
     json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
 
-fn gateway(name: &str) -> Value {
+/// A Gateway of Forebay's class.
+pub(super) fn gateway(name: &str) -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "Gateway",

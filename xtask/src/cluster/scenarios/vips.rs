@@ -145,7 +145,8 @@ fn says(frame: &[u8], address: Ipv4Addr) -> Option<Mac> {
         .flatten()
 }
 
-/// Pods with port 80 of their nodes' addresses, beside the VIP's port 80.
+/// Pods with port 80 of their nodes, of which the VIP's port 80 is none: where kube-proxy writes rules of iptables, and where
+/// it writes some of nftables.
 pub(super) fn host_port(stage: &Stage<'_>) -> Result<String> {
     let nodes: Vec<Node> = stage.nodes().into_iter().take(2).collect();
     let tried = beside(stage, &nodes);
@@ -195,28 +196,17 @@ fn name(node: Node) -> String {
     format!("hostport-{node}")
 }
 
-/// On the first node by the network plugin's rules, on the second in the node's own network.
+/// Without `hostIP`: the network plugin's rules mean every local address, and the VIPs are local.
 fn pod(node: Node) -> Value {
     let name = name(node);
     let mut container = container(&name);
-    let own = node.0 != 1;
-    if own {
-        container["args"][1] = json!("-listen=:80");
-        container["ports"] = json!([{"containerPort": 80, "hostPort": 80}]);
-        container["readinessProbe"] = Value::Null;
-        container["securityContext"] = json!({"runAsUser": 0, "runAsGroup": 0});
-    } else {
-        // Without an address the plugin's rules take the port of every local address, VIPs too.
-        let address = node.address().to_string();
-        container["ports"] = json!([{"containerPort": 5678, "hostPort": 80, "hostIP": address}]);
-    }
+    container["ports"] = json!([{"containerPort": 5678, "hostPort": 80}]);
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
             "nodeName": node.to_string(),
-            "hostNetwork": own,
             "containers": [container],
         },
     })
