@@ -5,6 +5,9 @@
 
 mod apt;
 mod bench;
+mod chart;
+mod counts;
+mod history;
 mod image;
 mod initramfs;
 mod kernels;
