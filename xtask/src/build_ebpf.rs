@@ -84,6 +84,19 @@ pub(crate) fn build_bench(steps: &Steps) -> Result<()> {
     })
 }
 
+/// The object to measure of another checkout at `root`, with this checkout's tools. What is built lies beside this checkout's own, so
+/// that the next one of the kind takes seconds.
+pub(crate) fn build_bench_of(step: &Step, root: PathBuf) -> Result<Vec<u8>> {
+    let checkout = Checkout::new(root, paths::target().join("ebpf/other"))?;
+    let bench = Checkout {
+        name: "forebay-bench",
+        features: &["--features", "bench"],
+        ..checkout
+    };
+    bench.build_if_changed(step)?;
+    fs::read(bench.object()).context("cannot read the other checkout's object")
+}
+
 /// A copy of the sources and where its object goes.
 struct Checkout {
     root: PathBuf,

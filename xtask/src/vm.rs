@@ -6,6 +6,7 @@
 mod apt;
 mod bench;
 mod chart;
+pub(crate) mod compare;
 mod counts;
 mod history;
 mod image;

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -193,33 +194,64 @@ fn guest(steps: &Steps, name: &str, words: &[&str], object: &Path) -> Result<Gue
         dist::build_static(step, "vm-init", "vm-init", "dev")
     })?;
     let program = steps.run_for(name, |step| {
-        Ok((built(step, name, words)?, "built".to_owned()))
+        let mut cargo = cmd::cargo(&paths::root());
+        Ok((built(step, &mut cargo, name, words)?, "built".to_owned()))
     })?;
-    let read =
-        |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    Ok(Guest {
+        init: read(&paths::target().join("debug/vm-init"))?,
+        stripped: stripped(&program, name)?,
+        object: read(object)?,
+        program,
+    })
+}
+
+impl Guest {
+    /// The same with other kernel programs.
+    pub(super) fn with_object(&self, object: Vec<u8>) -> Self {
+        Self {
+            init: self.init.clone(),
+            program: self.program.clone(),
+            stripped: self.stripped.clone(),
+            object,
+        }
+    }
+
+    /// The same with what counts instructions as another checkout at `root` has it. What is built stays in `target`.
+    pub(super) fn with_bench_of(self, step: &Step, root: &Path, target: &Path) -> Result<Self> {
+        let mut cargo = cmd::cargo(root);
+        cargo.env("CARGO_TARGET_DIR", target);
+        let program = built(step, &mut cargo, BENCH, &["build", "--bin", BENCH])?;
+        Ok(Self {
+            stripped: stripped(&program, BENCH)?,
+            program,
+            ..self
+        })
+    }
+}
+
+/// A program without what only debuggers read.
+fn stripped(program: &Path, name: &str) -> Result<Vec<u8>> {
     let folder = paths::target().join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let stripped = folder.join(name);
-    build_ebpf::strip(&program, &stripped)?;
-    let guest = Guest {
-        init: read(&paths::target().join("debug/vm-init"))?,
-        stripped: read(&stripped)?,
-        object: read(object)?,
-        program,
-    };
+    build_ebpf::strip(program, &stripped)?;
+    let bytes = read(&stripped)?;
     fs::remove_file(&stripped).context("cannot remove the stripped program")?;
-    Ok(guest)
+    Ok(bytes)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Has cargo build a program, the same one that runs on this machine.
-fn built(step: &Step, name: &str, words: &[&str]) -> Result<PathBuf> {
-    let mut cargo = cmd::cargo(&paths::root());
+fn built(step: &Step, cargo: &mut Command, name: &str, words: &[&str]) -> Result<PathBuf> {
     cargo
         .env("FOREBAY_EBPF_OBJECT", paths::object())
         .args(words)
         .args(["-p", "gateway-tests", "--message-format", "json"]);
     step.say("cargo");
-    let said = cmd::output(&mut cargo)?;
+    let said = cmd::output(cargo)?;
     let path = said.lines().find_map(|line| program_of(line, name));
     let path = path.with_context(|| format!("cargo has built no {name}"))?;
     ensure!(path.is_file(), "cargo has built no {}", path.display());
