@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
 use self::{
-    image::{Guest, Image},
+    image::{Extent, Guest, Image},
     kernels::Wanted,
     qemu::{Accel, Folder, Machine},
     results::{Record, Results, Verdict},
@@ -66,6 +66,9 @@ enum Command {
         /// Only these kernels (ids); default: all.
         #[arg(long)]
         kernel: Vec<String>,
+        /// Leave kernels that are in the cache as they are.
+        #[arg(long)]
+        cached: bool,
     },
     /// Run the tests on each kernel.
     Test(TestArgs),
@@ -90,21 +93,34 @@ pub(crate) struct TestArgs {
     /// All tests that depend on the kernel, not only those that show most about it.
     #[arg(long)]
     all: bool,
+    /// Only the loading of every program and the packet table.
+    #[arg(long, conflicts_with = "all")]
+    quick: bool,
     /// Keep what each machine was made of and what it said, in target/vm.
     #[arg(long)]
     keep: bool,
     /// Write the table in docs/kernels.md.
-    #[arg(long, conflicts_with_all = ["all", "filter"])]
+    #[arg(long, conflicts_with_all = ["all", "quick", "filter"])]
     record: bool,
     /// Fetch nothing: a kernel that is not in the cache is skipped.
     #[arg(long)]
     offline: bool,
 }
 
+impl TestArgs {
+    fn extent(&self) -> Extent {
+        match (self.quick, self.all) {
+            (true, _) => Extent::Quick,
+            (false, true) => Extent::All,
+            (false, false) => Extent::Usual,
+        }
+    }
+}
+
 /// Runs one of them.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let done = match &args.command {
-        Command::Setup { kernel } => set_up(kernel).map(|()| true),
+        Command::Setup { kernel, cached } => set_up(kernel, *cached).map(|()| true),
         Command::Test(args) => test(args),
         Command::Bench(args) => bench::run(args),
     };
@@ -118,7 +134,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
 }
 
-fn set_up(asked: &[String]) -> Result<()> {
+fn set_up(asked: &[String], cached: bool) -> Result<()> {
     let steps = Steps::new();
     let wanted = kernels::chosen(asked, &kernels::list()?)?;
     let _lock = lock()?;
@@ -131,7 +147,11 @@ fn set_up(asked: &[String]) -> Result<()> {
             );
         };
         steps.run(&format!("kernel {}", listed.id), |step| {
-            Ok(store::fetch(step, listed)?.lock.version)
+            let found = match store::cached(listed)? {
+                Some(found) if cached => found,
+                _ => store::fetch(step, listed)?,
+            };
+            Ok(found.lock.version)
         })?;
     }
     Ok(())
@@ -242,7 +262,7 @@ fn one(
     step.say("file system");
     let made = image.make(
         folder.path(),
-        &image::scenarios(image.below, args.all, &args.filter),
+        &image::scenarios(image.below, args.extent(), &args.filter),
         guest,
     )?;
     let machine = Machine {

@@ -28,6 +28,8 @@ const NAMES: [&str; 9] = [
     "xdp_lookup::",
     "xdp_verdicts::",
 ];
+/// The same where a machine is to be done within a minute or two: every program is loaded, and the packet table is run.
+const NAMES_QUICK: [&str; 2] = ["datapath::machine::every_program", "xdp_verdicts::"];
 /// All that depend on the kernel.
 const NAMES_ALL: [&str; 2] = ["datapath::", "xdp_"];
 /// Those for a kernel that is older than Forebay serves.
@@ -134,12 +136,24 @@ fn files(unpacked: &Path) -> Result<(PathBuf, PathBuf)> {
     ))
 }
 
-/// What a machine is to run: `all` scenarios that depend on the kernel or those that show most, if `filter` is in their names.
-pub(super) fn scenarios(below: bool, all: bool, filter: &str) -> Value {
-    let names: &[&str] = match (below, all) {
+/// Which scenarios a machine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Those that show most in a minute.
+    Quick,
+    /// Those that show most.
+    Usual,
+    /// All that depend on the kernel.
+    All,
+}
+
+/// What a machine is to run, if `filter` is in their names.
+pub(super) fn scenarios(below: bool, extent: Extent, filter: &str) -> Value {
+    let names: &[&str] = match (below, extent) {
         (true, _) => &NAMES_BELOW,
-        (false, true) => &NAMES_ALL,
-        (false, false) => &NAMES,
+        (false, Extent::Quick) => &NAMES_QUICK,
+        (false, Extent::Usual) => &NAMES,
+        (false, Extent::All) => &NAMES_ALL,
     };
     plan(Some(PROGRAM), &[], names, filter)
 }
