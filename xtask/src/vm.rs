@@ -138,7 +138,11 @@ fn set_up(asked: &[String], cached: bool) -> Result<()> {
     let steps = Steps::new();
     let wanted = kernels::chosen(asked, &kernels::list()?)?;
     let _lock = lock()?;
-    steps.run("packages", |step| setup::packages(step, &PACKAGES))?;
+    steps.run("packages", |step| {
+        let said = setup::packages(step, &PACKAGES)?;
+        apt::refresh(step)?;
+        Ok(said)
+    })?;
     for kernel in &wanted {
         let Wanted::Listed(listed) = kernel else {
             bail!(

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fs};
 use anyhow::{Result, bail, ensure};
 
 use super::{
+    compare,
     counts::{self, Counts},
     history,
     image::{self, Guest, Image},
@@ -63,6 +64,13 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     }
     let Some(before) = recorded.get(&listed.id) else {
         bail!("the records of kernel {} are gone", listed.id);
+    };
+    let again;
+    let before = if before.release == now.release {
+        before
+    } else {
+        again = compare::again(&steps, &interrupt, &image, &guest, (before, &now))?;
+        &again
     };
     let changes = counts::changes(before, &now);
     for sentence in &changes.cheaper {

@@ -15,7 +15,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     bench,
-    image::{self, Guest},
+    counts::{self, Counts},
+    image::{self, Guest, Image},
     qemu::Folder,
 };
 use crate::{
@@ -75,6 +76,42 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         table(&args.reference, &before.instructions, &now.instructions)
     );
     Ok(())
+}
+
+/// What is recorded, counted anew on another kernel than it was recorded on: there each of the kernel's own functions may take
+/// more or less. `before` was counted on the other one, `now` on this one.
+pub(super) fn again(
+    steps: &Steps,
+    interrupt: &Interrupt,
+    image: &Image,
+    here: &Guest,
+    (before, now): (&Counts, &Counts),
+) -> Result<Counts> {
+    if before.object == now.object {
+        return Ok(now.clone());
+    }
+    let words = ["log", "-1", "--format=%H", "--", counts::FILE];
+    let commit = cmd::output(Command::new("git").args(words).current_dir(paths::root()))?;
+    let record_anew = || {
+        format!(
+            "the counts are of Linux {}, this is Linux {}, and the programs that they are of cannot be built again: record anew",
+            before.release, now.release
+        )
+    };
+    let there = steps.run_for("the programs of the record", |step| {
+        other(step, interrupt, &commit, here)
+    });
+    interrupt.check()?;
+    let Some((there, _)) = there.with_context(record_anew)? else {
+        bail!(record_anew());
+    };
+    ensure!(
+        build_ebpf::hex_of(&there.object) == before.object,
+        record_anew()
+    );
+    steps.run_for("their instructions", |step| {
+        bench::count(step, interrupt, image, &there)
+    })
 }
 
 /// What counts the other commit's instructions.
