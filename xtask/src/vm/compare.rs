@@ -51,8 +51,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let image = bench::kernel(&steps, &listed)?;
     let here = image::build_bench(&steps)?;
     let short = commit.get(..12).unwrap_or(&commit);
-    let there = steps.run_for(short, |step| other(step, &interrupt, &commit, &here))?;
+    let there = steps.run_for(short, |step| other(step, &interrupt, &commit, &here));
     interrupt.check()?;
+    let there = there.with_context(|| args.reference.clone())?;
     let Some((there, program)) = there else {
         println!(
             "the kernel programs of {} are those of the working tree, byte for byte",
@@ -160,21 +161,20 @@ fn other(
     copy_of(commit, copy.path())?;
     interrupt.check()?;
     let theirs = abi(copy.path()).context("it has no kernel programs to measure")?;
+    let ours = abi(&paths::root())?;
+    ensure!(
+        theirs == ours || copy.path().join(COUNTS).is_file(),
+        "its tables are of form {theirs}, ours of form {ours}, and it has no program of its own that counts instructions: compare with a later commit"
+    );
     let object = build_ebpf::build_bench_of(step, copy.path().to_path_buf())?;
     if object == here.object {
         return Ok((None, "the same".to_owned()));
     }
-    let hash = build_ebpf::hex_of(&object);
+    let said = format!("{} of ABI {theirs}", &build_ebpf::hex_of(&object)[..12]);
     let guest = here.with_object(object);
-    let said = format!("{} of ABI {theirs}", &hash[..12]);
-    let ours = abi(&paths::root())?;
     if theirs == ours {
         return Ok((Some((guest, Program::Ours)), said));
     }
-    ensure!(
-        copy.path().join(COUNTS).is_file(),
-        "its tables are of form {theirs}, ours of form {ours}, and it has no program of its own that counts instructions: compare with a later commit"
-    );
     step.say("its program");
     let guest = guest.with_bench_of(step, copy.path(), &built.join("build"))?;
     Ok((Some((guest, Program::Theirs)), said))
