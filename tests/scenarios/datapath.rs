@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_common::abi::{ABI_VERSION, ROWS, Row};
+use gateway_tests::kernel::at_least;
 use gateway_user::datapath::attach::PassGuard;
 use gateway_user::datapath::status::Forward;
 use gateway_user::datapath::{
@@ -36,14 +37,6 @@ fn run(command: &str) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command}: {said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Whether this is Linux `major.minor` or newer.
-fn at_least(major: u32, minor: u32) -> bool {
-    let name = rustix::system::uname();
-    let release = name.release().to_string_lossy().into_owned();
-    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
 /// Whether the kernel has tcx.

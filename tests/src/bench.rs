@@ -28,6 +28,9 @@ struct Cli {
 enum Which {
     /// Cost of the forwarding decision, and throughput against nftables
     L4(l4::L4),
+    /// The same decision in instructions, where a virtual machine's clock counts them
+    #[command(hide = true)]
+    Instructions(l4::instructions::Instructions),
     /// CPU per request against nginx and Envoy
     L7(l7::L7),
     /// CPU of TLS, HTTP/2 and gRPC against nginx and Envoy, and memory of idle connections
@@ -62,6 +65,7 @@ pub fn main() -> Result<()> {
             // NAPI threads are seen from the first process namespace only.
             None => sandbox::enter(false),
         },
+        Which::Instructions(args) => l4::instructions::run(&args),
         Which::L7(args) => match &args.common.inside {
             Some(outside) => l7::run(&args, outside),
             None => {

@@ -85,6 +85,8 @@ pub struct Object {
     counters: MappedArray,
     /// Cells that these tables can count in.
     cells: Vec<u32>,
+    /// Whether test runs take as much metadata as fills the headroom: frames alone have it, and not on older kernels.
+    short: bool,
 }
 
 impl Object {
@@ -117,14 +119,17 @@ impl Object {
         };
         let words = counters.info()?.max_entries();
         let counters = MappedArray::to_read(map::COUNTERS, counters.fd(), words, 8)?;
-        Ok(Self {
+        let mut object = Self {
             ebpf,
             form,
             written: HostTables::default(),
             counted: None,
             counters,
             cells: counted::cells(&HostTables::default()),
-        })
+            short: false,
+        };
+        object.short = form == Form::Xdp && object.run_in(&[0; 64], 0).is_ok();
+        Ok(object)
     }
 
     /// Writes what differs from the tables written last.
@@ -231,7 +236,14 @@ impl Object {
             Some([0x86, 0xdd]) => 14 + 40,
             _ => 15,
         };
-        self.form == Form::Xdp || packet.len() >= least && headroom == HEADROOM
+        let long = self.form == Form::Xdp || packet.len() >= least;
+        long && (headroom == HEADROOM || self.short)
+    }
+
+    /// Whether test runs are made of packets with less headroom than usual.
+    #[must_use]
+    pub const fn takes_short(&self) -> bool {
+        self.short
     }
 
     /// Runs one packet, which arrives on [`INGRESS`].

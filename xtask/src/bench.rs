@@ -1,4 +1,5 @@
 //! `cargo xtask bench l4|l7|protocols`: all set-up with a progress line for each step, then the benchmark itself takes over.
+//! `cargo xtask bench compare`: two commits against each other, in a machine that counts instructions.
 //!
 //! The daemon is built by a cargo call of its own: built together with the tests it would get their features.
 
@@ -10,7 +11,7 @@ use rustix::process::geteuid;
 use crate::{
     build_ebpf, cmd, paths,
     progress::{Step, Steps},
-    setup,
+    setup, vm,
 };
 
 /// Programs that the benchmarks compare with or call, and the packages that hold them.
@@ -21,29 +22,41 @@ const PEERS: [(&str, &str); 4] = [
     ("pip3", "python3-pip"),
 ];
 
-/// What to measure; all other flags are handed on to the `forebay-bench` program.
+/// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The forwarding path or the proxy.
-    #[arg(value_enum)]
+    #[command(subcommand)]
     which: Which,
+}
+
+#[derive(clap::Subcommand)]
+enum Which {
+    /// Cost of the forwarding decision, and throughput against nftables.
+    L4(Flags),
+    /// CPU per request against nginx and Envoy.
+    L7(Flags),
+    /// CPU of TLS, HTTP/2 and gRPC against nginx and Envoy.
+    Protocols(Flags),
+    /// Instructions of packets of each kind, of the working tree and of another commit.
+    Compare(vm::compare::Args),
+}
+
+/// All flags are handed on to the `forebay-bench` program.
+#[derive(clap::Args)]
+struct Flags {
     /// Flags of the benchmark: --quick, --record, ... (`-- --help` lists them).
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     flags: Vec<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Which {
-    /// Cost of the forwarding decision, and throughput against nftables.
-    L4,
-    /// CPU per request against nginx and Envoy.
-    L7,
-    /// CPU of TLS, HTTP/2 and gRPC against nginx and Envoy.
-    Protocols,
-}
-
 /// `cargo xtask bench`.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let (name, flags) = match &args.which {
+        Which::L4(flags) => ("l4", flags),
+        Which::L7(flags) => ("l7", flags),
+        Which::Protocols(flags) => ("protocols", flags),
+        Which::Compare(args) => return vm::compare::run(args),
+    };
     if !geteuid().is_root() {
         bail!(
             "the benchmarks make network namespaces and load kernel programs: run `sudo -E cargo xtask bench`"
@@ -53,22 +66,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::install(&steps)?;
     steps.run("peers", peers)?;
     build_ebpf::build(&steps)?;
-    let name = match args.which {
-        Which::L4 => {
-            steps.run("clang", clang)?;
-            build_ebpf::build_bench(&steps)?;
-            "l4"
-        }
-        Which::L7 | Which::Protocols => {
-            steps.run("forebay", |step| {
-                cmd::release(step, "gateway-user", "forebay")
-            })?;
-            match args.which {
-                Which::Protocols => "protocols",
-                _ => "l7",
-            }
-        }
-    };
+    if name == "l4" {
+        steps.run("clang", clang)?;
+        build_ebpf::build_bench(&steps)?;
+    } else {
+        steps.run("forebay", |step| {
+            cmd::release(step, "gateway-user", "forebay")
+        })?;
+    }
     steps.run("the benchmark", |step| {
         cmd::release(step, "gateway-tests", "forebay-bench")
     })?;
@@ -83,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .arg(name)
         .arg("--out")
         .arg(paths::target().join("bench"))
-        .args(&args.flags)
+        .args(&flags.flags)
         .exec();
     bail!("cannot start the benchmark: {error}")
 }

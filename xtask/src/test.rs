@@ -37,6 +37,8 @@ enum Suite {
     Fuzz,
     /// End-to-end scenarios in network namespaces; root.
     Scenarios,
+    /// The kernel programs on the oldest and the newest kernel, and what packets cost in instructions; in virtual machines.
+    Vm,
     /// On a Kubernetes of three nodes: the tutorial, and the official suite of Gateway API; root.
     Cluster,
 }
@@ -54,6 +56,14 @@ impl Tally {
         self.failed += other.failed;
     }
 
+    /// A command that counts its tests itself: one that failed and counted no failure is one.
+    fn counted(&mut self, (counted, ended): (Self, Result<()>)) {
+        self.add(&counted);
+        if counted.failed == 0 {
+            self.check(ended);
+        }
+    }
+
     /// One check that either holds or does not.
     fn check(&mut self, result: Result<()>) {
         match result {
@@ -66,6 +76,11 @@ impl Tally {
     }
 }
 
+/// Kernels of the list on which the kernel programs are tried: the oldest of those that are served, and the newest.
+const OLDEST_AND_NEWEST: [&str; 2] = ["6.1", "newest"];
+/// The one whose counts of instructions are recorded.
+const COUNTED: &str = "6.12";
+
 /// `cargo xtask test`.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let wanted = |suite| args.only.is_empty() || args.only.contains(&suite);
@@ -75,6 +90,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Suite::Units,
         Suite::Lint,
         Suite::Scenarios,
+        Suite::Vm,
         Suite::Cluster,
     ];
     let ready = prepare(needs_tools.into_iter().any(wanted));
@@ -95,6 +111,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         }
         if wanted(Suite::Scenarios) {
             tally.add(&scenarios());
+        }
+        if wanted(Suite::Vm) {
+            tally.add(&on_other_kernels());
         }
         if wanted(Suite::Cluster) {
             tally.add(&on_cluster());
@@ -153,6 +172,24 @@ fn scenarios() -> Tally {
     libtest(&mut cargo)
 }
 
+/// The kernel programs on other kernels, and their cost in instructions against what is recorded.
+fn on_other_kernels() -> Tally {
+    println!("virtual machines");
+    let mut tally = Tally::default();
+    let kernels = OLDEST_AND_NEWEST.map(|id| ["--kernel", id]);
+    let kernels = kernels.as_flattened();
+    let set_up = ["vm", "setup", "--cached", "--kernel", COUNTED];
+    let (_, ready) = part(&[&set_up, kernels].concat());
+    if ready.is_err() {
+        tally.check(ready.context("nothing can be tried on other kernels"));
+        return tally;
+    }
+    // Nothing that is missing is skipped: a kernel that cannot be had was a failure above.
+    tally.counted(part(&[&["vm", "test", "--quick"], kernels].concat()));
+    tally.counted(part(&["vm", "bench", "--kernel", COUNTED]));
+    tally
+}
+
 /// What users install, on a real cluster. Each part is a process of its own, which an interrupt reaches by itself.
 fn on_cluster() -> Tally {
     println!("cluster");
@@ -163,11 +200,7 @@ fn on_cluster() -> Tally {
         return tally;
     }
     tally.check(part(&["cluster", "demo", "--name", "test"]).1);
-    let (counted, ended) = part(&["conformance", "--no-report", "--name", "test"]);
-    tally.add(&counted);
-    if counted.failed == 0 {
-        tally.check(ended);
-    }
+    tally.counted(part(&["conformance", "--no-report", "--name", "test"]));
     tally
 }
 

@@ -4,6 +4,11 @@
 //! one process, the same test program that runs here, and the programs that the tests call. One machine runs at a time.
 
 mod apt;
+mod bench;
+mod chart;
+pub(crate) mod compare;
+mod counts;
+mod history;
 mod image;
 mod initramfs;
 mod kernels;
@@ -19,7 +24,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
 use self::{
-    image::{Image, Tests},
+    image::{Extent, Guest, Image},
     kernels::Wanted,
     qemu::{Accel, Folder, Machine},
     results::{Record, Results, Verdict},
@@ -61,9 +66,14 @@ enum Command {
         /// Only these kernels (ids); default: all.
         #[arg(long)]
         kernel: Vec<String>,
+        /// Leave kernels that are in the cache as they are.
+        #[arg(long)]
+        cached: bool,
     },
     /// Run the tests on each kernel.
     Test(TestArgs),
+    /// Count the instructions that packets of each kind take, and compare with docs/benchmarks/instructions.json.
+    Bench(bench::Args),
 }
 
 #[derive(clap::Args)]
@@ -83,22 +93,36 @@ pub(crate) struct TestArgs {
     /// All tests that depend on the kernel, not only those that show most about it.
     #[arg(long)]
     all: bool,
+    /// Only the loading of every program and the packet table.
+    #[arg(long, conflicts_with = "all")]
+    quick: bool,
     /// Keep what each machine was made of and what it said, in target/vm.
     #[arg(long)]
     keep: bool,
     /// Write the table in docs/kernels.md.
-    #[arg(long, conflicts_with_all = ["all", "filter"])]
+    #[arg(long, conflicts_with_all = ["all", "quick", "filter"])]
     record: bool,
     /// Fetch nothing: a kernel that is not in the cache is skipped.
     #[arg(long)]
     offline: bool,
 }
 
+impl TestArgs {
+    fn extent(&self) -> Extent {
+        match (self.quick, self.all) {
+            (true, _) => Extent::Quick,
+            (false, true) => Extent::All,
+            (false, false) => Extent::Usual,
+        }
+    }
+}
+
 /// Runs one of them.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let done = match &args.command {
-        Command::Setup { kernel } => set_up(kernel).map(|()| true),
+        Command::Setup { kernel, cached } => set_up(kernel, *cached).map(|()| true),
         Command::Test(args) => test(args),
+        Command::Bench(args) => bench::run(args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -110,11 +134,15 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
 }
 
-fn set_up(asked: &[String]) -> Result<()> {
+fn set_up(asked: &[String], cached: bool) -> Result<()> {
     let steps = Steps::new();
     let wanted = kernels::chosen(asked, &kernels::list()?)?;
     let _lock = lock()?;
-    steps.run("packages", |step| setup::packages(step, &PACKAGES))?;
+    steps.run("packages", |step| {
+        let said = setup::packages(step, &PACKAGES)?;
+        apt::refresh(step)?;
+        Ok(said)
+    })?;
     for kernel in &wanted {
         let Wanted::Listed(listed) = kernel else {
             bail!(
@@ -123,7 +151,11 @@ fn set_up(asked: &[String]) -> Result<()> {
             );
         };
         steps.run(&format!("kernel {}", listed.id), |step| {
-            Ok(store::fetch(step, listed)?.lock.version)
+            let found = match store::cached(listed)? {
+                Some(found) if cached => found,
+                _ => store::fetch(step, listed)?,
+            };
+            Ok(found.lock.version)
         })?;
     }
     Ok(())
@@ -157,6 +189,7 @@ fn test(args: &TestArgs) -> Result<bool> {
     let _lock = lock()?;
     let interrupt = Interrupt::listen()?;
     steps.run("QEMU", |_| qemu::version())?;
+    let head = args.record.then(record::head).transpose()?;
     let mut tally = Tally::default();
     let (mut images, mut ran_on) = (Vec::new(), Vec::new());
     for kernel in &wanted {
@@ -174,12 +207,12 @@ fn test(args: &TestArgs) -> Result<bool> {
         interrupt.check()?;
     }
     if !images.is_empty() {
-        let tests = image::build(&steps)?;
-        let accel = accel(&steps, &interrupt, args.accel, &images[0].1, &tests)?;
+        let guest = image::build(&steps)?;
+        let accel = accel(&steps, &interrupt, args.accel, &images[0].1, &guest)?;
         for (kernel, image) in &images {
             let name = kernel.name();
             let ran = steps.run_for(&format!("tests on {name}"), |step| {
-                one(step, &interrupt, args, (kernel, image), &tests, accel)
+                one(step, &interrupt, args, (kernel, image), &guest, accel)
             });
             interrupt.check()?;
             ran_on.extend(tally.add(&name, ran).map(|results| (name, results)));
@@ -188,8 +221,8 @@ fn test(args: &TestArgs) -> Result<bool> {
     if !images.is_empty() && tally.total() == 0 {
         bail!("no test has --filter {} in its name", args.filter);
     }
-    if args.record {
-        steps.run("docs", |_| record::write(&ran_on))?;
+    if let Some(head) = head {
+        steps.run("docs", |_| record::write(&head, &ran_on))?;
     }
     println!(
         "{} passed, {} failed, {} skipped",
@@ -225,7 +258,7 @@ fn one(
     interrupt: &Interrupt,
     args: &TestArgs,
     (kernel, image): (&Wanted, &Image),
-    tests: &Tests,
+    guest: &Guest,
     accel: Accel,
 ) -> Result<(Results, String)> {
     let name = kernel.name().replace('/', "_");
@@ -233,14 +266,15 @@ fn one(
     step.say("file system");
     let made = image.make(
         folder.path(),
-        &tests.plan(image.below, args.all, &args.filter),
-        tests,
+        &image::scenarios(image.below, args.extent(), &args.filter),
+        guest,
     )?;
     let machine = Machine {
         kernel: &made.kernel,
         initramfs: &made.initramfs,
         folder: folder.path(),
         accel,
+        counts: false,
         bound: BOUND,
     };
     step.say("starting");
@@ -319,7 +353,7 @@ fn accel(
     interrupt: &Interrupt,
     wanted: Accel,
     image: &Image,
-    tests: &Tests,
+    guest: &Guest,
 ) -> Result<Accel> {
     if wanted != Accel::Auto || !qemu::kvm_is_likely() {
         return Ok(if wanted == Accel::Kvm {
@@ -330,12 +364,13 @@ fn accel(
     }
     steps.run_for("KVM", |_| {
         let folder = Folder::new(paths::target().join("vm/probe"), false)?;
-        let made = image.make(folder.path(), &tests.nothing(), tests)?;
+        let made = image.make(folder.path(), &image::nothing(), guest)?;
         let machine = Machine {
             kernel: &made.kernel,
             initramfs: &made.initramfs,
             folder: folder.path(),
             accel: Accel::Kvm,
+            counts: false,
             bound: PROBE,
         };
         let ran = machine.run(interrupt, |_| {});

@@ -15,8 +15,8 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
 use aya_ebpf::helpers::{
-    bpf_csum_update, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop,
-    bpf_skb_vlan_push,
+    bpf_csum_update, bpf_skb_adjust_room, bpf_skb_change_proto, bpf_skb_change_tail,
+    bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push,
 };
 use gateway_common::packet::{
     Ethernet, Header, IP, Ipv4, Ipv6, MACS, Outer, Packet, TAG, Tcp, Vlan, ethertype, protocol,
@@ -32,6 +32,12 @@ const MOST: u32 = 576;
 
 /// What the kernel says to a packet that is somebody's tunnel already.
 const EALREADY: i64 = -114;
+
+/// What the kernel says to flags that it does not know.
+const EINVAL: i64 = -22;
+
+/// Bytes that the header of IPv6 is longer than that of IPv4.
+const LONGER: i32 = 20;
 
 /// A packet as a classifier gets it.
 pub struct SkbPacket {
@@ -228,14 +234,7 @@ impl Packet for SkbPacket {
             Vlan::default()
         };
         self.pop_tags(l3, beside);
-        let version = if outer.inner_v6 {
-            BPF_F_ADJ_ROOM_DECAP_L3_IPV6
-        } else {
-            BPF_F_ADJ_ROOM_DECAP_L3_IPV4
-        };
-        if self.adjust(-(outer.bytes as i32), version) != 0 {
-            return None;
-        }
+        self.take_off(outer)?;
         // Read one place early, so that the kind of the tag comes first and what it says second.
         if tags > 1 {
             self.push_tag(second.control, u16::from_be_bytes(second.kind))?;
@@ -293,6 +292,37 @@ fn wrap(context: *mut __sk_buff, l3: u32, bytes: u32, bits: u64) -> u64 {
 }
 
 impl SkbPacket {
+    /// Takes outer headers off. Before Linux 6.3 the kernel is not told which version is inside: where it is the other one, the
+    /// outer header first becomes one of it, by as many bytes as the two differ.
+    #[inline(always)]
+    fn take_off(&mut self, outer: Outer) -> Option<()> {
+        let mut bytes = outer.bytes as i32;
+        let version = if outer.inner_v6 {
+            BPF_F_ADJ_ROOM_DECAP_L3_IPV6
+        } else {
+            BPF_F_ADJ_ROOM_DECAP_L3_IPV4
+        };
+        let mut result = self.adjust(-bytes, version);
+        if result == EINVAL {
+            if outer.v6 != outer.inner_v6 {
+                let (kind, more) = if outer.inner_v6 {
+                    (ethertype::IPV6, LONGER)
+                } else {
+                    (ethertype::IPV4, -LONGER)
+                };
+                // SAFETY: as in `push_tag`.
+                let changed =
+                    unsafe { bpf_skb_change_proto(self.context, u16::from_ne_bytes(kind), 0) };
+                if changed != 0 {
+                    return None;
+                }
+                bytes += more;
+            }
+            result = self.adjust(-bytes, 0);
+        }
+        (result == 0).then_some(())
+    }
+
     #[inline(always)]
     fn wrapped(&mut self, l3: u32, outer: Outer) -> Option<u32> {
         let beside = self.is_tagged();

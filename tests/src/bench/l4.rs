@@ -7,6 +7,7 @@ mod beside;
 mod cases;
 mod figures;
 mod frames;
+pub(super) mod instructions;
 mod kernel;
 mod live;
 mod peer;
@@ -61,6 +62,9 @@ pub(super) struct L4 {
 /// Passes of one test run: short, so that some rounds fall between the disturbances of a shared machine.
 const REPEAT: u32 = 250_000;
 
+/// Times that each shipped program is loaded.
+const LOADS: usize = 5;
+
 /// Rounds of what stands beside the path of packets.
 const BESIDE: usize = 7;
 
@@ -72,7 +76,7 @@ pub(super) fn run(args: &L4, outside: &str) -> Result<()> {
     let work = sandbox::settle(&args.common.out, outside)?;
     let (others, core) = cpu::two_cores()?;
     let machine = Machine::describe(vec![output("nft", &["--version"])]);
-    let mut kernel = Kernel::load(&args.object, &work)?;
+    let mut kernel = Kernel::load(&args.object, &work, LOADS)?;
     let c = peer(&mut kernel, &work);
     let mut tables = Tables::new(&kernel)?;
     let mut cases = cases::cases(kernel.has_peer());

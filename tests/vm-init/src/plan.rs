@@ -17,6 +17,9 @@ const PATH: &str = "/plan.json";
 pub(crate) struct Plan {
     /// A program of tests, as `cargo test` builds it; none: nothing is run, and that is reported.
     program: Option<String>,
+    /// Words of its command line, if it is no program of tests: it counts as one, called by the first of `names`.
+    #[serde(default)]
+    words: Vec<String>,
     /// Beginnings of the names of tests that are run.
     names: Vec<String>,
     /// Tests whose names do not hold this are left out.
@@ -39,6 +42,9 @@ impl Plan {
         let Some(program) = &self.program else {
             return Ok(Vec::new());
         };
+        if !self.words.is_empty() {
+            return Ok(self.names.iter().take(1).cloned().collect());
+        }
         let listed = Command::new(program)
             .args(["--list", "--format", "terse"])
             .output()
@@ -55,8 +61,11 @@ impl Plan {
     /// The command of one test.
     pub(crate) fn command(&self, test: &str) -> Command {
         let mut command = Command::new(self.program.as_deref().unwrap_or_default());
+        if self.words.is_empty() {
+            command.args(["--exact", test, "--nocapture", "--include-ignored"]);
+        }
         command
-            .args(["--exact", test, "--nocapture", "--include-ignored"])
+            .args(&self.words)
             .envs(&self.environment)
             .current_dir("/");
         command

@@ -13,8 +13,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::geteuid;
 
-use crate::cmd;
+use crate::{cmd, progress::Step};
 
 /// The keys of Debian, where its releases have them; else the ones that apt trusts anyway.
 const KEYRINGS: [&str; 2] = [
@@ -231,6 +232,16 @@ impl Package {
             depends: Vec::new(),
         }
     }
+}
+
+/// Has apt fetch its lists where it has none, as on a machine that was just made: they tell where its archive is.
+pub(super) fn refresh(step: &Step) -> Result<()> {
+    let is_known = |known: &str| known.lines().any(|line| line.starts_with("Debian|"));
+    if !geteuid().is_root() || !cmd::is_there("apt-get") || is_known(&known()?) {
+        return Ok(());
+    }
+    step.say("apt-get update");
+    cmd::output(Command::new("apt-get").args(["-q", "update"])).map(drop)
 }
 
 /// Whether apt is there at all.

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -27,16 +28,22 @@ const NAMES: [&str; 9] = [
     "xdp_lookup::",
     "xdp_verdicts::",
 ];
+/// The same where a machine is to be done within a minute or two: every program is loaded, and the packet table is run.
+const NAMES_QUICK: [&str; 2] = ["datapath::machine::every_program", "xdp_verdicts::"];
 /// All that depend on the kernel.
 const NAMES_ALL: [&str; 2] = ["datapath::", "xdp_"];
 /// Those for a kernel that is older than Forebay serves.
 const NAMES_BELOW: [&str; 1] = ["datapath::below::"];
 
-/// Longest time for one test, in seconds: emulated, and on busy processors.
-const PATIENCE: u64 = 180;
+/// Longest time for one test, in seconds: emulated, and on processors that others keep busy. The machine's clock goes on meanwhile.
+const PATIENCE: u64 = 900;
 
-/// Where tests and kernel programs lie in the machine.
-const TESTS: &str = "/scenarios";
+/// Programs of the tests' crate that run in a machine.
+const SCENARIOS: &str = "scenarios";
+const BENCH: &str = "forebay-bench";
+
+/// Where program and kernel programs lie in the machine.
+const PROGRAM: &str = "/program";
 const OBJECT: &str = "/forebay.o";
 
 /// Where a kernel comes from.
@@ -58,13 +65,13 @@ pub(super) struct Made {
 }
 
 /// What was built for the machines.
-pub(super) struct Tests {
+pub(super) struct Guest {
     init: Vec<u8>,
-    /// As cargo has built it.
+    /// What it runs, as cargo has built it.
     program: PathBuf,
     /// The same without what only debuggers read.
     stripped: Vec<u8>,
-    object: Vec<u8>,
+    pub(super) object: Vec<u8>,
 }
 
 impl Image {
@@ -83,7 +90,7 @@ impl Image {
     }
 
     /// Lays everything down in `folder`.
-    pub(super) fn make(&self, folder: &Path, plan: &Value, tests: &Tests) -> Result<Made> {
+    pub(super) fn make(&self, folder: &Path, plan: &Value, guest: &Guest) -> Result<Made> {
         let (kernel, modules) = match &self.from {
             From::User { kernel, modules } => (kernel.clone(), modules.clone()),
             From::Cache(cached) => {
@@ -94,10 +101,10 @@ impl Image {
         };
         let mut archive = Archive::default();
         archive.console();
-        archive.file("/init", &tests.init);
+        archive.file("/init", &guest.init);
         archive.file("/plan.json", plan.to_string().as_bytes());
-        archive.file(OBJECT, &tests.object);
-        archive.program_as(TESTS, &tests.program, &tests.stripped)?;
+        archive.file(OBJECT, &guest.object);
+        archive.program_as(PROGRAM, &guest.program, &guest.stripped)?;
         archive.programs()?;
         archive.xdp_tools()?;
         for (i, (name, bytes)) in modules::closure(&modules)?.iter().enumerate() {
@@ -129,81 +136,146 @@ fn files(unpacked: &Path) -> Result<(PathBuf, PathBuf)> {
     ))
 }
 
-impl Tests {
-    /// What a machine is to run: `all` that depend on the kernel or those that show most, if `filter` is in their names.
-    pub(super) fn plan(&self, below: bool, all: bool, filter: &str) -> Value {
-        let names: &[&str] = match (below, all) {
-            (true, _) => &NAMES_BELOW,
-            (false, true) => &NAMES_ALL,
-            (false, false) => &NAMES,
-        };
-        json!({
-            "program": TESTS,
-            "names": names,
-            "filter": filter,
-            "seconds": PATIENCE,
-            "environment": {
-                "PATH": "/bin",
-                "HOME": "/root",
-                "FOREBAY_EBPF_OBJECT": OBJECT,
-                "FOREBAY_VM": "1",
-                "RUST_BACKTRACE": "0",
-                // Else the first line that a test prints stands behind its name.
-                "RUST_TEST_THREADS": "2",
-            },
-        })
-    }
-
-    /// A plan of nothing.
-    pub(super) fn nothing(&self) -> Value {
-        json!({ "program": null, "names": [], "filter": "", "seconds": PATIENCE, "environment": {} })
-    }
+/// Which scenarios a machine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Those that show most in a minute.
+    Quick,
+    /// Those that show most.
+    Usual,
+    /// All that depend on the kernel.
+    All,
 }
 
-/// Builds everything that is the same for all machines.
-pub(super) fn build(steps: &Steps) -> Result<Tests> {
+/// What a machine is to run, if `filter` is in their names.
+pub(super) fn scenarios(below: bool, extent: Extent, filter: &str) -> Value {
+    let names: &[&str] = match (below, extent) {
+        (true, _) => &NAMES_BELOW,
+        (false, Extent::Quick) => &NAMES_QUICK,
+        (false, Extent::Usual) => &NAMES,
+        (false, Extent::All) => &NAMES_ALL,
+    };
+    plan(Some(PROGRAM), &[], names, filter)
+}
+
+/// The plan of a machine that counts instructions.
+pub(super) fn instructions() -> Value {
+    let words = ["instructions", "--object", OBJECT, "--work", "/tmp/work"];
+    plan(Some(PROGRAM), &words, &["instructions"], "")
+}
+
+/// A plan of nothing.
+pub(super) fn nothing() -> Value {
+    plan(None, &[], &[], "")
+}
+
+fn plan(program: Option<&str>, words: &[&str], names: &[&str], filter: &str) -> Value {
+    json!({
+        "program": program,
+        "words": words,
+        "names": names,
+        "filter": filter,
+        "seconds": PATIENCE,
+        "environment": {
+            "PATH": "/bin",
+            "HOME": "/root",
+            "FOREBAY_EBPF_OBJECT": OBJECT,
+            "RUST_BACKTRACE": "0",
+            // Else the first line that a test prints stands behind its name.
+            "RUST_TEST_THREADS": "2",
+        },
+    })
+}
+
+/// Builds what runs the scenarios.
+pub(super) fn build(steps: &Steps) -> Result<Guest> {
     build_ebpf::build(steps)?;
+    let words = ["test", "--test", SCENARIOS, "--no-run"];
+    guest(steps, SCENARIOS, &words, &paths::object())
+}
+
+/// Builds what counts instructions.
+pub(super) fn build_bench(steps: &Steps) -> Result<Guest> {
+    build_ebpf::build(steps)?;
+    build_ebpf::build_bench(steps)?;
+    let object = paths::target().join("ebpf/forebay-bench.o");
+    guest(steps, BENCH, &["build", "--bin", BENCH], &object)
+}
+
+/// Builds everything that is the same for all machines, with one program of the tests' crate.
+fn guest(steps: &Steps, name: &str, words: &[&str], object: &Path) -> Result<Guest> {
     steps.run("the first process", |step| {
         dist::build_static(step, "vm-init", "vm-init", "dev")
     })?;
-    let program = steps.run_for("the tests", |step| {
-        Ok((scenarios(step)?, "built".to_owned()))
+    let program = steps.run_for(name, |step| {
+        let mut cargo = cmd::cargo(&paths::root());
+        Ok((built(step, &mut cargo, name, words)?, "built".to_owned()))
     })?;
-    let read =
-        |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-    let folder = paths::target().join("vm");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let stripped = folder.join("scenarios");
-    build_ebpf::strip(&program, &stripped)?;
-    let tests = Tests {
+    Ok(Guest {
         init: read(&paths::target().join("debug/vm-init"))?,
-        stripped: read(&stripped)?,
-        object: read(&paths::object())?,
+        stripped: stripped(&program, name)?,
+        object: read(object)?,
         program,
-    };
-    fs::remove_file(&stripped).context("cannot remove the stripped tests")?;
-    Ok(tests)
+    })
 }
 
-/// The program of the scenarios, the one that `cargo xtask test` runs.
-fn scenarios(step: &Step) -> Result<PathBuf> {
-    let mut cargo = cmd::cargo(&paths::root());
+impl Guest {
+    /// The same with other kernel programs.
+    pub(super) fn with_object(&self, object: Vec<u8>) -> Self {
+        Self {
+            init: self.init.clone(),
+            program: self.program.clone(),
+            stripped: self.stripped.clone(),
+            object,
+        }
+    }
+
+    /// The same with what counts instructions as another checkout at `root` has it. What is built stays in `target`.
+    pub(super) fn with_bench_of(self, step: &Step, root: &Path, target: &Path) -> Result<Self> {
+        let mut cargo = cmd::cargo(root);
+        cargo.env("CARGO_TARGET_DIR", target);
+        let program = built(step, &mut cargo, BENCH, &["build", "--bin", BENCH])?;
+        Ok(Self {
+            stripped: stripped(&program, BENCH)?,
+            program,
+            ..self
+        })
+    }
+}
+
+/// A program without what only debuggers read.
+fn stripped(program: &Path, name: &str) -> Result<Vec<u8>> {
+    let folder = paths::target().join("vm");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let stripped = folder.join(name);
+    build_ebpf::strip(program, &stripped)?;
+    let bytes = read(&stripped)?;
+    fs::remove_file(&stripped).context("cannot remove the stripped program")?;
+    Ok(bytes)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Has cargo build a program, the same one that runs on this machine.
+fn built(step: &Step, cargo: &mut Command, name: &str, words: &[&str]) -> Result<PathBuf> {
     cargo
         .env("FOREBAY_EBPF_OBJECT", paths::object())
-        .args(["test", "-p", "gateway-tests", "--test", "scenarios"])
-        .args(["--no-run", "--message-format", "json"]);
-    step.say("cargo test --no-run");
-    let said = cmd::output(&mut cargo)?;
-    let path = said.lines().find_map(program_of);
-    let path = path.context("cargo has built no tests")?;
+        .args(words)
+        .args(["-p", "gateway-tests", "--message-format", "json"]);
+    step.say("cargo");
+    let said = cmd::output(cargo)?;
+    let path = said.lines().find_map(|line| program_of(line, name));
+    let path = path.with_context(|| format!("cargo has built no {name}"))?;
     ensure!(path.is_file(), "cargo has built no {}", path.display());
     Ok(path)
 }
 
-/// The program in a message of cargo about the scenarios.
-fn program_of(line: &str) -> Option<PathBuf> {
+/// The program in a message of cargo about what is called so.
+fn program_of(line: &str, name: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(line).ok()?;
-    let is_it = message["target"]["name"] == "scenarios";
+    let is_it = message["target"]["name"] == name;
     is_it.then(|| message["executable"].as_str().map(PathBuf::from))?
 }
 
@@ -214,9 +286,10 @@ mod tests {
     #[test]
     fn the_program_is_found_in_what_cargo_says() {
         let line = r#"{"reason":"compiler-artifact","target":{"name":"scenarios"},"executable":"/t/scenarios-1"}"#;
-        assert_eq!(program_of(line), Some(PathBuf::from("/t/scenarios-1")));
-        assert_eq!(program_of(&line.replace("\"scenarios\"", "\"x\"")), None);
-        assert_eq!(program_of("{}"), None);
+        let found = program_of(line, "scenarios");
+        assert_eq!(found, Some(PathBuf::from("/t/scenarios-1")));
+        assert_eq!(program_of(line, "x"), None);
+        assert_eq!(program_of("{}", "x"), None);
     }
 
     #[test]

@@ -11,20 +11,24 @@ use crate::{cmd, paths};
 const BEGIN: &str = "<!-- written by `cargo xtask vm test --record` -->";
 const END: &str = "<!-- end -->";
 
-/// Writes the table of these kernels, each with the name it has in the list.
-pub(super) fn write(kernels: &[(String, Results)]) -> Result<String> {
-    let path = paths::root().join("docs/kernels.md");
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+/// What the tests are built from, as the line above the table says it: to be asked before they are built.
+pub(super) fn head() -> Result<String> {
     let said = |program: &str, words: &[&str]| {
         cmd::output(Command::new(program).args(words).current_dir(paths::root()))
     };
     let date = said("date", &["-u", "+%Y-%m-%d"])?;
     let commit = said("git", &["rev-parse", "--short=12", "HEAD"])?;
-    let changed = !said("git", &["status", "--porcelain", "--untracked-files=no"])?.is_empty();
-    let commit = format!("{commit}{}", if changed { " with changes" } else { "" });
+    let clean = said("git", &["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    let changes = if clean { "" } else { " with changes" };
     let qemu = super::qemu::version()?;
-    let head = format!("{date}, commit {commit}, QEMU {qemu}.");
+    Ok(format!("{date}, commit {commit}{changes}, QEMU {qemu}."))
+}
+
+/// Writes the table of these kernels, each with the name it has in the list.
+pub(super) fn write(head: &str, kernels: &[(String, Results)]) -> Result<String> {
+    let path = paths::root().join("docs/kernels.md");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let fresh = replaced(&text, &format!("{head}\n\n{}", table(kernels)))?;
     fs::write(&path, fresh).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path.display().to_string())

@@ -35,9 +35,6 @@ const SHARED: [&str; 8] = [
     "TEMPLATE",
 ];
 
-/// Times that each shipped program is loaded.
-const LOADS: usize = 5;
-
 /// What the verifier made of a program.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Verified {
@@ -56,8 +53,8 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// Loads the object and its programs.
-    pub(super) fn load(object: &Path, work: &Path) -> Result<Self> {
+    /// Loads the object and its programs, those that are shipped as often as is told.
+    pub(super) fn load(object: &Path, work: &Path, loads: usize) -> Result<Self> {
         let bytes = fs::read(object).with_context(|| {
             format!(
                 "cannot read {}: build the kernel programs with the feature `bench`",
@@ -71,14 +68,11 @@ impl Kernel {
         let mut verified = BTreeMap::new();
         for name in names {
             let program = ebpf.program_mut(&name).context("a program is gone")?;
-            let loads = if name.starts_with("forebay_") {
-                LOADS
-            } else {
-                1
-            };
+            let shipped = name.starts_with("forebay_");
+            let loads = if shipped { loads } else { 1 };
             let load_ms = load(program, loads)
                 .with_context(|| format!("the kernel refuses the program {name}"))?;
-            if loads > 1 {
+            if shipped {
                 let instructions = program.info()?.verified_instruction_count().unwrap_or(0);
                 verified.insert(
                     name,

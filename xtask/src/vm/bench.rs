@@ -1,0 +1,173 @@
+//! `cargo xtask vm bench`: what packets cost in instructions, counted by the clock of an emulated machine.
+//!
+//! The same kernel and the same programs give the same counts on every machine, however busy it is, so a change of two in a
+//! hundred can be told from chance. They say nothing about caches and memory: no claim of speed is made of them.
+
+use std::{collections::BTreeMap, fs};
+
+use anyhow::{Result, bail, ensure};
+
+use super::{
+    compare,
+    counts::{self, Counts},
+    history,
+    image::{self, Guest, Image},
+    kernels::{self, Listed, Wanted},
+    qemu::{self, Accel, Folder, Machine},
+    results::{Results, Verdict},
+    store,
+};
+use crate::{
+    build_ebpf,
+    cluster::wait::Interrupt,
+    paths,
+    progress::{Step, Steps},
+};
+
+/// The kernel whose programs' instructions are counted where none is named.
+pub(super) const KERNEL: &str = "6.12";
+
+/// What to count.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// On this kernel, an id of tests/vm/kernels.yaml.
+    #[arg(long, default_value = KERNEL)]
+    kernel: String,
+    /// Write the counts to docs/benchmarks/instructions.json, and the chart of all records beside it.
+    #[arg(long)]
+    record: bool,
+}
+
+/// Runs and compares; whether nothing has become dearer.
+pub(super) fn run(args: &Args) -> Result<bool> {
+    let steps = Steps::new();
+    let listed = listed(&args.kernel)?;
+    let mut recorded = counts::read()?;
+    ensure!(
+        args.record || recorded.contains_key(&listed.id),
+        "no counts of kernel {} are recorded to compare with: run it with --record first",
+        listed.id
+    );
+    let _lock = super::lock()?;
+    let interrupt = Interrupt::listen()?;
+    let image = kernel(&steps, &listed)?;
+    let guest = image::build_bench(&steps)?;
+    let now = steps.run_for("instructions", |step| {
+        count(step, &interrupt, &image, &guest)
+    })?;
+    show(&now, recorded.get(&listed.id));
+    if args.record {
+        recorded.insert(listed.id, now);
+        counts::write(&recorded)?;
+        steps.run("chart", |_| history::draw())?;
+        return Ok(true);
+    }
+    let Some(before) = recorded.get(&listed.id) else {
+        bail!("the records of kernel {} are gone", listed.id);
+    };
+    let again;
+    let before = if before.release == now.release {
+        before
+    } else {
+        again = compare::again(&steps, &interrupt, &image, &guest, (before, &now))?;
+        &again
+    };
+    let changes = counts::changes(before, &now);
+    for sentence in &changes.cheaper {
+        println!("note: {sentence}");
+    }
+    for sentence in &changes.faults {
+        println!("error: {sentence}");
+    }
+    let kinds = now.instructions.len();
+    let failed = changes.faults.len();
+    println!("{} passed, {failed} failed", kinds.saturating_sub(failed));
+    Ok(failed == 0)
+}
+
+/// The kernel of the list that is called so.
+pub(super) fn listed(id: &str) -> Result<Listed> {
+    let mut chosen = kernels::chosen(&[id.to_owned()], &kernels::list()?)?;
+    match chosen.pop() {
+        Some(Wanted::Listed(listed)) if !listed.below => Ok(listed),
+        _ => bail!(
+            "--kernel {id}: counts are compared on kernels of the list only that Forebay serves"
+        ),
+    }
+}
+
+/// Its files, fetched where they are not in the cache.
+pub(super) fn kernel(steps: &Steps, listed: &Listed) -> Result<Image> {
+    steps.run("QEMU", |_| qemu::version())?;
+    let cached = steps.run_for(&format!("kernel {}", listed.id), |step| {
+        let cached = match store::cached(listed)? {
+            Some(cached) => cached,
+            None => store::fetch(step, listed)?,
+        };
+        let version = cached.lock.version.clone();
+        Ok((cached, version))
+    })?;
+    Ok(Image::of_cache(cached, listed.below))
+}
+
+/// Runs a machine of `guest`, which counts.
+pub(super) fn count(
+    step: &Step,
+    interrupt: &Interrupt,
+    image: &Image,
+    guest: &Guest,
+) -> Result<(Counts, String)> {
+    let folder = Folder::new(paths::target().join("vm/bench"), false)?;
+    let made = image.make(folder.path(), &image::instructions(), guest)?;
+    let machine = Machine {
+        kernel: &made.kernel,
+        initramfs: &made.initramfs,
+        folder: folder.path(),
+        accel: Accel::Tcg,
+        counts: true,
+        bound: super::BOUND,
+    };
+    step.say("counting");
+    machine.run(interrupt, |_| {})?;
+    let said = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    let results = Results::read(&said("results.jsonl"), &said("console.log"));
+    let instructions = instructions(&results)?;
+    let said = format!(
+        "{} kinds of packets on Linux {}",
+        instructions.len(),
+        results.release
+    );
+    let counts = Counts {
+        release: results.release,
+        object: build_ebpf::hex_of(&guest.object),
+        instructions,
+    };
+    Ok((counts, said))
+}
+
+fn instructions(results: &Results) -> Result<BTreeMap<String, u64>> {
+    let tests = &results.tests;
+    if let Some(test) = tests.iter().find(|test| test.verdict != Verdict::Passed) {
+        bail!("nothing was counted:\n{}", test.said.join("\n"));
+    }
+    ensure!(
+        results.faults.is_empty(),
+        "nothing was counted: {}",
+        results.faults.join("; ")
+    );
+    let facts = tests.iter().flat_map(|test| &test.said);
+    let pairs = facts.filter_map(|line| line.split_once(" = "));
+    let counts: BTreeMap<String, u64> = pairs
+        .filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?)))
+        .collect();
+    ensure!(!counts.is_empty(), "the machine ended and counted nothing");
+    Ok(counts)
+}
+
+fn show(counts: &Counts, before: Option<&Counts>) {
+    for (name, count) in &counts.instructions {
+        let was = before.and_then(|before| before.instructions.get(name));
+        let was = was.map_or_else(String::new, |was| format!(" (recorded: {was})"));
+        println!("{count:>8}  {name}{was}");
+    }
+}

@@ -1,0 +1,287 @@
+//! `cargo xtask bench compare`: instructions of packets of the working tree and of another commit, on the same kernel.
+//!
+//! The other commit's sources are a copy below `target`, which goes with the command. Both sides are built by this checkout's
+//! tools, so that what differs is the sources.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    fs,
+    path::Path,
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    bench,
+    counts::{self, Counts},
+    image::{self, Guest, Image},
+    qemu::Folder,
+};
+use crate::{
+    build_ebpf,
+    cluster::wait::Interrupt,
+    cmd, paths,
+    progress::{Step, Steps},
+};
+
+/// Where a checkout says which form its tables have.
+const ABI: &str = "gateway-common/src/abi.rs";
+/// Where a checkout has what counts.
+const COUNTS: &str = "tests/src/bench/l4/instructions.rs";
+
+/// What to compare with.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A commit, a tag or a branch.
+    reference: String,
+    /// On this kernel, an id of tests/vm/kernels.yaml.
+    #[arg(long, default_value = bench::KERNEL)]
+    kernel: String,
+}
+
+/// Counts both and shows them side by side.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let steps = Steps::new();
+    let listed = bench::listed(&args.kernel)?;
+    let commit = commit(&args.reference)?;
+    let _lock = super::lock()?;
+    let interrupt = Interrupt::listen()?;
+    let image = bench::kernel(&steps, &listed)?;
+    let here = image::build_bench(&steps)?;
+    let short = commit.get(..12).unwrap_or(&commit);
+    let there = steps.run_for(short, |step| other(step, &interrupt, &commit, &here));
+    interrupt.check()?;
+    let there = there.with_context(|| args.reference.clone())?;
+    let Some((there, program)) = there else {
+        println!(
+            "the kernel programs of {} are those of the working tree, byte for byte",
+            args.reference
+        );
+        return Ok(());
+    };
+    let count = |name: &str, guest: &Guest| {
+        steps.run_for(name, |step| bench::count(step, &interrupt, &image, guest))
+    };
+    let before = count(&format!("instructions of {short}"), &there)?;
+    let now = count("instructions here", &here)?;
+    println!(
+        "Instructions of a packet on Linux {}, with those of the harness; {} counted by {}",
+        now.release,
+        args.reference,
+        program.in_words()
+    );
+    print!(
+        "{}",
+        table(&args.reference, &before.instructions, &now.instructions)
+    );
+    Ok(())
+}
+
+/// What is recorded, counted anew on another kernel than it was recorded on: there each of the kernel's own functions may take
+/// more or less. `before` was counted on the other one, `now` on this one.
+pub(super) fn again(
+    steps: &Steps,
+    interrupt: &Interrupt,
+    image: &Image,
+    here: &Guest,
+    (before, now): (&Counts, &Counts),
+) -> Result<Counts> {
+    if before.object == now.object {
+        return Ok(now.clone());
+    }
+    let words = ["log", "-1", "--format=%H", "--", counts::FILE];
+    let commit = cmd::output(Command::new("git").args(words).current_dir(paths::root()))?;
+    let record_anew = || {
+        format!(
+            "the counts are of Linux {}, this is Linux {}, and the programs that they are of cannot be built again: record anew",
+            before.release, now.release
+        )
+    };
+    let there = steps.run_for("the programs of the record", |step| {
+        other(step, interrupt, &commit, here)
+    });
+    interrupt.check()?;
+    let Some((there, _)) = there.with_context(record_anew)? else {
+        bail!(record_anew());
+    };
+    ensure!(
+        build_ebpf::hex_of(&there.object) == before.object,
+        record_anew()
+    );
+    steps.run_for("their instructions", |step| {
+        bench::count(step, interrupt, image, &there)
+    })
+}
+
+/// What counts the other commit's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    Ours,
+    Theirs,
+}
+
+impl Program {
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Ours => "the working tree's program",
+            Self::Theirs => "its own program, since the form of the tables differs",
+        }
+    }
+}
+
+fn commit(reference: &str) -> Result<String> {
+    let wanted = format!("{reference}^{{commit}}");
+    let words = [
+        "rev-parse",
+        "--verify",
+        "--quiet",
+        "--end-of-options",
+        &wanted,
+    ];
+    let found = cmd::output(Command::new("git").args(words).current_dir(paths::root()));
+    match found {
+        Ok(commit) if !commit.is_empty() => Ok(commit),
+        _ => bail!("{reference}: this checkout knows no such commit, tag or branch"),
+    }
+}
+
+/// What another commit's machine is made of; nothing if its kernel programs are the same.
+fn other(
+    step: &Step,
+    interrupt: &Interrupt,
+    commit: &str,
+    here: &Guest,
+) -> Result<(Option<(Guest, Program)>, String)> {
+    let built = paths::target().join("compare");
+    // The same place for all commits, so that what others were built from is of use.
+    let copy = Folder::new(built.join("copy"), false)?;
+    step.say("sources");
+    copy_of(commit, copy.path())?;
+    interrupt.check()?;
+    let theirs = abi(copy.path()).context("it has no kernel programs to measure")?;
+    let ours = abi(&paths::root())?;
+    ensure!(
+        theirs == ours || copy.path().join(COUNTS).is_file(),
+        "its tables are of form {theirs}, ours of form {ours}, and it has no program of its own that counts instructions: compare with a later commit"
+    );
+    let object = build_ebpf::build_bench_of(step, copy.path().to_path_buf())?;
+    if object == here.object {
+        return Ok((None, "the same".to_owned()));
+    }
+    let said = format!("{} of ABI {theirs}", &build_ebpf::hex_of(&object)[..12]);
+    let guest = here.with_object(object);
+    if theirs == ours {
+        return Ok((Some((guest, Program::Ours)), said));
+    }
+    step.say("its program");
+    let guest = guest.with_bench_of(step, copy.path(), &built.join("build"))?;
+    Ok((Some((guest, Program::Theirs)), said))
+}
+
+/// Lays the commit's files down, as if they had been changed now: cargo takes older ones than it has built for unchanged.
+fn copy_of(commit: &str, to: &Path) -> Result<()> {
+    let archive = to.with_extension("tar");
+    let mut git = Command::new("git");
+    git.args(["archive", "--format", "tar", "--output"])
+        .arg(&archive)
+        .arg(commit)
+        .current_dir(paths::root());
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--touch", "--file"])
+        .arg(&archive)
+        .arg("--directory")
+        .arg(to);
+    let done = cmd::output(&mut git).and_then(|_| cmd::output(&mut tar));
+    drop(fs::remove_file(&archive));
+    done.map(drop)
+}
+
+/// The version of the tables' form.
+fn abi(root: &Path) -> Result<u32> {
+    let path = root.join(ABI);
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    version(&text).with_context(|| format!("{ABI} names no version"))
+}
+
+fn version(text: &str) -> Option<u32> {
+    let (_, behind) = text.split_once("const ABI_VERSION: u32 = ")?;
+    let (version, _) = behind.split_once(';')?;
+    version.trim().parse().ok()
+}
+
+/// Both sides, a line for each case; what only one of them has comes last.
+fn table(reference: &str, before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> String {
+    let mut text = format!("{reference:>12}  {:>12}  {:>7}\n", "here", "ratio");
+    let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let mut alone = String::new();
+    for name in names {
+        // Writing to a string does not fail.
+        let _written = match (before.get(name), now.get(name)) {
+            (Some(was), Some(is)) => {
+                let ratio = *is as f64 / (*was).max(1) as f64;
+                writeln!(text, "{was:>12}  {is:>12}  {ratio:>7.3}  {name}")
+            }
+            (Some(was), None) => {
+                writeln!(
+                    alone,
+                    "{was:>12}  {:>12}  {:>7}  {name} (only in {reference})",
+                    "-", ""
+                )
+            }
+            (None, Some(is)) => {
+                writeln!(
+                    alone,
+                    "{:>12}  {is:>12}  {:>7}  {name} (only here)",
+                    "-", ""
+                )
+            }
+            (None, None) => Ok(()),
+        };
+    }
+    text + &alone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_stand_beside_each_other_and_what_is_alone_comes_last() {
+        let counts = |pairs: &[(&str, u64)]| -> BTreeMap<String, u64> {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect()
+        };
+        let before = counts(&[("a", 200), ("b", 7), ("d", 100)]);
+        let now = counts(&[("a", 150), ("c", 8), ("d", 103)]);
+        assert_eq!(
+            table("v1", &before, &now),
+            "          v1          here    ratio\n         \
+                      200           150    0.750  a\n         \
+                      100           103    1.030  d\n           \
+                        7             -           b (only in v1)\n           \
+                        -             8           c (only here)\n"
+        );
+    }
+
+    #[test]
+    fn a_commit_that_is_not_there_is_one_sentence() {
+        for bad in ["no-such-commit", "--help", "", "HEAD:README.md"] {
+            let error = commit(bad).unwrap_err().to_string();
+            let expected = format!("{bad}: this checkout knows no such commit, tag or branch");
+            assert_eq!(error, expected);
+        }
+        assert_eq!(commit("HEAD").unwrap().len(), 40);
+    }
+
+    #[test]
+    fn the_form_of_the_tables_is_read_from_the_sources() {
+        assert_eq!(version("x\npub const ABI_VERSION: u32 = 12;\n"), Some(12));
+        assert_eq!(version("nothing"), None);
+        assert!(abi(&paths::root()).unwrap() >= 5);
+    }
+}

@@ -1,0 +1,168 @@
+//! Counts of instructions: what a run gave, what is recorded, and what has become dearer.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::paths;
+
+/// Where they are recorded, below the checkout.
+pub(super) const FILE: &str = "docs/benchmarks/instructions.json";
+
+/// Instructions in a thousand that a packet may take more than at the last record.
+const MORE: u64 = 20;
+/// Fewer are chance.
+const CHANCE: u64 = 5;
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    /// The kernel's release.
+    pub(super) release: String,
+    /// SHA-256 of the kernel programs.
+    pub(super) object: String,
+    /// Instructions of a packet with those of the harness, by case.
+    pub(super) instructions: BTreeMap<String, u64>,
+}
+
+/// Counts by kernel, as the file has them.
+pub(super) type Recorded = BTreeMap<String, Counts>;
+
+/// What was recorded.
+pub(super) fn read() -> Result<Recorded> {
+    let path = path();
+    if !path.exists() {
+        return Ok(Recorded::new());
+    }
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    parse(&text).with_context(|| format!("{} holds no counts", path.display()))
+}
+
+/// The text of such a file.
+pub(super) fn parse(text: &[u8]) -> Result<Recorded> {
+    Ok(serde_json::from_slice(text)?)
+}
+
+/// Records anew.
+pub(super) fn write(recorded: &Recorded) -> Result<()> {
+    let text = format!("{}\n", serde_json::to_string_pretty(recorded)?);
+    fs::write(path(), text).with_context(|| format!("cannot write {}", path().display()))
+}
+
+fn path() -> PathBuf {
+    paths::root().join(FILE)
+}
+
+/// What is not as recorded.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    /// What may not be: a sentence each.
+    pub(super) faults: Vec<String>,
+    /// What has become cheaper: another growth would hide in what was won.
+    pub(super) cheaper: Vec<String>,
+}
+
+/// Compares a run with what is recorded.
+pub(super) fn changes(before: &Counts, now: &Counts) -> Changes {
+    let mut changes = Changes::default();
+    let names = before.instructions.keys().chain(now.instructions.keys());
+    let names: std::collections::BTreeSet<&String> = names.collect();
+    for name in names {
+        let counts = (before.instructions.get(name), now.instructions.get(name));
+        let (was, is) = match counts {
+            (Some(was), Some(is)) => (*was, *is),
+            (None, _) => {
+                let fault = format!("\"{name}\" is not recorded: record it");
+                changes.faults.push(fault);
+                continue;
+            }
+            (_, None) => {
+                let fault = format!("\"{name}\" was not counted: record anew");
+                changes.faults.push(fault);
+                continue;
+            }
+        };
+        let counts = format!("\"{name}\" takes {is} instructions, {was} are recorded");
+        if grows(was, is) {
+            changes.faults.push(format!(
+                "{counts} (on Linux {}): make it cheaper, or record it and say why",
+                before.release
+            ));
+        } else if grows(is, was) {
+            changes.cheaper.push(format!("{counts}: record it"));
+        }
+    }
+    changes
+}
+
+/// Whether `is` is more than `was` by more than chance and two in a hundred.
+fn grows(was: u64, is: u64) -> bool {
+    let more = is.saturating_sub(was);
+    more > CHANCE && more * 1000 > was * MORE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(own: u64, other: u64) -> Counts {
+        Counts {
+            release: "6.12.1".to_owned(),
+            object: String::new(),
+            instructions: [("own".to_owned(), own), ("other".to_owned(), other)].into(),
+        }
+    }
+
+    #[test]
+    fn only_what_is_more_than_chance_and_two_in_a_hundred_is_a_fault() {
+        let before = counts(100, 1_000);
+        for same in [
+            counts(100, 1_000),
+            counts(105, 1_020),
+            counts(95, 981),
+            counts(98, 1_003),
+        ] {
+            assert_eq!(changes(&before, &same), Changes::default());
+        }
+        let dearer = changes(&before, &counts(106, 1_021)).faults;
+        assert_eq!(dearer.len(), 2);
+        assert_eq!(
+            dearer[1],
+            "\"own\" takes 106 instructions, 100 are recorded (on Linux 6.12.1): make it cheaper, or record it and say why"
+        );
+    }
+
+    #[test]
+    fn what_was_won_is_told_and_is_no_fault() {
+        let changes = changes(&counts(100, 1_000), &counts(20, 1_000));
+        assert!(changes.faults.is_empty());
+        assert_eq!(
+            changes.cheaper,
+            ["\"own\" takes 20 instructions, 100 are recorded: record it"]
+        );
+    }
+
+    #[test]
+    fn a_case_on_one_side_only_is_a_fault() {
+        let all = counts(100, 1_000);
+        let mut fewer = all.clone();
+        fewer.instructions.remove("own");
+        assert_eq!(
+            changes(&all, &fewer).faults,
+            ["\"own\" was not counted: record anew"]
+        );
+        assert_eq!(
+            changes(&fewer, &all).faults,
+            ["\"own\" is not recorded: record it"]
+        );
+    }
+
+    #[test]
+    fn what_is_recorded_can_be_read() {
+        let recorded = read().unwrap();
+        for (kernel, counts) in &recorded {
+            assert!(!counts.instructions.is_empty(), "{kernel}");
+        }
+    }
+}
