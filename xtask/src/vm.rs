@@ -8,10 +8,12 @@ mod bench;
 mod image;
 mod initramfs;
 mod kernels;
+mod lockdown;
 mod modules;
 mod qemu;
 mod record;
 mod results;
+mod soak;
 mod store;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -22,6 +24,7 @@ use clap::Subcommand;
 use self::{
     image::{Guest, Image},
     kernels::Wanted,
+    lockdown::Lockdown,
     qemu::{Accel, Folder, Machine},
     results::{Record, Results, Verdict},
     store::Cached,
@@ -67,6 +70,8 @@ enum Command {
     Test(TestArgs),
     /// Count the instructions that packets of each kind take, and compare with docs/benchmarks/instructions.json.
     Bench(bench::Args),
+    /// Faults at random under connections in one machine, for minutes, and a checker of what clients saw.
+    Soak(soak::Args),
 }
 
 #[derive(clap::Args)]
@@ -86,6 +91,9 @@ pub(crate) struct TestArgs {
     /// All tests that depend on the kernel, not only those that show most about it.
     #[arg(long)]
     all: bool,
+    /// Lock the kernel down from its start, and run the tests of that alone.
+    #[arg(long, value_enum, conflicts_with_all = ["all", "record"])]
+    lockdown: Option<Lockdown>,
     /// Keep what each machine was made of and what it said, in target/vm.
     #[arg(long)]
     keep: bool,
@@ -103,6 +111,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Command::Setup { kernel } => set_up(kernel).map(|()| true),
         Command::Test(args) => test(args),
         Command::Bench(args) => bench::run(args),
+        Command::Soak(args) => soak::run(args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -236,16 +245,17 @@ fn one(
     let name = kernel.name().replace('/', "_");
     let folder = Folder::new(paths::target().join("vm").join(&name), args.keep)?;
     step.say("file system");
-    let made = image.make(
-        folder.path(),
-        &image::scenarios(image.below, args.all, &args.filter),
-        guest,
-    )?;
+    let mut plan = image::scenarios(image.below, args.all, &args.filter);
+    args.lockdown
+        .iter()
+        .for_each(|level| level.choose(&mut plan));
+    let made = image.make(folder.path(), &plan, guest)?;
     let machine = Machine {
         kernel: &made.kernel,
         initramfs: &made.initramfs,
         folder: folder.path(),
         accel,
+        words: args.lockdown.map_or("", Lockdown::words),
         counts: false,
         bound: BOUND,
     };
@@ -342,6 +352,7 @@ fn accel(
             initramfs: &made.initramfs,
             folder: folder.path(),
             accel: Accel::Kvm,
+            words: "",
             counts: false,
             bound: PROBE,
         };

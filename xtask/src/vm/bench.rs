@@ -112,6 +112,7 @@ fn count(
         initramfs: &made.initramfs,
         folder: folder.path(),
         accel: Accel::Tcg,
+        words: "",
         counts: true,
         bound: super::BOUND,
     };
