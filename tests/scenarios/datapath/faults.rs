@@ -181,18 +181,17 @@ fn a_machine_without_memory_serves_as_before() {
         let mut talk = Talk::open(&client, VIP);
         let filled = Filled::all_but(48);
         println!("fact: memory that was left = {} MB", available());
-        let others: Vec<String> = (1..=50).map(|i| format!("10.77.9.{i}:80")).collect();
+        let others: Vec<String> = (1..=20).map(|i| format!("10.77.9.{i}:80")).collect();
         let others: Vec<&str> = others.iter().map(String::as_str).collect();
-        for round in 0..50 {
+        for round in 0..others.len() {
             talk.say();
-            assert_eq!(ask(&client, VIP).unwrap(), "hello from one");
             talk.hear();
             // Tables are there from the start: writing them takes none.
             live.node().snapshot(&snapshot(&others[..=round], &[]));
-            assert_eq!(ask(&client, others[round]).unwrap(), "hello from one");
+            assert_eq!(client.hello(others[round]), "hello from one");
         }
         drop(filled);
-        assert_eq!(ask(&client, VIP).unwrap(), "hello from one");
+        assert_eq!(client.hello(VIP), "hello from one");
         assert_eq!(live.said(), BTreeSet::new());
     });
 }
@@ -237,25 +236,25 @@ fn tables_that_may_not_grow_say_so_and_the_old_ones_serve() {
     let used: u64 = used.trim().parse().unwrap();
     println!("fact: memory of the group = {} KB", used >> 10);
     let limit = |text: &str| write(&format!("{GROUP}/memory.max"), text).unwrap();
-    limit(&(used + (64 << 10)).to_string());
+    limit(&(used + (4 << 10)).to_string());
 
-    let wanted = admitting(8_000);
+    let wanted = admitting(4_000);
     let written = node.with(|driver| driver.on_snapshot(&wanted, Instant::now()));
     match written {
-        Ok(()) => println!("fact: 8,001 prefixes over the limit = written"),
+        Ok(()) => println!("fact: 4,001 prefixes over the limit = written"),
         Err(error) => {
             let sentence = error.to_string();
-            println!("fact: 8,001 prefixes over the limit = {sentence}");
+            println!("fact: 4,001 prefixes over the limit = {sentence}");
             assert_eq!(sentence.lines().count(), 1, "{sentence}");
             assert!(sentence.contains("memory"), "{sentence}");
         }
     }
-    for _ in 0..20 {
-        assert_eq!(ask(&client, VIP).unwrap(), "hello from one");
+    for _ in 0..10 {
+        assert_eq!(client.hello(VIP), "hello from one");
     }
     limit("max");
     node.with(|driver| driver.tick(driver.next_tick().max(Instant::now())).unwrap());
-    assert_eq!(ask(&client, VIP).unwrap(), "hello from one");
+    assert_eq!(client.hello(VIP), "hello from one");
     let entries = std::fs::read_to_string(format!("{GROUP}/memory.events")).unwrap();
     assert!(entries.contains("\noom_kill 0"), "{entries}");
 }
