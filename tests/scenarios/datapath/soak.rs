@@ -337,6 +337,12 @@ fn whatever_comes_clients_are_answered_rightly_or_a_fault_explains_it() {
     }
     report(&told, &windows, &verdict, talked);
     let count = verdict.violations.len();
+    if count > 0 {
+        for window in windows.iter().filter(|it| it.fault != Fault::Stall) {
+            let (begin, heal) = (window.begin.as_secs_f64(), window.heal.as_secs_f64());
+            println!("{} from {begin:.3} s to {heal:.3} s", window.fault.name());
+        }
+    }
     for violation in verdict.violations.iter().take(TOLD) {
         println!("violation: {violation}");
     }

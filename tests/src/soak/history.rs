@@ -61,6 +61,8 @@ pub struct Request {
     pub end: Duration,
     /// How.
     pub outcome: Outcome,
+    /// What it was about last.
+    pub doing: &'static str,
 }
 
 /// One fault that was.
@@ -145,11 +147,12 @@ fn sentence(request: &Request, why: &str) -> String {
         _ => String::new(),
     };
     format!(
-        "a request to {} from {:.3} s to {:.3} s was {}{told}{why}",
+        "a request to {} from {:.3} s to {:.3} s was {}{told} while {}{why}",
         request.vip,
         request.begin.as_secs_f64(),
         request.end.as_secs_f64(),
         request.outcome.kind(),
+        request.doing,
     )
 }
 
@@ -242,6 +245,7 @@ mod tests {
             begin: Duration::from_millis(begin),
             end: Duration::from_millis(begin + 100),
             outcome,
+            doing: "connecting",
         }
     }
 
@@ -289,7 +293,7 @@ mod tests {
             assert_eq!(
                 verdict.violations,
                 [format!(
-                    "a request to a from {begin_s} s to {end_s} s was refused, which no fault explains",
+                    "a request to a from {begin_s} s to {end_s} s was refused while connecting, which no fault explains",
                     begin_s = format_args!("{}.{:03}", begin / 1000, begin % 1000),
                     end_s = format_args!("{}.{:03}", end / 1000, end % 1000),
                 )]

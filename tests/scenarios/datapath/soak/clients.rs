@@ -12,9 +12,9 @@ const TRY: Duration = Duration::from_secs(2);
 const WORD: Duration = Duration::from_secs(20);
 /// Connections that are kept open to each VIP.
 const KEPT: usize = 4;
-/// How often somebody looks whether there is time, and what is none.
+/// How often somebody looks whether there is time, and what is none: a proxy that does not beat for 300 ms is held for dead.
 const LOOK: Duration = Duration::from_millis(50);
-const STALL: Duration = Duration::from_millis(400);
+const STALL: Duration = Duration::from_millis(150);
 const VIPS: [&str; 2] = [VIP_A, VIP_B];
 
 /// See the module.
@@ -108,7 +108,8 @@ impl<'a> Clients<'a> {
             number += 1;
             let nonce = format!("{:?} {number}", thread::current().id());
             let begin = self.now();
-            let outcome = match exchange(vip, &nonce) {
+            let mut doing = "connecting";
+            let outcome = match exchange(vip, &nonce, &mut doing) {
                 Ok((greeting, echo)) => judged(vip, &greeting, echo == nonce),
                 Err(error) => Outcome::of(&error),
             };
@@ -118,6 +119,7 @@ impl<'a> Clients<'a> {
                 begin,
                 end,
                 outcome,
+                doing,
             };
             held(&self.requests).push(request);
             thread::park_timeout(Duration::from_millis(20));
@@ -205,11 +207,13 @@ fn read(reader: &mut BufReader<TcpStream>) -> Result<String> {
     Ok(line.trim_end().to_owned())
 }
 
-/// One connection: the greeting and what comes back of `nonce`.
-fn exchange(vip: &str, nonce: &str) -> Result<(String, String)> {
+/// One connection: the greeting and what comes back of `nonce`; and how far it came.
+fn exchange(vip: &str, nonce: &str, doing: &mut &'static str) -> Result<(String, String)> {
     let mut reader = reader(vip, TRY)?;
+    *doing = "waiting for the greeting";
     let greeting = read(&mut reader)?;
     writeln!(reader.get_mut(), "{nonce}")?;
+    *doing = "waiting for its words";
     let echo = read(&mut reader)?;
     Ok((greeting, echo))
 }
