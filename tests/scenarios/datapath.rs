@@ -28,7 +28,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 mod attach;
 mod below;
+mod faults;
+mod harm;
+mod lockdown;
 mod machine;
+mod soak;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 

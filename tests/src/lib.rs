@@ -19,6 +19,7 @@ pub mod netns;
 pub mod object;
 pub mod packet;
 pub mod rig;
+pub mod soak;
 pub mod split;
 pub mod stage;
 pub mod stalls;

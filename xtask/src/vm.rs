@@ -12,10 +12,12 @@ mod history;
 mod image;
 mod initramfs;
 mod kernels;
+mod lockdown;
 mod modules;
 mod qemu;
 mod record;
 mod results;
+mod soak;
 mod store;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -26,6 +28,7 @@ use clap::Subcommand;
 use self::{
     image::{Extent, Guest, Image},
     kernels::Wanted,
+    lockdown::Lockdown,
     qemu::{Accel, Folder, Machine},
     results::{Record, Results, Verdict},
     store::Cached,
@@ -74,6 +77,8 @@ enum Command {
     Test(TestArgs),
     /// Count the instructions that packets of each kind take, and compare with docs/benchmarks/instructions.json.
     Bench(bench::Args),
+    /// Faults at random under connections in one machine, for minutes, and a checker of what clients saw.
+    Soak(soak::Args),
 }
 
 #[derive(clap::Args)]
@@ -96,6 +101,9 @@ pub(crate) struct TestArgs {
     /// Only the loading of every program and the packet table.
     #[arg(long, conflicts_with = "all")]
     quick: bool,
+    /// Lock the kernel down from its start, and run the tests of that alone.
+    #[arg(long, value_enum, conflicts_with_all = ["all", "quick", "record"])]
+    lockdown: Option<Lockdown>,
     /// Keep what each machine was made of and what it said, in target/vm.
     #[arg(long)]
     keep: bool,
@@ -123,6 +131,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Command::Setup { kernel, cached } => set_up(kernel, *cached).map(|()| true),
         Command::Test(args) => test(args),
         Command::Bench(args) => bench::run(args),
+        Command::Soak(args) => soak::run(args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -264,16 +273,17 @@ fn one(
     let name = kernel.name().replace('/', "_");
     let folder = Folder::new(paths::target().join("vm").join(&name), args.keep)?;
     step.say("file system");
-    let made = image.make(
-        folder.path(),
-        &image::scenarios(image.below, args.extent(), &args.filter),
-        guest,
-    )?;
+    let mut plan = image::scenarios(image.below, args.extent(), &args.filter);
+    args.lockdown
+        .iter()
+        .for_each(|level| level.choose(&mut plan));
+    let made = image.make(folder.path(), &plan, guest)?;
     let machine = Machine {
         kernel: &made.kernel,
         initramfs: &made.initramfs,
         folder: folder.path(),
         accel,
+        words: args.lockdown.map_or("", Lockdown::words),
         counts: false,
         bound: BOUND,
     };
@@ -370,6 +380,7 @@ fn accel(
             initramfs: &made.initramfs,
             folder: folder.path(),
             accel: Accel::Kvm,
+            words: "",
             counts: false,
             bound: PROBE,
         };

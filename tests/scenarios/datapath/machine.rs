@@ -10,7 +10,7 @@ const VIP: &str = "10.77.9.1:80";
 
 /// The name of one of the machine's two cards, by the number in its MAC. A card comes back to the first namespace some time
 /// after the one that it was given to has ended.
-fn card(number: u8) -> String {
+pub(super) fn card(number: u8) -> String {
     let mac = format!("52:54:00:00:00:0{number}");
     let is_it = |name: &String| {
         let path = format!("/sys/class/net/{name}/address");
@@ -33,7 +33,7 @@ fn card(number: u8) -> String {
 }
 
 /// Gives a card to a namespace under another name.
-fn give(number: u8, namespace: &Namespace, here: &str, address: &str, mtu: u32) {
+pub(super) fn give(number: u8, namespace: &Namespace, here: &str, address: &str, mtu: u32) {
     let name = card(number);
     run(&format!("ip link set {name} down"));
     let inside = &namespace.0;
@@ -43,7 +43,7 @@ fn give(number: u8, namespace: &Namespace, here: &str, address: &str, mtu: u32) 
 }
 
 /// A client and a node's namespace, each with a card.
-fn wired(test: &str, mtu: u32) -> (Namespace, Namespace) {
+pub(super) fn wired(test: &str, mtu: u32) -> (Namespace, Namespace) {
     let client = Namespace::new(&format!("{test}-c"));
     let namespace = Namespace::new(&format!("{test}-n"));
     give(2, &client, "cl0", "10.77.0.9/24", mtu);
@@ -52,12 +52,12 @@ fn wired(test: &str, mtu: u32) -> (Namespace, Namespace) {
     (client, namespace)
 }
 
-fn attachment(node: &mut Node) -> Attachment {
+pub(super) fn attachment(node: &mut Node) -> Attachment {
     node.with(|driver| driver.status().interfaces[0].clone())
 }
 
 /// Serves a connection and says how.
-fn served(node: &mut Node, client: &Namespace) -> AttachMode {
+pub(super) fn served(node: &mut Node, client: &Namespace) -> AttachMode {
     node.snapshot(&snapshot(&[VIP], &[]));
     assert_eq!(client.hello(VIP), "hello from one");
     let counters = node.with(|driver| driver.status().counters);

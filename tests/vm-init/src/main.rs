@@ -20,7 +20,7 @@ use self::plan::Plan;
 use self::report::Report;
 
 /// What is mounted where, with its kind. What a kernel lacks is missed by the tests that need it.
-const MOUNTS: [(&str, &str); 8] = [
+const MOUNTS: [(&str, &str); 9] = [
     ("proc", "/proc"),
     ("sysfs", "/sys"),
     ("devtmpfs", "/dev"),
@@ -29,6 +29,7 @@ const MOUNTS: [(&str, &str); 8] = [
     ("bpf", "/sys/fs/bpf"),
     ("tracefs", "/sys/kernel/tracing"),
     ("cgroup2", "/sys/fs/cgroup"),
+    ("securityfs", "/sys/kernel/security"),
 ];
 
 fn main() -> ExitCode {
@@ -68,7 +69,7 @@ fn mounts() -> Result<()> {
     for (kind, place) in MOUNTS {
         fs::create_dir_all(place).with_context(|| format!("cannot create {place}"))?;
         let mounted = mount(kind, place, kind, MountFlags::empty(), None);
-        if !matches!(kind, "tracefs" | "cgroup2") {
+        if !matches!(kind, "tracefs" | "cgroup2" | "securityfs") {
             mounted.with_context(|| format!("cannot mount {kind} at {place}"))?;
         }
     }

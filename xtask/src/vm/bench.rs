@@ -124,6 +124,7 @@ pub(super) fn count(
         initramfs: &made.initramfs,
         folder: folder.path(),
         accel: Accel::Tcg,
+        words: "",
         counts: true,
         bound: super::BOUND,
     };

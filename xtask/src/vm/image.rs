@@ -17,7 +17,8 @@ use crate::{
 
 /// Beginnings of the names of the scenarios that show most about a kernel: emulated, loading the programs alone takes
 /// seconds, and each scenario loads them.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
+    "datapath::faults::",
     "datapath::machine::",
     "datapath::a_restart_adopts",
     "datapath::an_mtu_that",

@@ -45,6 +45,8 @@ pub(super) struct Machine<'a> {
     pub(super) folder: &'a Path,
     /// KVM or emulation, never `Auto`.
     pub(super) accel: Accel,
+    /// What the kernel is told at its start besides, with a blank before it.
+    pub(super) words: &'a str,
     /// Its clock counts instructions, a nanosecond each; it has no cards then, with which QEMU before 10 was seen to go wrong.
     pub(super) counts: bool,
     /// Longest time to its end.
@@ -93,10 +95,8 @@ impl Machine<'_> {
         command.args(["-serial", &format!("file:{}", at("console.log"))]);
         command.arg("-kernel").arg(self.kernel);
         command.arg("-initrd").arg(self.initramfs);
-        command.args([
-            "-append",
-            "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=5",
-        ]);
+        let words = "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=5";
+        command.args(["-append", &format!("{words}{}", self.words)]);
         command.args(["-device", "virtio-serial-pci"]);
         let results = format!("file,id=results,path={}", at("results.jsonl"));
         command.args(["-chardev", &results]);

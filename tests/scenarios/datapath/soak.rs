@@ -1,0 +1,350 @@
+//! Faults at random under connections, for minutes: run by `cargo xtask vm soak`, in a virtual machine with two cards of
+//! virtio on one hub.
+//!
+//! Two nodes: one behind a card, one behind a veth, on a bridge that is the client's. Two VIPs of two Gateways, each with
+//! sockets of its own on both nodes. Faults come to the first node, those that need no card to the second one too.
+
+mod clients;
+mod nemesis;
+
+use std::sync::{Mutex, PoisonError};
+
+use gateway_tests::soak::gauge::{Gauge, backwards, leaks};
+use gateway_tests::soak::history::{Verdict, Window, judge};
+use gateway_tests::soak::nemesis::{Fault, Nemesis};
+
+use self::clients::Clients;
+use super::harm::*;
+use super::machine::{card, give};
+use super::*;
+
+/// In this time after a fault every VIP is served again.
+const GRACE: Duration = Duration::from_secs(4);
+/// Violations that are told.
+const TOLD: usize = 20;
+const VIP_A: &str = "10.77.9.1:80";
+const VIP_B: &str = "10.77.9.2:80";
+
+/// The VIPs of the two Gateways, with `more` further ones of the first.
+fn wanted(more: u8, first: ReplicaState) -> Snapshot {
+    let further: Vec<String> = (0..more)
+        .map(|i| format!("10.77.9.{}:80", 10 + i))
+        .collect();
+    let vips: Vec<&str> = [VIP_A, VIP_B]
+        .into_iter()
+        .chain(further.iter().map(String::as_str))
+        .collect();
+    let mut snapshot = snapshot(&vips, &BOTH);
+    snapshot.replicas[0].state = first;
+    let key = BindKey::from(VIP_B.parse::<SocketAddr>().unwrap());
+    let other = ObjectKey::new("default", "other");
+    snapshot.addresses.insert(key.address, other.clone());
+    let mut bind = Bind::clone(&snapshot.binds[&key]);
+    bind.gateway = other;
+    snapshot.binds.insert(key, Arc::new(bind));
+    snapshot
+}
+
+/// A node, with the socket of the second Gateway.
+struct Served {
+    node: Node,
+    other: TcpListener,
+}
+
+impl Served {
+    fn start(namespace: Namespace, name: &str, mode: AttachMode) -> Self {
+        let node = Node::start_as(namespace, name, mode, ForwardMode::Auto);
+        let other = node
+            .namespace
+            .enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
+        let greeting = format!("hello from {name} for b");
+        serve(other.try_clone().unwrap(), greeting, &node.stop);
+        let mut served = Self { node, other };
+        let other = served.other.try_clone().unwrap();
+        configure(&mut served.node, &other);
+        served
+    }
+}
+
+/// As a daemon does at its start: sockets first, then tables.
+fn configure(node: &mut Node, other: &TcpListener) {
+    let listener = node.listener.try_clone().unwrap();
+    node.with(|driver| {
+        let wanted = wanted(0, ReplicaState::Ready);
+        let groups = driver.groups(&wanted);
+        for (name, socket) in [("gateway", &listener), ("other", other)] {
+            let group = groups[&ObjectKey::new("default", name)];
+            driver.set_listeners(group, &[socket.as_fd()]).unwrap();
+        }
+        driver.on_snapshot(&wanted, Instant::now()).unwrap();
+    });
+}
+
+/// Whether this is a virtual machine with cards to be used up.
+fn is_machine() -> bool {
+    let entries = std::fs::read_dir("/sys/class/net").unwrap().flatten();
+    let mut addresses = entries.map(|entry| std::fs::read_to_string(entry.path().join("address")));
+    addresses.any(|address| address.is_ok_and(|address| address.starts_with("52:54:00:00:00:01")))
+}
+
+/// A veth of several queues from a node to the client's bridge.
+fn plugged(node: &Namespace, address: &str, client: &Namespace, port: &str) -> PassGuard {
+    let (here, there) = (&node.0, &client.0);
+    let queues = "numrxqueues 4 numtxqueues 4";
+    run(&format!(
+        "ip link add up0 netns {here} {queues} type veth peer name {port} {queues} netns {there}"
+    ));
+    node.ip(&format!("addr add {address} dev up0"));
+    node.ip("link set up0 up");
+    client.ip(&format!("link set {port} up master br0"));
+    node.offload("up0", "tx off");
+    client.offload(port, "tx off");
+    client.enter(|| attach_pass(port).unwrap())
+}
+
+/// The machine's network: node one behind card 1, a bridge behind card 2, node two behind the bridge.
+struct Site {
+    one: Served,
+    two: Served,
+    client: Namespace,
+    /// The card of node one, in a virtual machine.
+    device: Option<String>,
+    _guards: Vec<PassGuard>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let device = is_machine().then(|| device_of(&card(1)));
+        let client = Namespace::new("soak-s");
+        client.ip("link add br0 type bridge");
+        client.ip("addr add 10.77.0.9/24 dev br0");
+        client.ip("link set br0 up");
+        client.ip("route add 10.77.9.0/24 dev br0");
+        let (first, second) = (Namespace::new("soak-one"), Namespace::new("soak-two"));
+        let mut guards = vec![plugged(&second, "10.77.0.2/24", &client, "p2")];
+        if device.is_some() {
+            give(2, &client, "p1", "192.0.2.1/32", 1500);
+            client.ip("addr flush dev p1");
+            client.ip("link set p1 master br0");
+            give(1, &first, "up0", "10.77.0.1/24", 1500);
+        } else {
+            guards.push(plugged(&first, "10.77.0.1/24", &client, "p1"));
+        }
+        for node in [&first, &second] {
+            node.ip("route add default via 10.77.0.9");
+        }
+        Self {
+            one: Served::start(first, "one", AttachMode::Native),
+            two: Served::start(second, "two", AttachMode::Native),
+            client,
+            device,
+            _guards: guards,
+        }
+    }
+}
+
+/// What the run is told by its command.
+struct Told {
+    seed: u64,
+    length: Duration,
+    faults: Vec<Fault>,
+}
+
+impl Told {
+    fn read() -> Self {
+        let said = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let number = |name: &str| said(name).map(|value| value.parse().unwrap());
+        let faults = said("FOREBAY_SOAK_FAULTS").map_or_else(
+            || Fault::ALL.to_vec(),
+            |names| {
+                let named = |name| Fault::named(name).unwrap_or_else(|| panic!("no fault {name}"));
+                names.split(',').map(named).collect()
+            },
+        );
+        Self {
+            seed: number("FOREBAY_SOAK_SEED").unwrap_or(1),
+            length: Duration::from_secs(number("FOREBAY_SOAK_SECONDS").unwrap_or(30)),
+            faults,
+        }
+    }
+}
+
+/// Tells whoever watches the machine how it goes.
+fn show(text: &str) {
+    if let Ok(mut console) = File::options().write(true).open("/dev/console") {
+        // Nobody may watch.
+        drop(writeln!(console, "soak: {text}"));
+    }
+    println!("{text}");
+}
+
+/// What there is now of what may leak.
+fn gauge(one: &Live, two: &Live, history: u64) -> Gauge {
+    let count = |path: &str| std::fs::read_dir(path).unwrap().count() as u64;
+    let kilobytes = |path: &str, name: &str| -> u64 {
+        let text = std::fs::read_to_string(path).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.unwrap().parse().unwrap()
+    };
+    let mut pinned = Vec::new();
+    for live in [one, two] {
+        let node = live.node();
+        let directory = node.bpffs.join(format!("v{ABI_VERSION}"));
+        pinned.extend(
+            pins(&directory)
+                .into_iter()
+                .map(|pin| format!("{} {pin}", node.name)),
+        );
+    }
+    let objects = || {
+        let maps = aya::maps::loaded_maps().flatten().count();
+        let programs = aya::programs::loaded_programs().flatten().count();
+        let links = aya::programs::loaded_links().flatten().count();
+        [("links", links), ("maps", maps), ("programs", programs)].map(|(k, n)| (k, n as u64))
+    };
+    let alone = is_machine();
+    let available = alone.then(|| kilobytes("/proc/meminfo", "MemAvailable:"));
+    Gauge {
+        descriptors: count("/proc/self/fd"),
+        objects: alone.then(objects).into_iter().flatten().collect(),
+        pins: pinned,
+        resident: kilobytes("/proc/self/status", "RssAnon:").saturating_sub(history),
+        available: available.unwrap_or(0),
+    }
+}
+
+/// The kernel lets go of what nobody holds some time after.
+fn leaks_at_last(first: &Gauge, look: impl Fn() -> Gauge) -> Vec<String> {
+    let begun = Instant::now();
+    loop {
+        let found = leaks(first, &look());
+        if found.is_empty() || begun.elapsed() > PATIENCE {
+            return found;
+        }
+        thread::park_timeout(Duration::from_millis(200));
+    }
+}
+
+/// Counters of both nodes as they were last.
+#[derive(Default)]
+struct Watched {
+    counters: BTreeMap<String, BTreeMap<&'static str, u64>>,
+    violations: Vec<String>,
+}
+
+impl Watched {
+    /// Looks while all is well: counters, and whether both nodes are as they should be.
+    fn look(&mut self, lives: [&Live; 2], after: &str) {
+        for live in lives {
+            let mut node = live.node();
+            let name = node.name.clone();
+            let status = node.with(|driver| driver.status());
+            let before = self.counters.insert(name.clone(), status.counters.clone());
+            let fell = backwards(&name, &before.unwrap_or_default(), &status.counters);
+            self.violations.extend(fell);
+            let uplink = &status.interfaces[0];
+            if uplink.mode != AttachMode::Native || uplink.note.is_some() {
+                let said = format!("after {after} node {name} is not as before: {uplink:?}");
+                self.violations.push(said);
+            }
+        }
+    }
+}
+
+fn report(told: &Told, windows: &[Window], verdict: &Verdict, talked: u64) {
+    let list = |map: &BTreeMap<&'static str, u64>| -> String {
+        let parts = map.iter().map(|(name, count)| format!("{count} {name}"));
+        parts.collect::<Vec<_>>().join(", ")
+    };
+    let mut faults: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for window in windows {
+        *faults.entry(window.fault.name()).or_default() += 1;
+    }
+    let seconds = told.length.as_secs();
+    println!(
+        "fact: seed = {}, {seconds} s of {}",
+        told.seed,
+        list(&faults)
+    );
+    println!("fact: requests = {}", list(&verdict.tally));
+    println!("fact: explained by = {}", list(&verdict.explained));
+    println!("fact: backends = {:?}", verdict.backends);
+    println!("fact: words on connections kept open = {talked}");
+    println!(
+        "fact: ms until all was served again, at most = {:?}",
+        verdict.again
+    );
+}
+
+#[test]
+#[ignore = "takes minutes: cargo xtask vm soak"]
+fn whatever_comes_clients_are_answered_rightly_or_a_fault_explains_it() {
+    let mut told = Told::read();
+    if !is_machine() {
+        told.faults.retain(|fault| !fault.needs_machine());
+    }
+    show(&format!("seed {}, faults {:?}", told.seed, told.faults));
+    let Site {
+        one,
+        two,
+        client,
+        device,
+        _guards,
+    } = Site::new();
+    let (other, _kept) = (one.other, two.other);
+    let mut nodes = vec![one.node, two.node];
+    resolve(&mut nodes);
+    let mut nodes = nodes.into_iter().map(Live::new);
+    let (one, two) = (nodes.next().unwrap(), nodes.next().unwrap());
+    let clients = Clients::new(&client);
+    let (mut windows, mut watched) = (Vec::new(), Watched::default());
+    let hand = nemesis::Hand {
+        one: &one,
+        two: &two,
+        other: &other,
+        device: device.as_deref(),
+        client: &client,
+    };
+    let work = || {
+        clients.wait(Duration::from_secs(2));
+        let look = || gauge(&one, &two, clients.kilobytes());
+        let first = look();
+        for act in Nemesis::new(told.seed, &told.faults) {
+            if clients.now() >= told.length {
+                break;
+            }
+            let at = clients.now().as_secs_f64();
+            let name = act.fault.name();
+            show(&format!("{at:.1} s: {name} for {:?}", act.hold));
+            windows.push(hand.do_it(&act, &clients));
+            clients.wait(GRACE + act.pause);
+            watched.look([&one, &two], name);
+        }
+        clients.wait(GRACE);
+        leaks_at_last(&first, look)
+    };
+    let leaked = one.run(|| two.run(|| clients.run(work)));
+    for said in one.said().into_iter().chain(two.said()) {
+        println!("fact: a tick said = {said}");
+    }
+    let length = clients.now();
+    let (requests, talked, broken) = clients.end();
+    windows.extend(clients.stalls());
+    let mut verdict = judge(&requests, &windows, length, GRACE);
+    for more in [leaked, watched.violations, broken] {
+        verdict.violations.extend(more);
+    }
+    report(&told, &windows, &verdict, talked);
+    let count = verdict.violations.len();
+    if count > 0 {
+        for window in windows.iter().filter(|it| it.fault != Fault::Stall) {
+            let (begin, heal) = (window.begin.as_secs_f64(), window.heal.as_secs_f64());
+            println!("{} from {begin:.3} s to {heal:.3} s", window.fault.name());
+        }
+    }
+    for violation in verdict.violations.iter().take(TOLD) {
+        println!("violation: {violation}");
+    }
+    assert_eq!(count, 0, "what must not be, with seed {}", told.seed);
+}

@@ -1,0 +1,7 @@
+//! A soak: faults drawn from a seed, a history of what clients saw, and what must hold of both.
+//!
+//! Nothing here touches a machine, so that the rules can be tested by themselves.
+
+pub mod gauge;
+pub mod history;
+pub mod nemesis;

@@ -1,0 +1,175 @@
+//! Which fault comes when, from a seed alone.
+
+use std::time::Duration;
+
+/// What can be done to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// The uplink's link goes down and up.
+    Flap,
+    /// The card loses its driver and gets it again.
+    Reload,
+    /// The card's rings and the queues of a veth change.
+    Queues,
+    /// The daemon is replaced by another one.
+    Restart,
+    /// There is no daemon for a time.
+    Away,
+    /// The machine's memory is filled.
+    Memory,
+    /// The configuration changes many times.
+    Churn,
+    /// The node drains and is ready again.
+    Drain,
+    /// SYNs from addresses that are nobody's, and packets that are cut off.
+    Flood,
+    /// The link is down and the checker is told nothing: it must notice. Only by name.
+    Wreck,
+    /// Nobody had time: seen, never done.
+    Stall,
+}
+
+impl Fault {
+    /// All that a system has to live with.
+    pub const ALL: [Self; 9] = [
+        Self::Flap,
+        Self::Reload,
+        Self::Queues,
+        Self::Restart,
+        Self::Away,
+        Self::Memory,
+        Self::Churn,
+        Self::Drain,
+        Self::Flood,
+    ];
+
+    /// Its name in commands.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Flap => "flap",
+            Self::Reload => "reload",
+            Self::Queues => "queues",
+            Self::Restart => "restart",
+            Self::Away => "away",
+            Self::Memory => "memory",
+            Self::Churn => "churn",
+            Self::Drain => "drain",
+            Self::Flood => "flood",
+            Self::Wreck => "wreck",
+            Self::Stall => "stall",
+        }
+    }
+
+    /// The fault of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let all = Self::ALL.into_iter().chain([Self::Wreck]);
+        all.into_iter().find(|fault| fault.name() == name)
+    }
+
+    /// Whether requests may fail while it lasts: there is no way to the node, or no time. During all others none may.
+    #[must_use]
+    pub const fn excuses(self) -> bool {
+        matches!(self, Self::Flap | Self::Reload | Self::Stall)
+    }
+
+    /// Whether it needs a machine of its own: a card that can be taken away, memory that is nobody else's.
+    #[must_use]
+    pub const fn needs_machine(self) -> bool {
+        matches!(self, Self::Reload | Self::Memory)
+    }
+}
+
+/// One fault to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Act {
+    /// What.
+    pub fault: Fault,
+    /// How long it lasts.
+    pub hold: Duration,
+    /// How long all is well afterwards, beyond the time in which all must be served again.
+    pub pause: Duration,
+    /// For what else a fault needs a number.
+    pub number: u64,
+}
+
+/// The faults of a run, without end. The same seed and choice give the same ones.
+#[derive(Clone, Debug)]
+pub struct Nemesis {
+    state: u64,
+    choice: Vec<Fault>,
+    /// Those that come before any comes again.
+    left: Vec<Fault>,
+}
+
+impl Nemesis {
+    /// From a seed and the faults to choose from, at least one.
+    #[must_use]
+    pub fn new(seed: u64, choice: &[Fault]) -> Self {
+        Self {
+            state: seed,
+            choice: choice.to_vec(),
+            left: Vec::new(),
+        }
+    }
+
+    /// A number below `bound`: of a counter that is mixed by two odd multiplications.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        for factor in [0xd6e8_feb8_6659_fd93, 0xc2b2_ae3d_27d4_eb4f] {
+            mixed = (mixed ^ (mixed >> 32)).wrapping_mul(factor);
+        }
+        (mixed >> 33) % bound.max(1)
+    }
+}
+
+impl Iterator for Nemesis {
+    type Item = Act;
+
+    fn next(&mut self) -> Option<Act> {
+        if self.left.is_empty() {
+            self.left.clone_from(&self.choice);
+        }
+        let at = self.below(self.left.len() as u64);
+        let fault = self.left.swap_remove(usize::try_from(at).ok()?);
+        Some(Act {
+            fault,
+            hold: Duration::from_millis(200 + self.below(3_800)),
+            pause: Duration::from_millis(500 + self.below(1_500)),
+            number: self.below(1 << 30),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_same_faults_and_another_one_others() {
+        let first = |seed| -> Vec<Act> { Nemesis::new(seed, &Fault::ALL).take(40).collect() };
+        assert_eq!(first(7), first(7));
+        assert_ne!(first(7), first(8));
+    }
+
+    #[test]
+    fn every_fault_comes_before_any_comes_again() {
+        let mut seen: Vec<Fault> = Nemesis::new(3, &Fault::ALL)
+            .take(Fault::ALL.len())
+            .map(|act| act.fault)
+            .collect();
+        seen.sort_unstable();
+        assert_eq!(seen, Fault::ALL);
+    }
+
+    #[test]
+    fn names_lead_back_to_their_faults() {
+        for fault in Fault::ALL.into_iter().chain([Fault::Wreck]) {
+            assert_eq!(Fault::named(fault.name()), Some(fault));
+        }
+        assert_eq!(Fault::named("x"), None);
+        assert!(!Fault::ALL.contains(&Fault::Wreck) && !Fault::Wreck.excuses());
+    }
+}
