@@ -22,6 +22,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::asking::{self, FrameSocket, PathQuestion};
 use super::attach::{AttachMode, Attachment, Programs, Uplinks};
+use super::error::whole;
 use super::exported::Exported;
 use super::lock::Lock;
 use super::mmap::{MappedArray, SharedTables};
@@ -33,9 +34,8 @@ use super::{
     Error, LocalAddresses, NodePrivileges, ShieldStatus, Unset, counts, gratuitous, object, pins,
     routes, vip_socket,
 };
-use crate::l4::address_of;
 use crate::l4::diff::{Image, MapOp};
-use crate::l4::sources::SourceTable;
+use crate::l4::sources::{self, SourceTable};
 use crate::l4::tables::Reach;
 
 /// What the agent is told at its start.
@@ -211,8 +211,8 @@ impl Agent {
                 },
             };
             done.map_err(|error| Error::Sources {
-                prefix: format!("{}/{bits}", address_of(key.address)),
-                reason: error.to_string(),
+                prefix: sources::prefix(*bits, key),
+                reason: whole(&error),
             })?;
         }
         Ok(())
@@ -325,7 +325,7 @@ impl NodePrivileges for Agent {
                 Some(socket) => self
                     .sockets
                     .set(first + slot, &socket.as_raw_fd(), 0)
-                    .map_err(|error| unfit(error.to_string()))?,
+                    .map_err(|error| unfit(whole(&error)))?,
                 // An empty slot cannot be cleared, which is what we want.
                 None => drop(self.sockets.clear_index(&(first + slot))),
             }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use gateway_common::abi::{MAX_SOURCES, SOURCE_ALLOWED, SOURCE_DENIED, SourceKey};
 
-use super::abi_address;
+use super::{abi_address, address_of};
 use crate::snapshot::{Prefix, Sources};
 
 /// Bits that count and key of each prefix, with [`SOURCE_ALLOWED`], [`SOURCE_DENIED`] or 0 for "nothing".
@@ -20,6 +20,13 @@ const MAPPED: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
 
 /// Bits of an address before an IPv4 address in its mapped form.
 const MAPPED_BITS: u32 = 96;
+
+/// An entry of the trie as whoever configures it writes it.
+pub(crate) fn prefix(bits: u32, key: &SourceKey) -> String {
+    let address = address_of(key.address);
+    let before = SourceKey::LIST_BITS + if address.is_ipv4() { MAPPED_BITS } else { 0 };
+    format!("{address}/{}", bits.saturating_sub(before))
+}
 
 /// All lists in use.
 #[derive(Clone, Debug, Default)]
@@ -151,6 +158,18 @@ mod tests {
         Sources {
             allow: allow.map(prefixes),
             deny: prefixes(deny),
+        }
+    }
+
+    #[test]
+    fn an_entry_is_told_as_it_is_configured() {
+        for (bits, address, told) in [
+            (160, "11.0.5.198", "11.0.5.198/32"),
+            (136, "10.0.0.0", "10.0.0.0/8"),
+            (64, "2001:db8::", "2001:db8::/32"),
+        ] {
+            let key = SourceKey::new(1, abi_address(address.parse().unwrap()));
+            assert_eq!(prefix(bits, &key), told);
         }
     }
 
