@@ -31,7 +31,6 @@ pub mod store;
 pub mod watcher;
 pub mod writer;
 
-pub(crate) use access::chain;
 pub use access::{Counters, Outcome, What};
 pub use events::Remark;
 pub use ranges::{Ranges, of_pools};

@@ -14,6 +14,7 @@ pub mod agent;
 pub mod allocate;
 pub mod app;
 pub mod args;
+mod causes;
 pub mod cli;
 pub mod datapath;
 pub mod drain;

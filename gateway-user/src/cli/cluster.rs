@@ -8,6 +8,7 @@ use kube::core::params::GetParams;
 use tokio::io::DuplexStream;
 
 use crate::args::Endpoint;
+use crate::causes::chain;
 use crate::file::keys::NAMESPACE;
 use crate::k8s;
 
@@ -103,7 +104,7 @@ fn refused(error: &kube::Error, resource: &str, verbs: &str) -> String {
         ),
         other => format!(
             "the API server cannot be asked: {}; check KUBECONFIG",
-            k8s::chain(other)
+            chain(other)
         ),
     }
 }

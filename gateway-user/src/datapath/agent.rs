@@ -22,7 +22,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::asking::{self, FrameSocket, PathQuestion};
 use super::attach::{AttachMode, Attachment, Programs, Uplinks};
-use super::error::whole;
 use super::exported::Exported;
 use super::lock::Lock;
 use super::mmap::{MappedArray, SharedTables};
@@ -34,6 +33,7 @@ use super::{
     Error, LocalAddresses, NodePrivileges, ShieldStatus, Unset, counts, gratuitous, object, pins,
     routes, vip_socket,
 };
+use crate::causes::chain;
 use crate::l4::diff::{Image, MapOp};
 use crate::l4::sources::{self, SourceTable};
 use crate::l4::tables::Reach;
@@ -212,7 +212,7 @@ impl Agent {
             };
             done.map_err(|error| Error::Sources {
                 prefix: sources::prefix(*bits, key),
-                reason: whole(&error),
+                reason: chain(&error),
             })?;
         }
         Ok(())
@@ -325,7 +325,7 @@ impl NodePrivileges for Agent {
                 Some(socket) => self
                     .sockets
                     .set(first + slot, &socket.as_raw_fd(), 0)
-                    .map_err(|error| unfit(whole(&error)))?,
+                    .map_err(|error| unfit(chain(&error)))?,
                 // An empty slot cannot be cleared, which is what we want.
                 None => drop(self.sockets.clear_index(&(first + slot))),
             }

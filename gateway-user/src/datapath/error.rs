@@ -238,18 +238,6 @@ fn udp_remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// An error with what is behind it: the kernel's own word is often the last of several.
-pub(super) fn whole(error: &dyn std::error::Error) -> String {
-    let mut parts = vec![error.to_string()];
-    let mut next = error.source();
-    while let Some(error) = next {
-        parts.push(error.to_string());
-        next = error.source();
-    }
-    parts.dedup();
-    parts.join(": ")
-}
-
 impl Error {
     /// A netlink error, with EPERM told apart.
     pub(crate) fn netlink(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
@@ -261,25 +249,5 @@ impl Error {
                 Self::Netlink { what, source }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use aya::maps::MapError;
-    use aya::sys::SyscallError;
-
-    use super::*;
-
-    #[test]
-    fn the_kernels_own_word_is_told() {
-        let error = MapError::SyscallError(SyscallError {
-            call: "bpf_map_update_elem",
-            io_error: io::Error::from_raw_os_error(libc::ENOMEM),
-        });
-        assert_eq!(
-            whole(&error),
-            "`bpf_map_update_elem` failed: Cannot allocate memory (os error 12)"
-        );
     }
 }

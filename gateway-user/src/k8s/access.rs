@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::permissions::{Forbidden, Permissions};
+use crate::causes::chain;
 use crate::translate::Kind;
 
 /// Name under which the API server notes who owns a field.
@@ -177,17 +178,6 @@ impl std::fmt::Display for Failure {
             Self::Forbidden => f.write_str("forbidden"),
         }
     }
-}
-
-/// An error with its causes: that of a connection says nothing by itself.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 /// What is asked of the API server, in the words of its rules.

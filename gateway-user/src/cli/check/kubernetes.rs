@@ -9,9 +9,10 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 
 use super::Finding;
+use crate::causes::chain;
+use crate::k8s::connect;
 use crate::k8s::discovery::{self, Served};
 use crate::k8s::rights::{Place, RIGHTS, Right, rule};
-use crate::k8s::{chain, connect};
 use crate::translate::Kind;
 
 /// Longest time for all of it.
