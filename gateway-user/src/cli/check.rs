@@ -62,7 +62,7 @@ pub struct Interface {
     pub name: String,
     /// MTU; `None` = there is no such interface.
     pub mtu: Option<u32>,
-    /// `up`, `down`, `unknown`.
+    /// `up`, `down`, `no carrier`, `unknown`.
     pub state: String,
     /// Driver, queues and ways in.
     pub offer: Offer,
@@ -330,6 +330,11 @@ fn uplink(interface: &Interface) -> Vec<Finding> {
     let driver = interface.offer.driver.as_deref().unwrap_or("not known");
     let remedy = if interface.state == "down" {
         Some(format!("ip link set {name} up"))
+    } else if interface.state == "no carrier" {
+        Some(
+            "look at its cable and at what is at the other end of it: the interface itself is up"
+                .to_owned(),
+        )
     } else if mtu < MIN_MTU {
         Some(format!("raise the MTU to at least {MIN_MTU}"))
     } else {
@@ -443,7 +448,7 @@ mod tests {
     #[test]
     fn each_fault_is_found_with_its_remedy() {
         type Change = fn(&mut Facts);
-        let table: [(Change, &str, &str); 7] = [
+        let table: [(Change, &str, &str); 8] = [
             (
                 |f| f.kernel = "5.14.21".into(),
                 "5.14.21",
@@ -476,6 +481,11 @@ mod tests {
                 |f| f.interfaces[0].state = "down".into(),
                 "down, MTU 1500, driver virtio_net",
                 "ip link set eth0 up",
+            ),
+            (
+                |f| f.interfaces[0].state = "no carrier".into(),
+                "no carrier, MTU 1500, driver virtio_net",
+                "look at its cable and at what is at the other end of it: the interface itself is up",
             ),
             (
                 |f| f.interfaces[0].mtu = Some(1280),

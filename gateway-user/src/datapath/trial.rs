@@ -29,7 +29,7 @@ pub struct Port {
     pub mac: [u8; 6],
     /// Its MTU.
     pub mtu: u32,
-    /// `up`, `down`, `unknown` or another word of RFC 2863.
+    /// `up`, `down`, `unknown` or another word of RFC 2863; `no carrier` is down by what is beyond it and not by an administrator.
     pub state: &'static str,
     /// Queues for packets that come in, used or not.
     pub queues: u32,
@@ -67,16 +67,18 @@ pub fn port(name: &str) -> Option<Port> {
                 return None;
             }
             let state = find(IFLA_OPERSTATE).and_then(|value| value.first().copied());
+            let state = STATES.get(usize::from(state.unwrap_or(0)));
+            let is_set_up = word(link, 8) & libc::IFF_UP.cast_unsigned() != 0;
             Some(Port {
                 ifindex: word(link, 4),
                 mac: find(IFLA_ADDRESS)
                     .and_then(|mac| mac.try_into().ok())
                     .unwrap_or_default(),
                 mtu: find(IFLA_MTU).map_or(0, |value| word(value, 0)),
-                state: STATES
-                    .get(usize::from(state.unwrap_or(0)))
-                    .copied()
-                    .unwrap_or("unknown"),
+                state: match state.copied().unwrap_or("unknown") {
+                    "down" if is_set_up => "no carrier",
+                    state => state,
+                },
                 queues: find(IFLA_NUM_RX_QUEUES).map_or(1, |value| word(value, 0)),
             })
         })
