@@ -2,6 +2,7 @@
 //!
 //! Nothing here touches a machine, so that the rules can be tested by themselves.
 
+mod fault;
 pub mod gauge;
 pub mod history;
 pub mod nemesis;

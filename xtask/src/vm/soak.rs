@@ -3,6 +3,15 @@
 //! The scenario `datapath::soak` does it and judges it; this makes its machine, shows how it goes, and says how it is done
 //! again.
 
+/// The list of the scenario itself: not its crate, which is built for the machine.
+#[path = "../../../tests/src/soak/fault.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "it is a public module of the scenario's crate"
+)]
+mod fault;
+
 use std::{
     fs,
     path::Path,
@@ -15,6 +24,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use self::fault::Fault;
 use super::{
     image::{self, Guest, Image},
     kernels::{self, Listed, Wanted},
@@ -59,31 +69,6 @@ pub(super) struct Args {
     /// Fetch nothing.
     #[arg(long)]
     offline: bool,
-}
-
-/// What can be done to a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Fault {
-    /// The uplink's link goes down and up.
-    Flap,
-    /// The card loses its driver and gets it again.
-    Reload,
-    /// The card's rings and the queues of a veth change.
-    Queues,
-    /// The daemon is replaced by another one.
-    Restart,
-    /// There is no daemon for a time.
-    Away,
-    /// The machine's memory is filled.
-    Memory,
-    /// The configuration changes many times.
-    Churn,
-    /// The node drains and is ready again.
-    Drain,
-    /// SYNs from addresses that are nobody's, and packets that are cut off.
-    Flood,
-    /// A link that is down behind the checker's back: the run must fail.
-    Wreck,
 }
 
 /// Runs it; whether all held.
