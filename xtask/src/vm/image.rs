@@ -17,9 +17,10 @@ use crate::{
 
 /// Beginnings of the names of the scenarios that show most about a kernel: emulated, loading the programs alone takes
 /// seconds, and each scenario loads them.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "datapath::faults::",
     "datapath::machine::",
+    "datapath::a_draining_node",
     "datapath::a_restart_adopts",
     "datapath::an_mtu_that",
     "datapath::auto_is_tcx",
