@@ -143,15 +143,6 @@ impl Site {
     }
 }
 
-/// What is freed is no leak: the allocator keeps it for each of many threads.
-fn give_back_freed_memory() {
-    #[allow(unsafe_code, reason = "the libc crate has no safe form of it")]
-    // SAFETY: may be called at any time from any thread.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// What there is now of what may leak.
 fn gauge(one: &Live, two: &Live, history: u64) -> Gauge {
     let count = |path: &str| std::fs::read_dir(path).unwrap().count() as u64;
@@ -177,7 +168,6 @@ fn gauge(one: &Live, two: &Live, history: u64) -> Gauge {
         let links = aya::programs::loaded_links().flatten().count();
         [("links", links), ("maps", maps), ("programs", programs)].map(|(k, n)| (k, n as u64))
     };
-    give_back_freed_memory();
     let alone = is_machine();
     let available = alone.then(|| kilobytes("/proc/meminfo", "MemAvailable:"));
     Gauge {

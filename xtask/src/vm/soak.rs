@@ -99,7 +99,13 @@ fn plan(choice: &Choice) -> Value {
     let seconds = choice.minutes() * 60;
     plan["names"] = json!(["datapath::soak::"]);
     plan["seconds"] = json!(seconds + BESIDES);
-    for (name, value) in choice.environment() {
+    // What is freed is no leak: glibc would keep it for each of many threads.
+    let allocator = [
+        ("MALLOC_ARENA_MAX", "1"),
+        ("MALLOC_TRIM_THRESHOLD_", "131072"),
+    ];
+    let allocator = allocator.map(|(name, value)| (name, value.to_owned()));
+    for (name, value) in choice.environment().into_iter().chain(allocator) {
         plan["environment"][name] = json!(value);
     }
     plan
