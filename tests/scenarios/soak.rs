@@ -7,17 +7,19 @@ mod hand;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gateway_tests::eventually::eventually;
 use gateway_tests::leftovers::Ledger;
-use gateway_tests::rig::{Options, Rig};
+use gateway_tests::rig::{Options, Rig, VIP};
 use gateway_tests::soak::course::Course;
 use gateway_tests::soak::gauge::{Gauge, leaks};
 use gateway_tests::soak::history::judge;
 use gateway_tests::soak::nemesis::{Fault, Nemesis};
 use gateway_tests::soak::told::{Told, report};
+use gateway_tests::topology::CLIENT;
 
 use self::clients::Clients;
 use self::hand::Hand;
@@ -71,6 +73,22 @@ fn made_twice(seen: &BTreeMap<String, usize>, answered: &BTreeSet<String>) -> Ve
     twice.chain(never).collect()
 }
 
+/// What is known of requests without an answer.
+fn tell(rig: &Rig, clients: &Clients<'_>, seen: &BTreeMap<String, usize>) {
+    let steering = rig.steering();
+    for one in clients.unanswered() {
+        let client = SocketAddrV4::new(CLIENT, one.port);
+        println!(
+            "fact: without an answer = {} from port {} at {:.3} s, of a row of {}, seen by {} endpoints",
+            one.path,
+            one.port,
+            one.begin.as_secs_f64(),
+            steering.owner(client, VIP).unwrap_or("nobody"),
+            seen.get(&one.path).unwrap_or(&0),
+        );
+    }
+}
+
 #[test]
 #[ignore = "takes minutes: cargo xtask soak"]
 fn whatever_comes_whole_nodes_answer_rightly_or_a_fault_explains_it() {
@@ -122,6 +140,7 @@ fn whatever_comes_whole_nodes_answer_rightly_or_a_fault_explains_it() {
         .violations
         .extend(made_twice(&seen, &clients.answered()));
     report(&told, &windows, &verdict);
+    tell(&rig, &clients, &seen);
     println!("fact: requests that backends saw = {}", seen.len());
     told.judge(&windows, &verdict);
 }

@@ -25,6 +25,15 @@ pub(super) struct Clients<'a> {
     netns: &'a Netns,
     course: &'a Course,
     answered: Mutex<BTreeSet<String>>,
+    unanswered: Mutex<Vec<Unanswered>>,
+}
+
+/// A request without an answer.
+pub(super) struct Unanswered {
+    pub(super) begin: Duration,
+    pub(super) path: String,
+    /// The client's port; 0 if there was no connection.
+    pub(super) port: u16,
 }
 
 /// An answer: its status, its body, and whether the connection may be used again.
@@ -40,6 +49,7 @@ impl<'a> Clients<'a> {
             netns,
             course,
             answered: Mutex::default(),
+            unanswered: Mutex::default(),
         }
     }
 
@@ -59,6 +69,15 @@ impl<'a> Clients<'a> {
         std::mem::take(&mut *self.answered.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Requests without an answer.
+    pub(super) fn unanswered(&self) -> Vec<Unanswered> {
+        let mut all = self
+            .unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *all)
+    }
+
     /// Asks, at most `most` times on a connection.
     fn ask(&self, begin_of_path: &str, most: usize) {
         self.netns.enter().unwrap();
@@ -67,10 +86,19 @@ impl<'a> Clients<'a> {
             number += 1;
             let mut path = format!("{begin_of_path}/{number}");
             let begin = self.course.now();
-            let mut doing = "connecting";
-            let outcome = match one(&mut path, &mut kept, most, &mut doing) {
+            let (mut doing, mut port) = ("connecting", 0);
+            let asked = one(&mut path, &mut kept, most, (&mut doing, &mut port));
+            let outcome = match asked {
                 Ok(answer) => judged(&answer),
-                Err(error) => Outcome::of(&error),
+                Err(error) => {
+                    let mut all = self
+                        .unanswered
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
+                    let path = path.clone();
+                    all.push(Unanswered { begin, path, port });
+                    Outcome::of(&error)
+                }
             };
             if matches!(outcome, Outcome::Answered(_)) {
                 let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,10 +124,11 @@ fn one(
     path: &mut String,
     kept: &mut Kept,
     most: usize,
-    doing: &mut &'static str,
+    (doing, port): (&mut &'static str, &mut u16),
 ) -> Result<Answer> {
     if let Some((mut reader, used)) = kept.take() {
         *doing = "waiting for an answer on a connection that it kept";
+        *port = reader.get_ref().local_addr()?.port();
         match exchange(path, &mut reader, used + 1 == most) {
             // RFC 9112, 9.3.1: it may have ended before it heard of the request, which is asked anew. That a killed process
             // has passed it on already is nobody's fault: another path.
@@ -115,6 +144,7 @@ fn one(
     let stream = TcpStream::connect_timeout(&SocketAddr::V4(VIP), TRY)?;
     stream.set_read_timeout(Some(TRY))?;
     stream.set_nodelay(true)?;
+    *port = stream.local_addr()?.port();
     let mut reader = BufReader::new(stream);
     *doing = "waiting for an answer";
     let answer = exchange(path, &mut reader, most == 1)?;
