@@ -280,7 +280,13 @@ fn whatever_comes_clients_are_answered_rightly_or_a_fault_explains_it() {
             watched.look([&one, &two], act.fault.name());
         }
         course.wait(GRACE);
-        leaks_at_last(&first, look)
+        let leaked = leaks_at_last(&first, look);
+        let last = look();
+        println!(
+            "fact: KB of memory at the start and at the end = {}, {}",
+            first.resident, last.resident
+        );
+        leaked
     };
     let leaked = one.run(|| two.run(|| clients.run(work)));
     for said in one.said().into_iter().chain(two.said()) {
