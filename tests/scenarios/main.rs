@@ -46,6 +46,7 @@ mod udp;
 mod upload;
 mod vanish;
 mod websocket;
+mod wire;
 mod xdp_agree;
 mod xdp_cookies;
 mod xdp_lookup;

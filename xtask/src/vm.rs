@@ -1,7 +1,8 @@
 //! `cargo xtask vm`: the tests of the kernel programs on other kernels, each in a virtual machine.
 //!
 //! Kernels are Debian's, fetched by this machine's apt and kept in the cache, or files of the user's own. A machine holds
-//! one process, the same test program that runs here, and the programs that the tests call. One machine runs at a time.
+//! one process, the same test program that runs here, and the programs that the tests call. One machine runs at a time, or
+//! the three of the quick start.
 
 mod apt;
 mod bench;
@@ -15,6 +16,7 @@ mod kernels;
 mod lockdown;
 mod modules;
 mod qemu;
+mod quickstart;
 mod record;
 mod results;
 mod soak;
@@ -79,6 +81,8 @@ enum Command {
     Bench(bench::Args),
     /// Faults at random under connections in one machine, for minutes, and a checker of what clients saw.
     Soak(soak::Args),
+    /// The quick start between three machines: a client and two nodes, on one link and with a router between them.
+    Quickstart(quickstart::Args),
 }
 
 #[derive(clap::Args)]
@@ -123,6 +127,11 @@ impl TestArgs {
             (false, false) => Extent::Usual,
         }
     }
+
+    /// Whether the quick start between three machines is a part of it.
+    fn has_quickstart(&self) -> bool {
+        !self.quick && self.lockdown.is_none() && quickstart::has(&self.filter)
+    }
 }
 
 /// Runs one of them.
@@ -132,6 +141,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Command::Test(args) => test(args),
         Command::Bench(args) => bench::run(args),
         Command::Soak(args) => soak::run(args),
+        Command::Quickstart(args) => quickstart::run(args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -182,10 +192,9 @@ struct Tally {
     skipped: usize,
 }
 
-fn test(args: &TestArgs) -> Result<bool> {
-    let steps = Steps::new();
-    let wanted = kernels::chosen(&args.kernel, &kernels::list()?)?;
-    for kernel in &wanted {
+/// Whether images of the user's own come with their modules.
+fn have_modules(wanted: &[Wanted], args: &TestArgs) -> Result<()> {
+    for kernel in wanted {
         if let Wanted::Image(path) = kernel
             && args.modules.is_none()
         {
@@ -195,6 +204,13 @@ fn test(args: &TestArgs) -> Result<bool> {
             );
         }
     }
+    Ok(())
+}
+
+fn test(args: &TestArgs) -> Result<bool> {
+    let steps = Steps::new();
+    let wanted = kernels::chosen(&args.kernel, &kernels::list()?)?;
+    have_modules(&wanted, args)?;
     let _lock = lock()?;
     let interrupt = Interrupt::listen()?;
     steps.run("QEMU", |_| qemu::version())?;
@@ -225,6 +241,13 @@ fn test(args: &TestArgs) -> Result<bool> {
             });
             interrupt.check()?;
             ran_on.extend(tally.add(&name, ran).map(|results| (name, results)));
+        }
+        if args.has_quickstart() {
+            let kernels = images.iter().map(|(kernel, image)| (kernel.name(), image));
+            let how = (accel, args.keep);
+            let counts = quickstart::on_each(&steps, &interrupt, kernels, &guest, how)?;
+            tally.passed += counts.passed;
+            tally.failed += counts.failed;
         }
     }
     if !images.is_empty() && tally.total() == 0 {

@@ -246,7 +246,7 @@ impl Guest {
 }
 
 /// A program without what only debuggers read.
-fn stripped(program: &Path, name: &str) -> Result<Vec<u8>> {
+pub(super) fn stripped(program: &Path, name: &str) -> Result<Vec<u8>> {
     let folder = paths::target().join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let stripped = folder.join(name);

@@ -83,7 +83,8 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     Ok(tell(&results, &again))
 }
 
-fn find(step: &Step, listed: &Listed, offline: bool) -> Result<(Image, String)> {
+/// The kernel's files, from the cache or, unless `offline`, fetched.
+pub(super) fn find(step: &Step, listed: &Listed, offline: bool) -> Result<(Image, String)> {
     let cached = match store::cached(listed)? {
         Some(cached) => cached,
         None if offline => bail!("kernel {} is not in the cache", listed.id),
