@@ -188,6 +188,8 @@ fn an_mtu_that_is_raised_under_native_xdp_loses_no_frame() {
         client.ip(&format!("link set cl0 mtu {mtu}"));
         let node = live.node();
         node.namespace.ip(&format!("link set up0 mtu {mtu}"));
+        let shown = node.namespace.ip("link show up0");
+        assert!(shown.contains(&format!("mtu {mtu} ")), "{shown}");
     };
     live.run(|| {
         let mut old = client.connect(VIP).unwrap();

@@ -15,7 +15,7 @@ use crate::{cmd, source};
 
 /// What the tests need. A kernel may have any of them built in, and some have other names for none at all: what is in no
 /// kernel is missed by the tests that use it.
-const WANTED: [&str; 13] = [
+const WANTED: [&str; 14] = [
     "virtio_pci",
     "virtio_console",
     "virtio_net",
@@ -29,6 +29,7 @@ const WANTED: [&str; 13] = [
     "sch_fq_codel",
     "nf_tables",
     "nft_chain_nat",
+    "nft_ct",
 ];
 
 /// Without these there are no results, and nothing to attach to.
