@@ -15,6 +15,14 @@ const MORE: u64 = 20;
 /// Fewer are chance.
 const CHANCE: u64 = 5;
 
+/// Beginnings of the names of cases that go through the whole stack, which not every emulator counts.
+const STACK: [&str; 2] = ["loop: ", "l7: "];
+
+/// Whether it is such a case.
+pub(super) fn is_stack(name: &str) -> bool {
+    STACK.iter().any(|begin| name.starts_with(begin))
+}
+
 /// A run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Counts {
@@ -24,6 +32,26 @@ pub(super) struct Counts {
     pub(super) object: String,
     /// Instructions of a packet with those of the harness, by case.
     pub(super) instructions: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    /// As if these cases were none.
+    pub(super) fn leave_out(&mut self, which: impl Fn(&str) -> bool) {
+        self.instructions.retain(|name, _| !which(name));
+    }
+
+    /// Takes over what only another emulator counts, from a record of the same kernel.
+    pub(super) fn keep_stack_of(&mut self, before: &Self) {
+        if before.release != self.release || self.instructions.keys().any(|name| is_stack(name)) {
+            return;
+        }
+        let kept = before
+            .instructions
+            .iter()
+            .filter(|(name, _)| is_stack(name));
+        let kept = kept.map(|(name, count)| (name.clone(), *count));
+        self.instructions.extend(kept);
+    }
 }
 
 /// Counts by kernel, as the file has them.

@@ -26,9 +26,10 @@ use serde_json::{Value, json};
 
 use self::fault::Fault;
 use super::{
+    emulator,
     image::{self, Guest, Image},
     kernels::{self, Listed, Wanted},
-    qemu::{self, Accel, Folder, Machine},
+    qemu::{Accel, Folder, Machine},
     results::{Results, Verdict},
     store,
 };
@@ -83,7 +84,7 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     println!("seed {seed}; the same faults again: {again}");
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
-    steps.run("QEMU", |_| qemu::version())?;
+    steps.run("QEMU", |_| emulator::version())?;
     let image = steps.run_for(&format!("kernel {}", listed.id), |step| {
         find(step, listed, args.offline)
     })?;
