@@ -3,6 +3,8 @@
 //! For tests, of this crate and of the agreement between kernel and host. Nothing here is fast.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use crate::abi::{
     Config, Live, LiveConfig, MAX_NODES, NodeEntry, NodeIndex, ROWS, Row, SourceKey, TraceEvent,
@@ -93,17 +95,49 @@ impl Packet for HostPacket {
     }
 }
 
+/// A table that copies share until one of them is changed: a case of a test changes little of megabytes.
+#[derive(Clone, Debug)]
+pub struct Table<T>(Arc<[T]>);
+
+impl<T> Table<T> {
+    /// Whether both are one, so that nothing in them differs.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl<T> From<Vec<T>> for Table<T> {
+    fn from(entries: Vec<T>) -> Self {
+        Self(entries.into())
+    }
+}
+
+impl<T> Deref for Table<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: Clone> DerefMut for Table<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
 /// A node's tables, clock and sockets as plain values.
 #[derive(Clone, Debug)]
 pub struct HostTables {
     /// The configuration.
     pub config: Config,
     /// All rows.
-    pub rows: Vec<Row>,
+    pub rows: Table<Row>,
     /// Both halves of the VIP table.
-    pub vips: Vec<VipEntry>,
+    pub vips: Table<VipEntry>,
     /// Both halves of the node table.
-    pub nodes: Vec<NodeEntry>,
+    pub nodes: Table<NodeEntry>,
     /// Nodes suspected of being dead.
     pub suspects: Vec<NodeIndex>,
     /// Alive words of nodes that are not merely suspected.
@@ -148,9 +182,9 @@ impl Default for HostTables {
     fn default() -> Self {
         Self {
             config: Config::default(),
-            rows: vec![Row::default(); ROWS as usize],
-            vips: vec![VipEntry::default(); 2 * VIP_SLOTS as usize],
-            nodes: vec![NodeEntry::default(); 2 * MAX_NODES as usize],
+            rows: vec![Row::default(); ROWS as usize].into(),
+            vips: vec![VipEntry::default(); 2 * VIP_SLOTS as usize].into(),
+            nodes: vec![NodeEntry::default(); 2 * MAX_NODES as usize].into(),
             suspects: Vec::new(),
             alive: Vec::new(),
             facts: vec![0; fact::WORDS as usize],

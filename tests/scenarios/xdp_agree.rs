@@ -157,7 +157,7 @@ impl Random {
         let nodes = [
             ME, ME, ME, ON_LINK, ON_LINK, ROUTED, DRAINING, TAGGED, NARROW, NARROW, 0, 77,
         ];
-        for row in &mut tables.rows {
+        for row in tables.rows.iter_mut() {
             let (owner, transition) = (self.pick(&nodes), self.rarely(2));
             let mut next = [(0, false); 3];
             for place in &mut next {

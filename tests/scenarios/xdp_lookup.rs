@@ -16,7 +16,7 @@ fn xdp_lookup_gives_vips_to_the_proxy_and_nothing_else() {
     fresh_namespace().unwrap();
     set_up_loopback(&[VIP, SHARED, DELETED]).unwrap();
     let mut tables = tables();
-    for vip in &mut tables.vips {
+    for vip in tables.vips.iter_mut() {
         // The VIP that listens is served by the last group, the other one by a group without sockets.
         vip.group = if vip.key.port == LISTENING.to_be_bytes() {
             GROUPS as u16 - 1

@@ -54,6 +54,18 @@ impl Fixture {
     /// # Errors
     /// If a file cannot be read or written.
     pub fn new(directory: &Path, replicas: Vec<Replica>) -> Result<Self> {
+        let mut seed = [0; 16];
+        File::open("/dev/urandom")
+            .and_then(|mut file| file.read_exact(&mut seed))
+            .context("cannot read /dev/urandom")?;
+        Self::with_seed(directory, replicas, seed)
+    }
+
+    /// The same with keys that machines which share no directory agree on.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written.
+    pub fn with_seed(directory: &Path, replicas: Vec<Replica>, seed: [u8; 16]) -> Result<Self> {
         fs::create_dir_all(directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
         let quickstart = &crate::checkout().join("examples/quickstart");
@@ -69,10 +81,6 @@ impl Fixture {
                 fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
             }
         }
-        let mut seed = [0; 16];
-        File::open("/dev/urandom")
-            .and_then(|mut file| file.read_exact(&mut seed))
-            .context("cannot read /dev/urandom")?;
         let fixture = Self {
             directory: directory.to_path_buf(),
             seed,

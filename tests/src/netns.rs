@@ -40,6 +40,19 @@ impl Netns {
         Ok(netns)
     }
 
+    /// The one that this machine's first process is in, under a name: for a machine that is one box by itself.
+    ///
+    /// # Errors
+    /// The first `ip` command that failed, with what it said.
+    pub fn of_machine(ledger: &Ledger) -> Result<Self> {
+        let name = format!("{}-machine", ledger.run());
+        ledger.namespace(&name)?;
+        ip(&format!("netns attach {name} 1"))?;
+        let netns = Self { name };
+        netns.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+        Ok(netns)
+    }
+
     /// Its name, as `ip netns` lists it.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -19,7 +19,7 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::{Counter, NodeEntry, Row, SourceKey, VipEntry, cpu_state, map, tag};
-use gateway_common::host::HostTables;
+use gateway_common::host::{HostTables, Table};
 use gateway_common::steer::Tables;
 use gateway_common::verdict::Action;
 use gateway_user::datapath::mmap::MappedArray;
@@ -134,11 +134,13 @@ impl Object {
 
     /// Writes what differs from the tables written last.
     pub fn write(&mut self, tables: &HostTables) -> Result<()> {
-        let cells = counted::cells(tables);
-        if cells != self.cells {
-            (self.cells, self.counted) = (cells, None);
-        }
         let old = std::mem::replace(&mut self.written, tables.clone());
+        if !old.vips.is(&tables.vips) {
+            let cells = counted::cells(tables);
+            if cells != self.cells {
+                (self.cells, self.counted) = (cells, None);
+            }
+        }
         self.set::<176>(map::CONFIG, 0, bytemuck::cast(tables.config))?;
         for (i, row) in changed::<Row>(&old.rows, &tables.rows) {
             self.set::<8>(map::ROWS, i, bytemuck::cast(*row))?;
@@ -434,12 +436,17 @@ pub fn path() -> Result<PathBuf> {
 }
 
 /// Entries that differ, with their indices; pieces without any are passed over in one go.
-fn changed<'a, T: bytemuck::Pod>(old: &'a [T], new: &'a [T]) -> impl Iterator<Item = (u32, &'a T)> {
+fn changed<'a, T: bytemuck::Pod>(
+    old: &'a Table<T>,
+    new: &'a Table<T>,
+) -> impl Iterator<Item = (u32, &'a T)> {
     const PIECE: usize = 256;
     let same = |old: &[T], new: &[T]| {
         bytemuck::cast_slice::<T, u8>(old) == bytemuck::cast_slice::<T, u8>(new)
     };
-    let pieces = old.chunks(PIECE).zip(new.chunks(PIECE)).enumerate();
+    let differ = !old.is(new);
+    let pairs = old.chunks(PIECE).zip(new.chunks(PIECE));
+    let pieces = pairs.enumerate().filter(move |_| differ);
     pieces
         .filter(move |(_, (old, new))| !same(old, new))
         .flat_map(move |(piece, (old, new))| {

@@ -358,7 +358,10 @@ impl Rig {
 }
 
 /// Whether a node's status shows these nodes with these numbers of rows, and none of them unwell.
-fn agrees(status: &Value, shares: &BTreeMap<String, usize>) -> Result<()> {
+///
+/// # Errors
+/// What differs.
+pub fn agrees(status: &Value, shares: &BTreeMap<String, usize>) -> Result<()> {
     let nodes = status["datapath"]["nodes"].as_array();
     let nodes = nodes.context("the status lists no nodes")?;
     let rows = |node: &Value| {

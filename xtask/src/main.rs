@@ -17,6 +17,7 @@ mod oci;
 mod paths;
 mod progress;
 mod setup;
+mod soak;
 mod source;
 mod test;
 mod tidy;
@@ -71,6 +72,8 @@ enum Command {
     Conformance(conformance::Args),
     /// The tests of the kernel programs on other kernels, in virtual machines.
     Vm(vm::Args),
+    /// Faults at random on three whole nodes on this machine, for minutes, and a checker of what clients saw.
+    Soak(soak::Choice),
 }
 
 fn main() -> ExitCode {
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Command::Manifests(args) => manifests::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Vm(args) => return vm::run(&args),
+        Command::Soak(choice) => soak::run(&choice),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

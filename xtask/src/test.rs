@@ -229,7 +229,7 @@ fn counts_line(line: &str) -> Option<Tally> {
     })
 }
 
-fn can_make_namespaces() -> Result<()> {
+pub(crate) fn can_make_namespaces() -> Result<()> {
     if !geteuid().is_root() {
         bail!(
             "they need root: run `sudo -E cargo xtask test`, or `cargo xtask test --only tidy,lint,units`"
@@ -240,7 +240,7 @@ fn can_make_namespaces() -> Result<()> {
         .context("this machine does not let root make network namespaces")
 }
 
-fn build_daemon() -> Result<()> {
+pub(crate) fn build_daemon() -> Result<()> {
     Steps::new().run("forebay", |step| {
         let mut cargo = cmd::cargo(&paths::root());
         cargo.env("FOREBAY_EBPF_OBJECT", paths::object()).args([
@@ -270,7 +270,7 @@ fn libtest(cargo: &mut Command) -> Tally {
     tally
 }
 
-fn stream(cargo: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
+pub(crate) fn stream(cargo: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
     let mut child = cargo
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,7 +1,8 @@
 //! `cargo xtask vm`: the tests of the kernel programs on other kernels, each in a virtual machine.
 //!
 //! Kernels are Debian's, fetched by this machine's apt and kept in the cache, or files of the user's own. A machine holds
-//! one process, the same test program that runs here, and the programs that the tests call. One machine runs at a time.
+//! one process, the same test program that runs here, and the programs that the tests call. One machine runs at a time, or
+//! the three of the quick start.
 
 mod apt;
 mod bench;
@@ -16,6 +17,7 @@ mod kernels;
 mod lockdown;
 mod modules;
 mod qemu;
+mod quickstart;
 mod record;
 mod results;
 mod soak;
@@ -83,6 +85,8 @@ enum Command {
     Bench(bench::Args),
     /// Faults at random under connections in one machine, for minutes, and a checker of what clients saw.
     Soak(soak::Args),
+    /// The quick start between three machines: a client and two nodes, on one link and with a router between them.
+    Quickstart(quickstart::Args),
 }
 
 #[derive(clap::Args)]
@@ -127,6 +131,11 @@ impl TestArgs {
             (false, false) => Extent::Usual,
         }
     }
+
+    /// Whether the quick start between three machines is a part of it.
+    fn has_quickstart(&self) -> bool {
+        !self.quick && self.lockdown.is_none() && quickstart::has(&self.filter)
+    }
 }
 
 /// Runs one of them.
@@ -136,6 +145,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Command::Test(args) => test(args),
         Command::Bench(args) => bench::run(args),
         Command::Soak(args) => soak::run(args),
+        Command::Quickstart(args) => quickstart::run(args),
     };
     match args.emulator.choose().and_then(|()| run()) {
         Ok(true) => ExitCode::SUCCESS,
@@ -189,10 +199,9 @@ struct Tally {
     skipped: usize,
 }
 
-fn test(args: &TestArgs) -> Result<bool> {
-    let steps = Steps::new();
-    let wanted = kernels::chosen(&args.kernel, &kernels::list()?)?;
-    for kernel in &wanted {
+/// Whether images of the user's own come with their modules.
+fn have_modules(wanted: &[Wanted], args: &TestArgs) -> Result<()> {
+    for kernel in wanted {
         if let Wanted::Image(path) = kernel
             && args.modules.is_none()
         {
@@ -202,6 +211,13 @@ fn test(args: &TestArgs) -> Result<bool> {
             );
         }
     }
+    Ok(())
+}
+
+fn test(args: &TestArgs) -> Result<bool> {
+    let steps = Steps::new();
+    let wanted = kernels::chosen(&args.kernel, &kernels::list()?)?;
+    have_modules(&wanted, args)?;
     let _lock = lock()?;
     let interrupt = Interrupt::listen()?;
     steps.run("QEMU", |_| emulator::version())?;
@@ -232,6 +248,13 @@ fn test(args: &TestArgs) -> Result<bool> {
             });
             interrupt.check()?;
             ran_on.extend(tally.add(&name, ran).map(|results| (name, results)));
+        }
+        if args.has_quickstart() {
+            let kernels = images.iter().map(|(kernel, image)| (kernel.name(), image));
+            let how = (accel, args.keep);
+            let counts = quickstart::on_each(&steps, &interrupt, kernels, &guest, how)?;
+            tally.passed += counts.passed;
+            tally.failed += counts.failed;
         }
     }
     if !images.is_empty() && tally.total() == 0 {

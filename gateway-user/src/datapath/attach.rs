@@ -228,7 +228,7 @@ fn attach_as(
             AttachMode::Native => AttachMode::Generic,
             _ => AttachMode::Native,
         };
-        unpin(&uplink_pin(directory, interface, other))?;
+        release_link(&uplink_pin(directory, interface, other))?;
     }
     let link = match mode {
         AttachMode::Tcx => sys::link_tcx(program, attachment.ifindex),
@@ -393,6 +393,15 @@ fn pinned_link(pin: &Path, target: LinkTarget) -> Result<Option<OwnedFd>, Error>
     Ok(None)
 }
 
+/// Takes a pinned link off its interface before the pin goes.
+fn release_link(pin: &Path) -> Result<(), Error> {
+    if let Ok(link) = sys::open_pin(pin) {
+        // The interface may be gone, and the link with it.
+        drop(sys::detach_link(link.as_fd()));
+    }
+    unpin(pin)
+}
+
 fn unpin(pin: &Path) -> Result<(), Error> {
     match fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Pin {
@@ -407,7 +416,7 @@ fn unpin(pin: &Path) -> Result<(), Error> {
 fn release_modes(directory: &Path, attachment: &Attachment) -> Result<(), Error> {
     for mode in AttachMode::LINKED {
         if mode != attachment.mode {
-            unpin(&uplink_pin(directory, &attachment.interface, mode))?;
+            release_link(&uplink_pin(directory, &attachment.interface, mode))?;
         }
     }
     if attachment.mode != AttachMode::Clsact {

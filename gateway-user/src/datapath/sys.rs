@@ -175,6 +175,21 @@ pub(crate) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attributes).map(|_| ())
 }
 
+/// Whether this is Linux `major.minor` or newer.
+pub(crate) fn is_linux(major: u32, minor: u32) -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
+}
+
+/// Takes a link off what it is attached to, at once: a link that nobody holds any longer goes some time after.
+pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = zeroed();
+    attributes.link_detach.link_fd = raw(link);
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attributes).map(|_| ())
+}
+
 /// What a link is attached to.
 pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     use aya_obj::generated::bpf_link_type::{

@@ -31,6 +31,10 @@ fn what_an_older_kernel_lacks_is_one_clear_sentence() {
         };
         assert_eq!(said.lines().count(), 1, "{said}");
         assert!(said.len() < 400, "{said}");
+        assert!(
+            !said.contains("not Forebay's"),
+            "nobody else is there: {said}"
+        );
         println!("fact: {} = {said}", mode.name());
     }
 }

@@ -172,6 +172,60 @@ fn queues_and_rings_may_change_under_connections() {
     }
 }
 
+/// Something long on an open connection, and what comes back of it.
+fn long_words_come_back(stream: &mut TcpStream, length: usize) {
+    let words = "x".repeat(length);
+    writeln!(stream, "{words}").unwrap();
+    assert_eq!(line(stream).len(), length);
+}
+
+#[test]
+#[ignore = "needs the machine's cards: cargo xtask vm test"]
+fn an_mtu_that_is_raised_under_native_xdp_loses_no_frame() {
+    let (node, client) = begun("raised");
+    let live = Live::new(node);
+    let mtu = |mtu: u32| {
+        client.ip(&format!("link set cl0 mtu {mtu}"));
+        let node = live.node();
+        node.namespace.ip(&format!("link set up0 mtu {mtu}"));
+    };
+    live.run(|| {
+        let mut old = client.connect(VIP).unwrap();
+        assert_eq!(line(&mut old), "hello from one");
+        mtu(9_000);
+        if !at_least(6, 3) {
+            let uplink = live.until("told of", |uplink| uplink.note.is_some());
+            let note = uplink.note.unwrap_or_default();
+            assert_eq!(uplink.mode, AttachMode::Native);
+            let remedy = "lower it: before Linux 6.3 the program cannot be taken off meanwhile";
+            assert!(note.ends_with(remedy), "{note}");
+            mtu(1_500);
+            live.until("well again", |uplink| uplink.note.is_none());
+            long_words_come_back(&mut old, 100_000);
+            return;
+        }
+        let uplink = live.until("turned", |uplink| uplink.mode == in_traffic_control());
+        let note = uplink.note.unwrap_or_default();
+        assert!(
+            note.starts_with("MTU 9000 is more than the driver's"),
+            "{note}"
+        );
+        let mut new = client.connect(VIP).unwrap();
+        assert_eq!(line(&mut new), "hello from one");
+        for stream in [&mut old, &mut new] {
+            long_words_come_back(stream, 100_000);
+        }
+        mtu(1_500);
+        let uplink = live.until("native again", |uplink| uplink.mode == AttachMode::Native);
+        assert_eq!(uplink.note, None);
+        for stream in [&mut old, &mut new] {
+            long_words_come_back(stream, 100_000);
+        }
+        assert_eq!(client.hello(VIP), "hello from one");
+    });
+    only_sentences(&live);
+}
+
 #[test]
 #[ignore = "fills the machine's memory: cargo xtask vm test"]
 fn a_machine_without_memory_serves_as_before() {

@@ -87,7 +87,11 @@ impl Live {
             if is_it(&uplink) {
                 return uplink;
             }
-            assert!(begun.elapsed() < PATIENCE, "not {what}: {uplink:?}");
+            let said = self.said();
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "not {what}: {uplink:?}, {said:?}"
+            );
             thread::park_timeout(Duration::from_millis(50));
         }
     }

@@ -341,7 +341,7 @@ pub fn listen_for_group(tables: &mut HostTables, object: &mut Object) -> Result<
 
 /// Lets the VIPs' port 80 be served by [`TAKEN`].
 pub fn served_by_group(tables: &mut HostTables) {
-    for vip in &mut tables.vips {
+    for vip in tables.vips.iter_mut() {
         if vip.key.port == 80_u16.to_be_bytes() {
             vip.group = TAKEN;
         }

@@ -1,4 +1,4 @@
-//! What a soak does: `cargo xtask vm soak` has the same list for its command line.
+//! What a soak does: the commands of `cargo xtask` have the same list for their command lines.
 
 use clap::ValueEnum;
 
@@ -23,9 +23,46 @@ pub enum Fault {
     Drain,
     /// SYNs from addresses that are nobody's, and packets that are cut off.
     Flood,
-    /// The link is down and the checker is told nothing: it must notice, and the run must fail. Only by name.
+    /// The machine's calendar jumps forth and back by up to two hours.
+    Clock,
+    /// The process is killed, and another one starts some time after.
+    Kill,
+    /// The process is stopped for a time, sockets and all.
+    Pause,
+    /// The process ends in order, its endpoint goes, and another one comes.
+    Upgrade,
+    /// An endpoint answers 500 for a time.
+    Endpoint,
+    /// The link is down, or every endpoint fails, and the checker is told nothing: it must notice, and the run must fail. Only by
+    /// name.
     Wreck,
     /// Nobody had time: seen, never done.
     #[value(skip)]
     Stall,
+}
+
+impl Fault {
+    /// All that the kernel's part of a node has to live with.
+    pub const ALL: [Self; 10] = [
+        Self::Flap,
+        Self::Reload,
+        Self::Queues,
+        Self::Restart,
+        Self::Away,
+        Self::Memory,
+        Self::Churn,
+        Self::Drain,
+        Self::Flood,
+        Self::Clock,
+    ];
+    /// All that whole nodes have to live with; a drain of theirs has no way back and is a part of an upgrade.
+    pub const WHOLE: [Self; 7] = [
+        Self::Kill,
+        Self::Pause,
+        Self::Upgrade,
+        Self::Churn,
+        Self::Flood,
+        Self::Flap,
+        Self::Endpoint,
+    ];
 }

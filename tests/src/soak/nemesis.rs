@@ -2,22 +2,11 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 pub use super::fault::Fault;
 
 impl Fault {
-    /// All that a system has to live with.
-    pub const ALL: [Self; 9] = [
-        Self::Flap,
-        Self::Reload,
-        Self::Queues,
-        Self::Restart,
-        Self::Away,
-        Self::Memory,
-        Self::Churn,
-        Self::Drain,
-        Self::Flood,
-    ];
-
     /// Its name in commands.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -31,6 +20,11 @@ impl Fault {
             Self::Churn => "churn",
             Self::Drain => "drain",
             Self::Flood => "flood",
+            Self::Clock => "clock",
+            Self::Kill => "kill",
+            Self::Pause => "pause",
+            Self::Upgrade => "upgrade",
+            Self::Endpoint => "endpoint",
             Self::Wreck => "wreck",
             Self::Stall => "stall",
         }
@@ -39,20 +33,24 @@ impl Fault {
     /// The fault of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        let all = Self::ALL.into_iter().chain([Self::Wreck]);
-        all.into_iter().find(|fault| fault.name() == name)
+        let named = |fault: &Self| fault.name() == name && *fault != Self::Stall;
+        Self::value_variants().iter().copied().find(named)
     }
 
-    /// Whether requests may fail while it lasts: there is no way to the node, or no time. During all others none may.
+    /// Whether requests may fail while it lasts: there is no way to the node, no process of it, or no time. During all others
+    /// none may.
     #[must_use]
     pub const fn excuses(self) -> bool {
-        matches!(self, Self::Flap | Self::Reload | Self::Stall)
+        matches!(
+            self,
+            Self::Flap | Self::Reload | Self::Kill | Self::Pause | Self::Endpoint | Self::Stall
+        )
     }
 
-    /// Whether it needs a machine of its own: a card that can be taken away, memory that is nobody else's.
+    /// Whether it needs a machine of its own: a card that can be taken away, memory and a calendar that are nobody else's.
     #[must_use]
     pub const fn needs_machine(self) -> bool {
-        matches!(self, Self::Reload | Self::Memory)
+        matches!(self, Self::Reload | Self::Memory | Self::Clock)
     }
 }
 
@@ -141,10 +139,12 @@ mod tests {
 
     #[test]
     fn names_lead_back_to_their_faults() {
-        for fault in Fault::ALL.into_iter().chain([Fault::Wreck]) {
+        let all = Fault::ALL.into_iter().chain(Fault::WHOLE);
+        for fault in all.chain([Fault::Wreck]) {
             assert_eq!(Fault::named(fault.name()), Some(fault));
         }
         assert_eq!(Fault::named("x"), None);
+        assert_eq!(Fault::named("stall"), None);
         assert!(!Fault::ALL.contains(&Fault::Wreck) && !Fault::Wreck.excuses());
     }
 }

@@ -17,9 +17,10 @@ use crate::{
 
 /// Beginnings of the names of the scenarios that show most about a kernel: emulated, loading the programs alone takes
 /// seconds, and each scenario loads them.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "datapath::faults::",
     "datapath::machine::",
+    "datapath::a_draining_node",
     "datapath::a_restart_adopts",
     "datapath::an_mtu_that",
     "datapath::auto_is_tcx",
@@ -277,7 +278,7 @@ impl Guest {
 }
 
 /// A program without what only debuggers read.
-fn stripped(program: &Path, name: &str) -> Result<Vec<u8>> {
+pub(super) fn stripped(program: &Path, name: &str) -> Result<Vec<u8>> {
     let folder = paths::target().join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let stripped = folder.join(name);

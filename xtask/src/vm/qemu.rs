@@ -48,12 +48,32 @@ pub(super) struct Machine<'a> {
     pub(super) bound: Duration,
 }
 
+/// What a machine has besides.
+pub(super) struct Fitting {
+    /// Memory, in MiB.
+    pub(super) memory: u32,
+    /// Cards and their cables, as QEMU's words. A path there is one from the machine's folder: those of sockets are short.
+    pub(super) cards: Vec<String>,
+}
+
 impl Machine<'_> {
     /// Runs it to its end; `each` is called with every new line of results. Ends it at the bound and at an interrupt.
     pub(super) fn run(&self, interrupt: &Interrupt, mut each: impl FnMut(&str)) -> Result<()> {
+        let mut running = self.start(&self.usual())?;
+        let what = "the virtual machine's end";
+        let ended = until(interrupt, what, self.bound, || {
+            Ok(running.ended(&mut each)?.then_some(()))
+        });
+        drop(running);
+        ended
+    }
+
+    /// Starts it and returns at once.
+    pub(super) fn start(&self, fitting: &Fitting) -> Result<Running> {
         let log = File::create(self.folder.join("qemu.log")).context("cannot create a log")?;
-        let mut command = self.command();
+        let mut command = self.command(fitting)?;
         command
+            .current_dir(self.folder)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("cannot share a log")?)
             .stderr(log)
@@ -62,20 +82,31 @@ impl Machine<'_> {
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {}", emulator::program().display()))?;
-        let mut running = Running(child);
-        let mut told = 0;
-        let results = self.folder.join("results.jsonl");
-        let what = "the virtual machine's end";
-        let ended = until(interrupt, what, self.bound, || {
-            let ended = running.0.try_wait().context("cannot wait for QEMU")?;
-            told += tell(&results, told, &mut each);
-            Ok(ended)
-        });
-        drop(running);
-        ended.map(drop)
+        Ok(Running {
+            child,
+            results: self.folder.join("results.jsonl"),
+            told: 0,
+        })
     }
 
-    fn command(&self) -> Command {
+    /// Two cards on one hub: what one sends the other receives. None where instructions are counted.
+    fn usual(&self) -> Fitting {
+        let count = if self.counts { 0 } else { 2 };
+        let card = |i: u8| {
+            [
+                "-netdev".to_owned(),
+                format!("hubport,id=net{i},hubid=0"),
+                "-device".to_owned(),
+                format!("virtio-net-pci,netdev=net{i},mac=52:54:00:00:00:0{}", i + 1),
+            ]
+        };
+        Fitting {
+            memory: 1024,
+            cards: (0..count).flat_map(card).collect(),
+        }
+    }
+
+    fn command(&self, fitting: &Fitting) -> Result<Command> {
         let at = |name: &str| self.folder.join(name).display().to_string();
         let (accel, cpu) = match self.accel {
             Accel::Kvm => ("kvm", "host"),
@@ -85,10 +116,13 @@ impl Machine<'_> {
         command.args(["-n", "10"]).arg(emulator::program());
         command.args(["-machine", "pc", "-accel", accel, "-cpu", cpu]);
         // A second processor made every emulated run slower.
-        command.args(["-m", "1024", "-smp", "1", "-nodefaults", "-no-user-config"]);
+        command.args(["-m", &fitting.memory.to_string(), "-smp", "1"]);
+        command.args(["-nodefaults", "-no-user-config"]);
         command.args(["-display", "none", "-no-reboot"]);
         command.args(["-serial", &format!("file:{}", at("console.log"))]);
-        command.arg("-kernel").arg(self.kernel);
+        // It may be the user's, given from where the user is.
+        let kernel = std::path::absolute(self.kernel).context("where is the kernel?")?;
+        command.arg("-kernel").arg(kernel);
         command.arg("-initrd").arg(self.initramfs);
         let words = "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=5";
         command.args(["-append", &format!("{words}{}", self.words)]);
@@ -101,16 +135,9 @@ impl Machine<'_> {
         ]);
         if self.counts {
             command.args(["-icount", "shift=0,sleep=off"]);
-            return command;
         }
-        // Two interfaces on one hub: what one sends the other receives.
-        for i in 0..2 {
-            command.args(["-netdev", &format!("hubport,id=net{i},hubid=0")]);
-            let mac = format!("52:54:00:00:00:0{}", i + 1);
-            let device = format!("virtio-net-pci,netdev=net{i},mac={mac}");
-            command.args(["-device", &device]);
-        }
-        command
+        command.args(&fitting.cards);
+        Ok(command)
     }
 }
 
@@ -128,13 +155,26 @@ fn tell(results: &Path, told: usize, each: &mut impl FnMut(&str)) -> usize {
 }
 
 /// A machine that ends with this.
-struct Running(Child);
+pub(super) struct Running {
+    child: Child,
+    results: PathBuf,
+    told: usize,
+}
+
+impl Running {
+    /// Whether it has ended; `each` is called with every line of results that is new.
+    pub(super) fn ended(&mut self, mut each: impl FnMut(&str)) -> Result<bool> {
+        let ended = self.child.try_wait().context("cannot wait for QEMU")?;
+        self.told += tell(&self.results, self.told, &mut each);
+        Ok(ended.is_some())
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself.
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 

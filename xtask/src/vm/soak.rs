@@ -3,28 +3,17 @@
 //! The scenario `datapath::soak` does it and judges it; this makes its machine, shows how it goes, and says how it is done
 //! again.
 
-/// The list of the scenario itself: not its crate, which is built for the machine.
-#[path = "../../../tests/src/soak/fault.rs"]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "it is a public module of the scenario's crate"
-)]
-mod fault;
-
 use std::{
     fs,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Result, bail};
-use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use self::fault::Fault;
 use super::{
     emulator,
     image::{self, Guest, Image},
@@ -37,6 +26,7 @@ use crate::{
     cluster::wait::Interrupt,
     paths,
     progress::{Step, Steps},
+    soak::{Choice, Fault},
 };
 
 /// The kernel where none is named.
@@ -52,15 +42,8 @@ pub(super) struct Args {
     /// On this kernel, an id of tests/vm/kernels.yaml.
     #[arg(long, default_value = KERNEL)]
     kernel: String,
-    /// Draw the faults from this number; the same one gives the same faults in the same order. Default: another each time.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// For so long.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
-    minutes: u64,
-    /// Only these faults; default: all but `wreck`.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    faults: Vec<Fault>,
+    #[command(flatten)]
+    choice: Choice,
     /// How instructions are carried out.
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     accel: Accel,
@@ -79,9 +62,13 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     let Some(Wanted::Listed(listed)) = kernel.first() else {
         bail!("--kernel {}: only kernels of the list", args.kernel);
     };
-    let seed = args.seed.unwrap_or_else(any);
-    let again = replay(args, seed);
-    println!("seed {seed}; the same faults again: {again}");
+    let choice = args.choice.settled(&Fault::ALL)?;
+    let again = format!(
+        "the same faults again: cargo xtask vm soak --kernel {} {}",
+        args.kernel,
+        choice.words()
+    );
+    println!("{again}");
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
     steps.run("QEMU", |_| emulator::version())?;
@@ -90,14 +77,15 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     })?;
     let guest = image::build(&steps)?;
     let accel = super::accel(&steps, &interrupt, args.accel, &image, &guest)?;
-    let what = format!("{} min of faults", args.minutes);
+    let what = format!("{} min of faults", choice.minutes());
     let results = steps.run_for(&what, |step| {
-        machine(step, &interrupt, args, seed, &image, &guest, accel)
+        machine(step, &interrupt, (args, &choice), &image, &guest, accel)
     })?;
     Ok(tell(&results, &again))
 }
 
-fn find(step: &Step, listed: &Listed, offline: bool) -> Result<(Image, String)> {
+/// The kernel's files, from the cache or, unless `offline`, fetched.
+pub(super) fn find(step: &Step, listed: &Listed, offline: bool) -> Result<(Image, String)> {
     let cached = match store::cached(listed)? {
         Some(cached) => cached,
         None if offline => bail!("kernel {} is not in the cache", listed.id),
@@ -107,44 +95,19 @@ fn find(step: &Step, listed: &Listed, offline: bool) -> Result<(Image, String)> 
     Ok((Image::of_cache(cached, listed.below), version))
 }
 
-fn any() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(1, |now| {
-        u64::from(now.subsec_nanos()) ^ (now.as_secs() & 0xffff)
-    })
-}
-
-/// The command that does the same again.
-fn replay(args: &Args, seed: u64) -> String {
-    let names = names(&args.faults);
-    let faults = if names.is_empty() {
-        String::new()
-    } else {
-        format!(" --faults {names}")
-    };
-    format!(
-        "cargo xtask vm soak --kernel {} --seed {seed} --minutes {}{faults}",
-        args.kernel, args.minutes
-    )
-}
-
-fn names(faults: &[Fault]) -> String {
-    let values = faults.iter().filter_map(ValueEnum::to_possible_value);
-    let names: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
-    names.join(",")
-}
-
 /// The plan of the one scenario, with what it is told.
-fn plan(args: &Args, seed: u64) -> Value {
+fn plan(choice: &Choice) -> Value {
     let mut plan = image::scenarios(false, image::Extent::All, "");
-    let seconds = args.minutes * 60;
+    let seconds = choice.minutes() * 60;
     plan["names"] = json!(["datapath::soak::"]);
     plan["seconds"] = json!(seconds + BESIDES);
-    for (name, value) in [
-        ("FOREBAY_SOAK_SEED", seed.to_string()),
-        ("FOREBAY_SOAK_SECONDS", seconds.to_string()),
-        ("FOREBAY_SOAK_FAULTS", names(&args.faults)),
-    ] {
+    // What is freed is no leak: glibc would keep it for each of many threads.
+    let allocator = [
+        ("MALLOC_ARENA_MAX", "1"),
+        ("MALLOC_TRIM_THRESHOLD_", "131072"),
+    ];
+    let allocator = allocator.map(|(name, value)| (name, value.to_owned()));
+    for (name, value) in choice.environment().into_iter().chain(allocator) {
         plan["environment"][name] = json!(value);
     }
     plan
@@ -153,14 +116,13 @@ fn plan(args: &Args, seed: u64) -> Value {
 fn machine(
     step: &Step,
     interrupt: &Interrupt,
-    args: &Args,
-    seed: u64,
+    (args, choice): (&Args, &Choice),
     image: &Image,
     guest: &Guest,
     accel: Accel,
 ) -> Result<(Results, String)> {
     let folder = Folder::new(paths::target().join("vm/soak"), args.keep)?;
-    let made = image.make(folder.path(), &plan(args, seed), guest)?;
+    let made = image.make(folder.path(), &plan(choice), guest)?;
     let machine = Machine {
         kernel: &made.kernel,
         initramfs: &made.initramfs,
@@ -168,7 +130,7 @@ fn machine(
         accel,
         words: "",
         counts: false,
-        bound: Duration::from_secs(args.minutes * 60 + 2 * BESIDES),
+        bound: Duration::from_secs(choice.minutes() * 60 + 2 * BESIDES),
     };
     let console = folder.path().join("console.log");
     let ended = AtomicBool::new(false);
@@ -215,40 +177,12 @@ fn tell(results: &Results, again: &str) -> bool {
     }
     let good = results.faults.is_empty() && results.count(Verdict::Passed) == 1;
     if good {
-        println!("all held; the same faults again: {again}");
+        println!("all held; {again}");
     } else {
         println!(
-            "FAILED; its console is in {}; the same faults again: {again}",
+            "FAILED; its console is in {}; {again}",
             paths::target().join("vm/soak.log").display()
         );
     }
     good
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_run_is_done_again_by_the_command_that_it_prints() {
-        let mut args = Args {
-            kernel: "6.1".to_owned(),
-            seed: None,
-            minutes: 3,
-            faults: Vec::new(),
-            accel: Accel::Auto,
-            keep: false,
-            offline: false,
-        };
-        assert_eq!(
-            replay(&args, 7),
-            "cargo xtask vm soak --kernel 6.1 --seed 7 --minutes 3"
-        );
-        args.faults = vec![Fault::Flap, Fault::Memory];
-        assert!(replay(&args, 7).ends_with("--minutes 3 --faults flap,memory"));
-        let plan = plan(&args, 7);
-        assert_eq!(plan["environment"]["FOREBAY_SOAK_SEED"], "7");
-        assert_eq!(plan["environment"]["FOREBAY_SOAK_FAULTS"], "flap,memory");
-        assert_eq!(plan["seconds"], 600);
-    }
 }

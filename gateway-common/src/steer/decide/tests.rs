@@ -33,7 +33,7 @@ fn node_of_three(me: NodeIndex, row: Row, suspects: &[NodeIndex]) -> HostTables 
             tunnel_source: mapped(address(me)),
             ..Config::default()
         },
-        rows: vec![row; ROWS as usize],
+        rows: vec![row; ROWS as usize].into(),
         suspects: suspects.to_vec(),
         ..HostTables::default()
     };
@@ -148,7 +148,7 @@ fn way(holder: Option<NodeIndex>, heir_suspects: bool) -> Vec<Does> {
             hold_flow(&mut tables);
         }
         // Those that hold it for alive have an episode about it, so it knows of its own.
-        tables.rows = vec![Row(OWNED_BY_THREE.0 | IN_TRANSITION.0); ROWS as usize];
+        tables.rows.fill(Row(OWNED_BY_THREE.0 | IN_TRANSITION.0));
         let next = does(&tables, &mut packet);
         let to = match next {
             Does::Sends(to, ..) => Some(to),

@@ -53,6 +53,30 @@ pub(super) fn too_long_for_native(mtu: u32) -> Option<String> {
     })
 }
 
+/// Whether a change of the MTU is a reason to look for a way anew: a driver is asked about the MTU when native XDP is attached,
+/// and loses what is longer than its buffer later.
+pub(super) fn is_turn(wanted: AttachMode, mode: AttachMode, before: u32, after: u32) -> bool {
+    wanted == AttachMode::Auto
+        && match mode {
+            AttachMode::Native => is_raised(before, after),
+            _ => before > SINGLE_BUFFER && after <= SINGLE_BUFFER,
+        }
+}
+
+/// Whether an MTU was raised to more than native XDP usually takes.
+pub(super) const fn is_raised(before: u32, after: u32) -> bool {
+    after > before && after > SINGLE_BUFFER
+}
+
+/// What is to be said of native XDP that stays although the MTU was raised.
+pub(super) fn loses_frames(mtu: u32, wanted: AttachMode) -> Option<String> {
+    let remedy = match wanted {
+        AttachMode::Native => "lower it, or use --datapath auto",
+        _ => "lower it: before Linux 6.3 the program cannot be taken off meanwhile",
+    };
+    too_long_for_native(mtu).map(|why| format!("{why}, and longer frames are lost; {remedy}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +130,30 @@ mod tests {
         ] {
             assert_eq!(candidates(mode, &facts), [mode]);
         }
+    }
+
+    #[test]
+    fn only_an_mtu_that_passes_the_limit_is_a_reason_to_look_anew() {
+        use AttachMode::{Auto, Native, Tcx};
+        for (wanted, mode, before, after, is_it) in [
+            (Auto, Native, 1_500, 9_000, true),
+            (Auto, Native, 1_500, 3_500, false),
+            (Auto, Native, 9_000, 1_500, false),
+            (Auto, Native, 9_000, 9_000, false),
+            (Native, Native, 1_500, 9_000, false),
+            (Auto, Tcx, 9_000, 1_500, true),
+            (Auto, Tcx, 1_500, 9_000, false),
+            (Auto, Tcx, 1_500, 1_400, false),
+            (Tcx, Tcx, 9_000, 1_500, false),
+        ] {
+            let found = is_turn(wanted, mode, before, after);
+            assert_eq!(found, is_it, "{wanted:?} {mode:?} {before} {after}");
+        }
+        let said = loses_frames(9_000, Native).unwrap();
+        assert!(
+            said.ends_with("lost; lower it, or use --datapath auto"),
+            "{said}"
+        );
+        assert_eq!(loses_frames(1_500, Auto), None);
     }
 }

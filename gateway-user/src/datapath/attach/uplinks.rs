@@ -14,8 +14,8 @@ use super::super::sys::{self, LinkTarget};
 use super::super::{Error, pins};
 use super::programs::{LOOKUP_PIN, lookup, lookup_error};
 use super::{
-    AttachMode, AttachState, Attachment, Programs, clsact, describe, release_others, unpin, uplink,
-    uplink_pin,
+    AttachMode, AttachState, Attachment, Facts, Programs, attach_as, clsact, describe, plan,
+    release_link, release_others, unpin, uplink, uplink_pin,
 };
 
 /// See the module.
@@ -124,7 +124,7 @@ impl Uplinks {
             return Ok(attachment);
         }
         // Two programs of one interface, one after the other; a filter is replaced where it is.
-        unpin(pin)?;
+        release_link(pin)?;
         uplink(&self.programs, &self.directory, attachment, self.wanted)
     }
 
@@ -174,7 +174,7 @@ impl Uplinks {
                 .find(|(_, link)| link.name == before.interface);
             let after = match found {
                 Some((index, link)) if self.is_there(netlink, before, *index) => {
-                    changed(before, link)
+                    self.of_changed(before, *index, link)
                 }
                 Some((index, link)) => self.attach_again(before, *index, link),
                 None => match interfaces.get(&before.ifindex) {
@@ -192,6 +192,47 @@ impl Uplinks {
             && attachment.ifindex == ifindex
             && (attachment.mode != AttachMode::Clsact
                 || clsact::is_attached(netlink, ifindex).unwrap_or(true))
+    }
+
+    /// The interface may take another way in since its MTU was changed.
+    fn of_changed(&self, before: &Attachment, ifindex: u32, link: &Interface) -> Attachment {
+        let after = changed(before, link);
+        let is_native = before.mode == AttachMode::Native;
+        if plan::is_turn(self.wanted, before.mode, before.mtu, link.mtu)
+            && (!is_native || (sys::is_linux(6, 3) && self.bridge(&after)))
+        {
+            return self.attach_again(&after, ifindex, link);
+        }
+        let loses = is_native && plan::is_raised(before.mtu, link.mtu);
+        let note = loses.then(|| plan::loses_frames(link.mtu, self.wanted));
+        let Some(note) = note.flatten() else {
+            return after;
+        };
+        tracing::warn!("{}: {note}", before.interface);
+        Attachment {
+            note: Some(note),
+            ..after
+        }
+    }
+
+    /// Has traffic control see packets before native XDP goes; whether it has gone. Linux before 6.3 asks the driver about the MTU
+    /// also then, and the program stays in a driver that says no.
+    fn bridge(&self, attachment: &Attachment) -> bool {
+        let attach = |mode| {
+            let by = Attachment {
+                mode,
+                ..attachment.clone()
+            };
+            attach_as(&self.programs, &self.directory, &by, &Facts::default()).is_ok()
+        };
+        if ![AttachMode::Tcx, AttachMode::Clsact]
+            .into_iter()
+            .any(attach)
+        {
+            return false;
+        }
+        let pin = uplink_pin(&self.directory, &attachment.interface, AttachMode::Native);
+        release_link(&pin).is_ok()
     }
 
     fn attach_again(&self, before: &Attachment, ifindex: u32, link: &Interface) -> Attachment {
@@ -225,10 +266,18 @@ fn changed(before: &Attachment, link: &Interface) -> Attachment {
     let back = |note: &String| {
         link.name == *interface && note.starts_with(&format!("{interface} is called "))
     };
+    // It may have been raised meanwhile.
+    let is_native = before.mode == AttachMode::Native;
+    let fits = |note: &String| {
+        is_native && note.starts_with("MTU ") && plan::too_long_for_native(link.mtu).is_none()
+    };
     Attachment {
         mac: link.mac,
         mtu: link.mtu,
-        note: before.note.clone().filter(|note| !back(note)),
+        note: before
+            .note
+            .clone()
+            .filter(|note| !back(note) && !fits(note)),
         ..before.clone()
     }
 }

@@ -12,60 +12,58 @@ const TRY: Duration = Duration::from_secs(2);
 const WORD: Duration = Duration::from_secs(20);
 /// Connections that are kept open to each VIP.
 const KEPT: usize = 4;
-/// How often somebody looks whether there is time, and what is none: a proxy that does not beat for 300 ms is held for dead.
-const LOOK: Duration = Duration::from_millis(50);
-const STALL: Duration = Duration::from_millis(150);
 const VIPS: [&str; 2] = [VIP_A, VIP_B];
 
 /// See the module.
 pub(super) struct Clients<'a> {
     namespace: &'a Namespace,
-    begun: Instant,
-    stop: AtomicBool,
-    requests: Mutex<Vec<Request>>,
+    course: &'a Course,
     words: Mutex<u64>,
-    broken: Mutex<Vec<String>>,
-    stalls: Mutex<Vec<Window>>,
+    broken: Mutex<Vec<Broken>>,
+}
+
+/// A connection that was kept open and broke.
+pub(super) struct Broken {
+    /// When it was well last.
+    begin: Duration,
+    end: Duration,
+    why: String,
+}
+
+impl Broken {
+    /// Whether it broke while this lasted, or in the `grace` after.
+    pub(super) fn is_of(&self, window: &Window, grace: Duration) -> bool {
+        self.end >= window.begin && self.begin <= window.heal + grace
+    }
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (begin, end) = (self.begin.as_secs_f64(), self.end.as_secs_f64());
+        write!(out, "{} between {begin:.3} s and {end:.3} s", self.why)
+    }
 }
 
 impl<'a> Clients<'a> {
-    pub(super) fn new(namespace: &'a Namespace) -> Self {
+    pub(super) fn new(namespace: &'a Namespace, course: &'a Course) -> Self {
         Self {
             namespace,
-            begun: Instant::now(),
-            stop: AtomicBool::new(false),
-            requests: Mutex::default(),
+            course,
             words: Mutex::default(),
             broken: Mutex::default(),
-            stalls: Mutex::default(),
-        }
-    }
-
-    /// Time since the begin of the run.
-    pub(super) fn now(&self) -> Duration {
-        self.begun.elapsed()
-    }
-
-    /// Lets time pass.
-    pub(super) fn wait(&self, time: Duration) {
-        let until = Instant::now() + time;
-        while let Some(left) = until.checked_duration_since(Instant::now()) {
-            thread::park_timeout(left);
         }
     }
 
     /// Asks while `work` is done.
     pub(super) fn run<T>(&self, work: impl FnOnce() -> T) -> T {
         thread::scope(|scope| {
-            let _end = SetAtEnd(&self.stop);
             for vip in VIPS {
                 for _ in 0..2 {
-                    scope.spawn(|| self.inside(|| self.ask(vip)));
+                    scope.spawn(move || self.inside(|| self.ask(vip)));
                 }
-                scope.spawn(|| self.inside(|| self.keep(vip)));
+                scope.spawn(move || self.inside(|| self.keep(vip)));
             }
-            scope.spawn(|| self.look());
-            work()
+            self.course.run(work)
         })
     }
 
@@ -76,44 +74,18 @@ impl<'a> Clients<'a> {
         work();
     }
 
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    /// Sees when nobody has time.
-    fn look(&self) {
-        let mut last = self.now();
-        while !self.stopped() {
-            thread::park_timeout(LOOK);
-            let now = self.now();
-            if now - last > LOOK + STALL {
-                held(&self.stalls).push(Window {
-                    fault: Fault::Stall,
-                    begin: last,
-                    heal: now,
-                });
-            }
-            last = now;
-        }
-    }
-
-    /// The times in which nobody had any.
-    pub(super) fn stalls(&self) -> Vec<Window> {
-        std::mem::take(&mut *held(&self.stalls))
-    }
-
     fn ask(&self, vip: &'static str) {
         let mut number = 0_u32;
-        while !self.stopped() {
+        while !self.course.stopped() {
             number += 1;
             let nonce = format!("{:?} {number}", thread::current().id());
-            let begin = self.now();
+            let begin = self.course.now();
             let mut doing = "connecting";
             let outcome = match exchange(vip, &nonce, &mut doing) {
                 Ok((greeting, echo)) => judged(vip, &greeting, echo == nonce),
                 Err(error) => Outcome::of(&error),
             };
-            let end = self.now();
+            let end = self.course.now();
             let request = Request {
                 vip,
                 begin,
@@ -121,35 +93,32 @@ impl<'a> Clients<'a> {
                 outcome,
                 doing,
             };
-            held(&self.requests).push(request);
+            self.course.note(request);
             thread::park_timeout(Duration::from_millis(20));
         }
     }
 
-    /// Keeps some connections: no fault may break them.
+    /// Keeps some connections; one that breaks is opened anew.
     fn keep(&self, vip: &'static str) {
-        let opened = (0..KEPT)
-            .map(|_| Talk::new(vip))
-            .collect::<Result<Vec<_>>>();
-        let mut talks = match opened {
-            Ok(talks) => talks,
-            Err(error) => {
-                held(&self.broken).push(format!("no connection to {vip} at the start: {error}"));
-                return;
-            }
-        };
-        while !self.stopped() {
-            let begin = self.now().as_secs_f64();
+        let mut talks: Vec<Option<Talk>> = (0..KEPT).map(|_| None).collect();
+        while !self.course.stopped() {
             for talk in &mut talks {
-                match talk.word() {
+                let begin = self.course.now();
+                let Some(open) = talk else {
+                    // That there is none is told by those who ask.
+                    *talk = Talk::new(vip).ok();
+                    continue;
+                };
+                match open.word() {
                     Ok(()) => *held(&self.words) += 1,
                     Err(error) => {
-                        let end = self.now().as_secs_f64();
-                        held(&self.broken).push(format!(
-                            "an open connection to {vip} ({}) broke between {begin:.3} s and {end:.3} s: {error}",
-                            talk.greeting
-                        ));
-                        return;
+                        let why = format!(
+                            "an open connection to {vip} ({}) broke: {error}",
+                            open.greeting
+                        );
+                        let end = self.course.now();
+                        held(&self.broken).push(Broken { begin, end, why });
+                        *talk = None;
                     }
                 }
             }
@@ -157,18 +126,9 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// What the history takes of the memory, in KB.
-    pub(super) fn kilobytes(&self) -> u64 {
-        ((held(&self.requests).len() * size_of::<Request>()) >> 10) as u64
-    }
-
-    /// All that they saw: requests, words on kept connections, and what broke.
-    pub(super) fn end(&self) -> (Vec<Request>, u64, Vec<String>) {
-        (
-            std::mem::take(&mut *held(&self.requests)),
-            *held(&self.words),
-            std::mem::take(&mut *held(&self.broken)),
-        )
+    /// Words on kept connections, and those that broke.
+    pub(super) fn end(&self) -> (u64, Vec<Broken>) {
+        (*held(&self.words), std::mem::take(&mut *held(&self.broken)))
     }
 }
 

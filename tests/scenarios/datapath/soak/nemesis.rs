@@ -1,13 +1,11 @@
 //! What each fault does.
 
-use gateway_tests::packet::{SYN, TcpPacket};
+use gateway_tests::soak::flood::{flood, sender};
 use gateway_tests::soak::nemesis::Act;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use rustix::time::{ClockId, clock_gettime, clock_settime};
 
 use super::*;
 
-/// Bytes of an Ethernet header.
-const ETHERNET: usize = 14;
 /// Memory that is left when it is filled, in MB.
 const LEFT: u64 = 64;
 
@@ -22,59 +20,76 @@ pub(super) struct Hand<'h> {
     pub(super) client: &'h Namespace,
 }
 
+/// Sets the machine's calendar forward, or back, by seconds.
+fn calendar_jumps(by: i64) {
+    let mut now = clock_gettime(ClockId::Realtime);
+    now.tv_sec += by;
+    clock_settime(ClockId::Realtime, now).unwrap();
+}
+
 impl Hand<'_> {
     /// Does it and undoes it; when that was.
-    pub(super) fn do_it(&self, act: &Act, clients: &Clients<'_>) -> Window {
-        let begin = clients.now();
+    pub(super) fn do_it(&self, act: &Act, course: &Course) -> Window {
+        let begin = course.now();
         let mut heal = None;
         match act.fault {
-            Fault::Flap => self.flap(act.hold, clients),
-            Fault::Reload => self.reload(act, clients),
+            Fault::Flap => self.flap(act.hold, course),
+            Fault::Reload => self.reload(act, course),
             Fault::Queues => self.queues(act),
             Fault::Restart => self.restart(),
             Fault::Away => {
                 self.one.node().driver = None;
-                clients.wait(act.hold);
+                course.wait(act.hold);
                 self.restart();
             }
             Fault::Memory => {
                 let filled = Filled::all_but(LEFT);
-                clients.wait(act.hold);
+                course.wait(act.hold);
                 drop(filled);
             }
             Fault::Churn => self.churn(act),
             Fault::Drain => {
                 self.tell(0, ReplicaState::Draining);
-                clients.wait(act.hold);
+                course.wait(act.hold);
                 self.tell(0, ReplicaState::Ready);
             }
-            Fault::Flood => self.flood(act),
-            Fault::Stall => {}
+            Fault::Flood => {
+                let sender = self.client.enter(|| sender().unwrap());
+                let vips = [[10, 77, 9, 1], [10, 77, 9, 2]];
+                flood(&sender, vips, act.hold, act.number);
+            }
+            Fault::Clock => {
+                let by = 1 + (act.number % 7200) as i64;
+                calendar_jumps(by);
+                course.wait(act.hold);
+                calendar_jumps(-by);
+            }
             Fault::Wreck => {
                 heal = Some(begin);
-                self.flap(act.hold + GRACE, clients);
+                self.flap(act.hold + GRACE, course);
             }
+            other => panic!("the kernel's part knows no fault {}", other.name()),
         }
         Window {
             fault: act.fault,
             begin,
-            heal: heal.unwrap_or_else(|| clients.now()),
+            heal: heal.unwrap_or_else(|| course.now()),
         }
     }
 
-    fn flap(&self, hold: Duration, clients: &Clients<'_>) {
+    fn flap(&self, hold: Duration, course: &Course) {
         self.one.node().namespace.ip("link set up0 down");
-        clients.wait(hold);
+        course.wait(hold);
         let node = self.one.node();
         node.namespace.ip("link set up0 up");
         // The kernel takes a default route away with the link.
         node.namespace.ip("route replace default via 10.77.0.9");
     }
 
-    fn reload(&self, act: &Act, clients: &Clients<'_>) {
+    fn reload(&self, act: &Act, course: &Course) {
         let device = self.device.expect("a virtual machine's card");
         unbind(device);
-        clients.wait(act.hold);
+        course.wait(act.hold);
         bind(device);
         let node = self.one.node();
         give(1, &node.namespace, "up0", "10.77.0.1/24", 1500);
@@ -115,45 +130,5 @@ impl Hand<'_> {
         let wanted = wanted(more, first);
         self.one.node().snapshot(&wanted);
         self.two.node().snapshot(&wanted);
-    }
-
-    /// About 1,000 packets a second: SYNs that nobody answers further, every fourth cut off within its header.
-    fn flood(&self, act: &Act) {
-        let raw = self.client.enter(|| {
-            Socket::new(
-                Domain::IPV4,
-                Type::RAW,
-                Some(Protocol::from(libc::IPPROTO_RAW)),
-            )
-            .unwrap()
-        });
-        let begun = Instant::now();
-        let mut number = u32::try_from(act.number).unwrap_or(0);
-        while begun.elapsed() < act.hold {
-            for _ in 0..10 {
-                number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let [a, b, c, d] = number.to_be_bytes();
-                let vip = [10, 77, 9, 1 + (a & 1)];
-                let packet = TcpPacket {
-                    source: [10, 78, a, b],
-                    destination: vip,
-                    source_port: u16::from_be_bytes([b | 4, c]),
-                    sequence: number,
-                    flags: SYN,
-                    ..TcpPacket::default()
-                };
-                let built = packet.build();
-                let whole = &built[ETHERNET..];
-                let cut = if number.is_multiple_of(4) {
-                    usize::from(d % 20)
-                } else {
-                    0
-                };
-                let to: SocketAddr = (vip, 0).into();
-                // The queue of the client's own interface may be full.
-                drop(raw.send_to(&whole[..whole.len() - cut], &SockAddr::from(to)));
-            }
-            thread::park_timeout(Duration::from_millis(10));
-        }
     }
 }

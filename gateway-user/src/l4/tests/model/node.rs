@@ -120,7 +120,7 @@ impl Node {
         }
         self.up = true;
         self.tables = HostTables {
-            rows: vec![Row::default(); ROWS as usize],
+            rows: vec![Row::default(); ROWS as usize].into(),
             ..HostTables::default()
         };
         for protocol in [wire::TCP, wire::UDP] {
@@ -211,7 +211,7 @@ impl Node {
         if since.is_some_and(|since| now - since >= GAP) && process.programmed {
             let own = self.tables.config.self_index as NodeIndex;
             let doubt = Row::new(0, true, [(0, false); 3]).0;
-            for row in &mut self.tables.rows {
+            for row in self.tables.rows.iter_mut() {
                 if row.owner() == own && row.next(0) != 0 {
                     row.0 |= doubt;
                 }
