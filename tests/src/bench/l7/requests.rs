@@ -117,6 +117,7 @@ fn measure(daemon: &Daemon) -> Result<()> {
     std::thread::sleep(SETTLED);
     let of = |name: &str, ask: &mut dyn FnMut(u32) -> Result<()>| -> Result<()> {
         let mut own = f64::INFINITY;
+        let [user, kernel] = cpu::ticks(daemon.pid())?;
         let whole = stack::cost(REQUESTS, &mut |requests| {
             let (start, before) = (Instant::now(), cpu::run_time(daemon.pid())?);
             ask(requests)?;
@@ -129,6 +130,13 @@ fn measure(daemon: &Daemon) -> Result<()> {
         })?;
         stack::tell(&format!("l7: {name}, whole machine"), whole);
         stack::tell(&format!("l7: {name}, daemon"), own);
+        let [user_after, kernel_after] = cpu::ticks(daemon.pid())?;
+        let (user, kernel) = (user_after - user, kernel_after - kernel);
+        let percent = 100.0 * user as f64 / ((user + kernel).max(1)) as f64;
+        stack::tell(
+            &format!("share: {name}, daemon, percent in user space"),
+            percent,
+        );
         Ok(())
     };
     of("HTTP/1.1 request", &mut |requests| {
