@@ -8,6 +8,7 @@ mod l4;
 mod l7;
 mod report;
 mod sandbox;
+mod stack;
 mod stats;
 mod svg;
 
@@ -31,6 +32,9 @@ enum Which {
     /// The same decision in instructions, where a virtual machine's clock counts them
     #[command(hide = true)]
     Instructions(l4::instructions::Instructions),
+    /// Packets and requests through the whole stack in instructions, likewise
+    #[command(hide = true)]
+    Stack(stack::Stack),
     /// CPU per request against nginx and Envoy
     L7(l7::L7),
     /// CPU of TLS, HTTP/2 and gRPC against nginx and Envoy, and memory of idle connections
@@ -66,6 +70,7 @@ pub fn main() -> Result<()> {
             None => sandbox::enter(false),
         },
         Which::Instructions(args) => l4::instructions::run(&args),
+        Which::Stack(args) => stack::run(&args),
         Which::L7(args) => match &args.common.inside {
             Some(outside) => l7::run(&args, outside),
             None => {

@@ -9,6 +9,7 @@ mod bench;
 mod chart;
 pub(crate) mod compare;
 mod counts;
+pub(crate) mod emulator;
 mod history;
 mod image;
 mod initramfs;
@@ -28,6 +29,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
 use self::{
+    emulator::Emulator,
     image::{Extent, Guest, Image},
     kernels::Wanted,
     lockdown::Lockdown,
@@ -62,6 +64,8 @@ const PROBE: Duration = Duration::from_secs(10);
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    emulator: Emulator,
 }
 
 #[derive(Subcommand)]
@@ -136,14 +140,14 @@ impl TestArgs {
 
 /// Runs one of them.
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let done = match &args.command {
+    let run = || match &args.command {
         Command::Setup { kernel, cached } => set_up(kernel, *cached).map(|()| true),
         Command::Test(args) => test(args),
         Command::Bench(args) => bench::run(args),
         Command::Soak(args) => soak::run(args),
         Command::Quickstart(args) => quickstart::run(args),
     };
-    match done {
+    match args.emulator.choose().and_then(|()| run()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -162,6 +166,9 @@ fn set_up(asked: &[String], cached: bool) -> Result<()> {
         apt::refresh(step)?;
         Ok(said)
     })?;
+    if let Some(why) = emulator::too_old(&emulator::version()?) {
+        println!("note: {why}");
+    }
     for kernel in &wanted {
         let Wanted::Listed(listed) = kernel else {
             bail!(
@@ -213,7 +220,7 @@ fn test(args: &TestArgs) -> Result<bool> {
     have_modules(&wanted, args)?;
     let _lock = lock()?;
     let interrupt = Interrupt::listen()?;
-    steps.run("QEMU", |_| qemu::version())?;
+    steps.run("QEMU", |_| emulator::version())?;
     let head = args.record.then(record::head).transpose()?;
     let mut tally = Tally::default();
     let (mut images, mut ran_on) = (Vec::new(), Vec::new());

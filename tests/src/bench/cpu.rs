@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 
@@ -47,6 +47,21 @@ pub(crate) fn run_time(pid: u32) -> Result<u64> {
         }
     }
     Ok(total)
+}
+
+/// Clock ticks that a process has run in user space and in the kernel: the scheduler's run time, divided as a timer found it.
+pub(crate) fn ticks(pid: u32) -> Result<[u64; 2]> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    // The name, in brackets, may hold anything.
+    let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let mut words = after_name.split_whitespace().skip(11);
+    let mut next = || words.next().and_then(|word| word.parse().ok());
+    let both = (next(), next());
+    match both {
+        (Some(user), Some(kernel)) => Ok([user, kernel]),
+        _ => bail!("{path} holds no times"),
+    }
 }
 
 /// Nanoseconds that the thread with this directory in `/proc` has run.

@@ -10,6 +10,7 @@ mod frames;
 pub(super) mod instructions;
 mod kernel;
 mod live;
+pub(super) mod loops;
 mod peer;
 mod sockets;
 mod tables;

@@ -9,6 +9,7 @@ mod check;
 mod load;
 pub(super) mod protocols;
 mod proxies;
+pub(super) mod requests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

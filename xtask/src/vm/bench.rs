@@ -6,14 +6,15 @@
 use std::{collections::BTreeMap, fs};
 
 use anyhow::{Result, bail, ensure};
+use serde_json::Value;
 
 use super::{
     compare,
     counts::{self, Counts},
-    history,
+    emulator, history,
     image::{self, Guest, Image},
     kernels::{self, Listed, Wanted},
-    qemu::{self, Accel, Folder, Machine},
+    qemu::{Accel, Folder, Machine},
     results::{Results, Verdict},
     store,
 };
@@ -26,6 +27,9 @@ use crate::{
 
 /// The kernel whose programs' instructions are counted where none is named.
 pub(super) const KERNEL: &str = "6.12";
+
+/// Beginning of the names of what is no count.
+const SHARE: &str = "share: ";
 
 /// What to count.
 #[derive(clap::Args)]
@@ -51,12 +55,25 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
     let image = kernel(&steps, &listed)?;
-    let guest = image::build_bench(&steps)?;
-    let now = steps.run_for("instructions", |step| {
+    let mut guest = image::build_bench(&steps)?;
+    let too_old = emulator::too_old(&emulator::version()?);
+    if too_old.is_none() {
+        guest = guest.with_daemon(&steps)?;
+    }
+    let mut now = steps.run_for("instructions", |step| {
         count(step, &interrupt, &image, &guest)
     })?;
+    match &too_old {
+        Some(why) => println!("note: {why}"),
+        None => now
+            .instructions
+            .extend(stack(&steps, &interrupt, &image, &guest)?),
+    }
     show(&now, recorded.get(&listed.id));
     if args.record {
+        if let Some(before) = recorded.get(&listed.id) {
+            now.keep_stack_of(before);
+        }
         recorded.insert(listed.id, now);
         counts::write(&recorded)?;
         steps.run("chart", |_| history::draw())?;
@@ -65,14 +82,15 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     let Some(before) = recorded.get(&listed.id) else {
         bail!("the records of kernel {} are gone", listed.id);
     };
-    let again;
-    let before = if before.release == now.release {
-        before
+    let mut before = if before.release == now.release {
+        before.clone()
     } else {
-        again = compare::again(&steps, &interrupt, &image, &guest, (before, &now))?;
-        &again
+        compare::again(&steps, &interrupt, &image, &guest, (before, &now))?
     };
-    let changes = counts::changes(before, &now);
+    if too_old.is_some() {
+        before.leave_out(counts::is_stack);
+    }
+    let changes = counts::changes(&before, &now);
     for sentence in &changes.cheaper {
         println!("note: {sentence}");
     }
@@ -98,7 +116,7 @@ pub(super) fn listed(id: &str) -> Result<Listed> {
 
 /// Its files, fetched where they are not in the cache.
 pub(super) fn kernel(steps: &Steps, listed: &Listed) -> Result<Image> {
-    steps.run("QEMU", |_| qemu::version())?;
+    steps.run("QEMU", |_| emulator::version())?;
     let cached = steps.run_for(&format!("kernel {}", listed.id), |step| {
         let cached = match store::cached(listed)? {
             Some(cached) => cached,
@@ -117,21 +135,7 @@ pub(super) fn count(
     image: &Image,
     guest: &Guest,
 ) -> Result<(Counts, String)> {
-    let folder = Folder::new(paths::target().join("vm/bench"), false)?;
-    let made = image.make(folder.path(), &image::instructions(), guest)?;
-    let machine = Machine {
-        kernel: &made.kernel,
-        initramfs: &made.initramfs,
-        folder: folder.path(),
-        accel: Accel::Tcg,
-        words: "",
-        counts: true,
-        bound: super::BOUND,
-    };
-    step.say("counting");
-    machine.run(interrupt, |_| {})?;
-    let said = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
-    let results = Results::read(&said("results.jsonl"), &said("console.log"));
+    let results = machine(step, interrupt, image, guest, &image::instructions())?;
     let instructions = instructions(&results)?;
     let said = format!(
         "{} kinds of packets on Linux {}",
@@ -144,6 +148,53 @@ pub(super) fn count(
         instructions,
     };
     Ok((counts, said))
+}
+
+/// Counts what goes through the whole stack.
+pub(super) fn stack(
+    steps: &Steps,
+    interrupt: &Interrupt,
+    image: &Image,
+    guest: &Guest,
+) -> Result<BTreeMap<String, u64>> {
+    steps.run_for("through the stack", |step| {
+        let results = machine(step, interrupt, image, guest, &image::stack(guest))?;
+        let all = instructions(&results)?;
+        let (shares, counts): (BTreeMap<_, _>, BTreeMap<_, _>) = all
+            .into_iter()
+            .partition(|(name, _)| name.starts_with(SHARE));
+        // Divided by a timer's ticks, so told and not compared.
+        for (name, share) in shares {
+            println!("note: {name} = {share}");
+        }
+        let said = format!("{} cases", counts.len());
+        Ok((counts, said))
+    })
+}
+
+/// Runs a machine that counts to its end.
+fn machine(
+    step: &Step,
+    interrupt: &Interrupt,
+    image: &Image,
+    guest: &Guest,
+    plan: &Value,
+) -> Result<Results> {
+    let folder = Folder::new(paths::target().join("vm/bench"), false)?;
+    let made = image.make(folder.path(), plan, guest)?;
+    let machine = Machine {
+        kernel: &made.kernel,
+        initramfs: &made.initramfs,
+        folder: folder.path(),
+        accel: Accel::Tcg,
+        words: "",
+        counts: true,
+        bound: super::BOUND,
+    };
+    step.say("counting");
+    machine.run(interrupt, |_| {})?;
+    let said = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    Ok(Results::read(&said("results.jsonl"), &said("console.log")))
 }
 
 fn instructions(results: &Results) -> Result<BTreeMap<String, u64>> {

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{
     bench,
     counts::{self, Counts},
+    emulator::Emulator,
     image::{self, Guest, Image},
     qemu::Folder,
 };
@@ -39,10 +40,13 @@ pub(crate) struct Args {
     /// On this kernel, an id of tests/vm/kernels.yaml.
     #[arg(long, default_value = bench::KERNEL)]
     kernel: String,
+    #[command(flatten)]
+    emulator: Emulator,
 }
 
 /// Counts both and shows them side by side.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    args.emulator.choose()?;
     let steps = Steps::new();
     let listed = bench::listed(&args.kernel)?;
     let commit = commit(&args.reference)?;

@@ -47,6 +47,8 @@ const BENCH: &str = "forebay-bench";
 /// Where program and kernel programs lie in the machine.
 const PROGRAM: &str = "/program";
 const OBJECT: &str = "/forebay.o";
+/// Where the daemon lies in a machine that has it.
+const DAEMON: &str = "/forebay";
 
 /// Where a kernel comes from.
 pub(super) struct Image {
@@ -74,6 +76,8 @@ pub(super) struct Guest {
     /// The same without what only debuggers read.
     stripped: Vec<u8>,
     pub(super) object: Vec<u8>,
+    /// The daemon as it is shipped: as cargo has built it, and stripped.
+    daemon: Option<(PathBuf, Vec<u8>)>,
 }
 
 impl Image {
@@ -107,6 +111,9 @@ impl Image {
         archive.file("/plan.json", plan.to_string().as_bytes());
         archive.file(OBJECT, &guest.object);
         archive.program_as(PROGRAM, &guest.program, &guest.stripped)?;
+        if let Some((path, stripped)) = &guest.daemon {
+            archive.program_as(DAEMON, path, stripped)?;
+        }
         archive.programs()?;
         archive.xdp_tools()?;
         for (i, (name, bytes)) in modules::closure(&modules)?.iter().enumerate() {
@@ -166,6 +173,15 @@ pub(super) fn instructions() -> Value {
     plan(Some(PROGRAM), &words, &["instructions"], "")
 }
 
+/// The plan of one that counts those of packets on interfaces, and of requests if it has the daemon.
+pub(super) fn stack(guest: &Guest) -> Value {
+    let mut words = vec!["stack", "--object", OBJECT, "--work", "/tmp/work"];
+    if guest.daemon.is_some() {
+        words.push("--requests");
+    }
+    plan(Some(PROGRAM), &words, &["stack"], "")
+}
+
 /// A plan of nothing.
 pub(super) fn nothing() -> Value {
     plan(None, &[], &[], "")
@@ -182,6 +198,7 @@ fn plan(program: Option<&str>, words: &[&str], names: &[&str], filter: &str) -> 
             "PATH": "/bin",
             "HOME": "/root",
             "FOREBAY_EBPF_OBJECT": OBJECT,
+            "FOREBAY_BIN": DAEMON,
             "RUST_BACKTRACE": "0",
             // Else the first line that a test prints stands behind its name.
             "RUST_TEST_THREADS": "2",
@@ -218,6 +235,7 @@ fn guest(steps: &Steps, name: &str, words: &[&str], object: &Path) -> Result<Gue
         stripped: stripped(&program, name)?,
         object: read(object)?,
         program,
+        daemon: None,
     })
 }
 
@@ -229,7 +247,21 @@ impl Guest {
             program: self.program.clone(),
             stripped: self.stripped.clone(),
             object,
+            daemon: None,
         }
+    }
+
+    /// The same with the daemon, built as it is shipped: what it does for a request is to be what it does on a cluster.
+    pub(super) fn with_daemon(self, steps: &Steps) -> Result<Self> {
+        steps.run("forebay", |step| {
+            cmd::release(step, "gateway-user", "forebay")
+        })?;
+        let path = paths::target().join("release/forebay");
+        let stripped = stripped(&path, "forebay")?;
+        Ok(Self {
+            daemon: Some((path, stripped)),
+            ..self
+        })
     }
 
     /// The same with what counts instructions as another checkout at `root` has it. What is built stays in `target`.

@@ -11,15 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-use crate::{
-    cluster::wait::{Interrupt, until},
-    cmd,
-};
-
-/// The emulator.
-pub(super) const PROGRAM: &str = "qemu-system-x86_64";
+use super::emulator;
+use crate::cluster::wait::{Interrupt, until};
 
 /// The processor that is emulated: a fixed one, since what a kernel patches in itself depends on it.
 const CPU: &str = "Nehalem";
@@ -86,7 +81,7 @@ impl Machine<'_> {
             .process_group(0);
         let child = command
             .spawn()
-            .with_context(|| format!("cannot start {PROGRAM}"))?;
+            .with_context(|| format!("cannot start {}", emulator::program().display()))?;
         Ok(Running {
             child,
             results: self.folder.join("results.jsonl"),
@@ -118,7 +113,7 @@ impl Machine<'_> {
             _ => ("tcg", CPU),
         };
         let mut command = Command::new("nice");
-        command.args(["-n", "10", PROGRAM]);
+        command.args(["-n", "10"]).arg(emulator::program());
         command.args(["-machine", "pc", "-accel", accel, "-cpu", cpu]);
         // A second processor made every emulated run slower.
         command.args(["-m", &fitting.memory.to_string(), "-smp", "1"]);
@@ -181,17 +176,6 @@ impl Drop for Running {
         drop(self.child.kill());
         drop(self.child.wait());
     }
-}
-
-/// Whether QEMU is there; its version.
-pub(super) fn version() -> Result<String> {
-    ensure!(
-        cmd::is_there(PROGRAM),
-        "there is no {PROGRAM}: run `cargo xtask vm setup`, or install QEMU for x86"
-    );
-    let said = cmd::output(Command::new(PROGRAM).arg("--version"))?;
-    let version = said.split_whitespace().nth(3).unwrap_or("unknown");
-    Ok(version.to_owned())
 }
 
 /// Whether KVM is worth a try on this machine: not where it could only be nested without the processor's help.

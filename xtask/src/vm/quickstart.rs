@@ -14,11 +14,11 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::{
-    bench, image,
+    bench, emulator, image,
     image::{Guest, Image},
     initramfs::Archive,
     kernels::{self, Wanted},
-    qemu::{self, Accel, Fitting, Folder, Machine, Running},
+    qemu::{Accel, Fitting, Folder, Machine, Running},
     results::{Results, Verdict},
     soak,
 };
@@ -106,7 +106,7 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     };
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
-    steps.run("QEMU", |_| qemu::version())?;
+    steps.run("QEMU", |_| emulator::version())?;
     let image = steps.run_for(&format!("kernel {}", listed.id), |step| {
         soak::find(step, listed, args.offline)
     })?;

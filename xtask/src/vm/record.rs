@@ -20,7 +20,7 @@ pub(super) fn head() -> Result<String> {
     let commit = said("git", &["rev-parse", "--short=12", "HEAD"])?;
     let clean = said("git", &["status", "--porcelain", "--untracked-files=no"])?.is_empty();
     let changes = if clean { "" } else { " with changes" };
-    let qemu = super::qemu::version()?;
+    let qemu = super::emulator::version()?;
     Ok(format!("{date}, commit {commit}{changes}, QEMU {qemu}."))
 }
 

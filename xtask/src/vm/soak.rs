@@ -15,9 +15,10 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::{
+    emulator,
     image::{self, Guest, Image},
     kernels::{self, Listed, Wanted},
-    qemu::{self, Accel, Folder, Machine},
+    qemu::{Accel, Folder, Machine},
     results::{Results, Verdict},
     store,
 };
@@ -70,7 +71,7 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     println!("{again}");
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
-    steps.run("QEMU", |_| qemu::version())?;
+    steps.run("QEMU", |_| emulator::version())?;
     let image = steps.run_for(&format!("kernel {}", listed.id), |step| {
         find(step, listed, args.offline)
     })?;

@@ -388,7 +388,7 @@ fn napi_threads(interface: &str) -> Result<Vec<u32>> {
     Ok(threads)
 }
 
-fn number(path: &Path) -> Result<u32> {
+pub(super) fn number(path: &Path) -> Result<u32> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     text.trim()
@@ -396,7 +396,7 @@ fn number(path: &Path) -> Result<u32> {
         .with_context(|| format!("{} holds no number", path.display()))
 }
 
-fn mac(path: &Path) -> Result<[u8; 6]> {
+pub(super) fn mac(path: &Path) -> Result<[u8; 6]> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let bytes: Vec<u8> = text

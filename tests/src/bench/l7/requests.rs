@@ -1,0 +1,159 @@
+//! Requests through the whole stack, in a virtual machine whose clock counts instructions: client, veth, native XDP, the real
+//! daemon, backend, and back.
+//!
+//! The machine's time is told, which holds client and backend too, and the run time of the daemon's threads alone, which holds what
+//! interrupts did meanwhile.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::load::{Client, HOST};
+use super::{CELL_LIMIT, backend};
+use crate::bench::{cpu, stack};
+use crate::daemon::{Daemon, Settings};
+use crate::eventually::eventually;
+use crate::leftovers::Ledger;
+use crate::netns::Netns;
+use crate::topology::{Site, UPLINK};
+
+const MANIFESTS: &str = include_str!("../../../bench-peers/stack.yaml.in");
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
+const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+const BACKEND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 11);
+const PORT: u16 = 8080;
+const BACKEND_PORT: u16 = 9000;
+
+/// The first processor alone in a machine that has but one.
+const CORE: usize = 0;
+
+/// Requests of the short and of the long run.
+const REQUESTS: (u32, u32) = (200, 2_200);
+
+/// How long the daemon is left to itself before it is measured: what it does after its start is no request's.
+const SETTLED: Duration = Duration::from_secs(3);
+
+/// Runs all and tells their instructions.
+pub(in crate::bench) fn run(work: &Path) -> Result<()> {
+    let ledger = Ledger::open()?;
+    let (site, client) = place(&ledger)?;
+    let address = SocketAddr::from((BACKEND, BACKEND_PORT));
+    site.netns.run(|| backend::start(address, CORE).map(drop))?;
+    let settings = settings(work)?;
+    let mut daemon = Daemon::start(&ledger, &site, &settings)?;
+    daemon.wait_ready()?;
+    client.run(|| measure(&daemon))
+}
+
+/// The node's namespace and the client's, with a veth between them.
+fn place(ledger: &Ledger) -> Result<(Site, Netns)> {
+    let client = Netns::new(ledger, "requests")?;
+    let netns = Netns::new(ledger, "node1")?;
+    let site = Site {
+        name: "node1".to_owned(),
+        address: NODE,
+        back: BACKEND,
+        mac: "02:00:00:00:01:01".to_owned(),
+        netns,
+    };
+    let node = &site.netns;
+    node.veth(UPLINK, &site.mac, &client, UPLINK)?;
+    node.address(UPLINK, NODE, 24)?;
+    node.address("lo", BACKEND, 32)?;
+    client.address(UPLINK, CLIENT, 24)?;
+    client.ip(&format!(
+        "neigh replace {VIP} lladdr {} dev {UPLINK} nud permanent",
+        site.mac
+    ))?;
+    for end in [node, &client] {
+        end.checksums_in_software(UPLINK)?;
+    }
+    Ok((site, client))
+}
+
+fn settings(work: &Path) -> Result<Settings> {
+    let config = work.join("config");
+    fs::create_dir_all(&config).with_context(|| format!("cannot make {}", config.display()))?;
+    let values = [
+        ("@NODE@", NODE.to_string()),
+        ("@HOST@", HOST.to_owned()),
+        ("@LISTEN_ADDRESS@", VIP.to_string()),
+        ("@LISTEN_PORT@", PORT.to_string()),
+        ("@BACKEND_ADDRESS@", BACKEND.to_string()),
+        ("@BACKEND_PORT@", BACKEND_PORT.to_string()),
+    ];
+    let text = values
+        .iter()
+        .fold(MANIFESTS.to_owned(), |text, (name, value)| {
+            text.replace(name, value)
+        });
+    fs::write(config.join("all.yaml"), text).context("cannot write the manifests")?;
+    Ok(Settings {
+        config,
+        directory: work.to_path_buf(),
+        forward: "auto".to_owned(),
+        drain_timeout: Duration::from_secs(1),
+        workers: Some(1),
+    })
+}
+
+fn measure(daemon: &Daemon) -> Result<()> {
+    let vip = SocketAddr::from((VIP, PORT));
+    let mut kept = eventually("the first answer", CELL_LIMIT, || {
+        let mut client = Client::connect(vip, 1)?;
+        let outcome = client.run(1, CELL_LIMIT)?;
+        ensure!(
+            outcome.statuses.contains_key(&200),
+            "{:?}",
+            outcome.statuses
+        );
+        Ok(client)
+    })?;
+    std::thread::sleep(SETTLED);
+    let of = |name: &str, ask: &mut dyn FnMut(u32) -> Result<()>| -> Result<()> {
+        let mut own = f64::INFINITY;
+        let [user, kernel] = cpu::ticks(daemon.pid())?;
+        let whole = stack::cost(REQUESTS, &mut |requests| {
+            let (start, before) = (Instant::now(), cpu::run_time(daemon.pid())?);
+            ask(requests)?;
+            let took = start.elapsed();
+            let ran = cpu::run_time(daemon.pid())? - before;
+            if requests == REQUESTS.1 {
+                own = own.min(ran as f64 / f64::from(requests));
+            }
+            Ok(took)
+        })?;
+        stack::tell(&format!("l7: {name}, whole machine"), whole);
+        stack::tell(&format!("l7: {name}, daemon"), own);
+        let [user_after, kernel_after] = cpu::ticks(daemon.pid())?;
+        let (user, kernel) = (user_after - user, kernel_after - kernel);
+        let percent = 100.0 * user as f64 / ((user + kernel).max(1)) as f64;
+        stack::tell(
+            &format!("share: {name}, daemon, percent in user space"),
+            percent,
+        );
+        Ok(())
+    };
+    of("HTTP/1.1 request", &mut |requests| {
+        only_good(&mut kept, requests)
+    })?;
+    of("HTTP/1.1 request over a new connection", &mut |requests| {
+        (0..requests).try_for_each(|_| only_good(&mut Client::connect(vip, 1)?, 1))
+    })
+}
+
+/// Asks so often, and fails unless every answer is a good one.
+fn only_good(client: &mut Client, requests: u32) -> Result<()> {
+    let outcome = client.run(u64::from(requests), CELL_LIMIT)?;
+    ensure!(
+        outcome.statuses.get(&200) == Some(&u64::from(requests)),
+        "the run is void: answers by status are {:?}",
+        outcome.statuses
+    );
+    Ok(())
+}
