@@ -15,7 +15,7 @@ use super::load::{Client, HOST};
 use super::{CELL_LIMIT, backend};
 use crate::bench::{cpu, stack};
 use crate::daemon::{Daemon, Settings};
-use crate::eventually::eventually;
+use crate::eventually::{eventually, throughout};
 use crate::leftovers::Ledger;
 use crate::netns::Netns;
 use crate::topology::{Site, UPLINK};
@@ -114,7 +114,7 @@ fn measure(daemon: &Daemon) -> Result<()> {
         );
         Ok(client)
     })?;
-    std::thread::sleep(SETTLED);
+    throughout("nothing", SETTLED, || Ok(()))?;
     let of = |name: &str, ask: &mut dyn FnMut(u32) -> Result<()>| -> Result<()> {
         let mut own = f64::INFINITY;
         let [user, kernel] = cpu::ticks(daemon.pid())?;
