@@ -254,10 +254,11 @@ impl App {
                 }
             }
         }
+        // While VIPs are local: else nobody would hear that his connection ends.
+        self.shared.proxy.shutdown(Instant::now() + LAST_MOMENT);
         if let Some(kernel) = self.shared.kernel() {
             kernel.stop().await;
         }
-        self.shared.proxy.shutdown(Instant::now() + LAST_MOMENT);
         self.source.stop().await;
         tracing::info!("stopped");
         Ok(())
