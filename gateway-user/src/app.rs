@@ -254,11 +254,15 @@ impl App {
                 }
             }
         }
-        // While VIPs are local: else nobody would hear that his connection ends.
-        self.shared.proxy.shutdown(Instant::now() + LAST_MOMENT);
+        let last_moment = Instant::now() + LAST_MOMENT;
+        if self.shared.proxy.open_connections() > 0 {
+            // While VIPs are local: else nobody hears of his connection's end. With none open, a SYN that comes now is better lost.
+            self.shared.proxy.shutdown(last_moment);
+        }
         if let Some(kernel) = self.shared.kernel() {
             kernel.stop().await;
         }
+        self.shared.proxy.shutdown(last_moment);
         self.source.stop().await;
         tracing::info!("stopped");
         Ok(())
