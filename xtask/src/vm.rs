@@ -31,7 +31,7 @@ use clap::Subcommand;
 use self::{
     emulator::Emulator,
     image::{Extent, Guest, Image},
-    kernels::Wanted,
+    kernels::{Listed, Wanted},
     lockdown::Lockdown,
     qemu::{Accel, Folder, Machine},
     results::{Record, Results, Verdict},
@@ -87,6 +87,48 @@ enum Command {
     Soak(soak::Args),
     /// The quick start between three machines: a client and two nodes, on one link and with a router between them.
     Quickstart(quickstart::Args),
+}
+
+/// Where a command with one kernel runs it.
+#[derive(clap::Args)]
+struct On {
+    /// On this kernel, an id of tests/vm/kernels.yaml.
+    #[arg(long, default_value = bench::KERNEL)]
+    kernel: String,
+    /// How instructions are carried out.
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    accel: Accel,
+    /// Keep what machines were made of and what they said, in target/vm.
+    #[arg(long)]
+    keep: bool,
+    /// Fetch nothing.
+    #[arg(long)]
+    offline: bool,
+}
+
+impl On {
+    /// The kernel of the list.
+    fn listed(&self) -> Result<Listed> {
+        let mut chosen = kernels::chosen(std::slice::from_ref(&self.kernel), &kernels::list()?)?;
+        match chosen.pop() {
+            Some(Wanted::Listed(listed)) if !listed.below => Ok(listed),
+            _ => bail!(
+                "--kernel {}: only kernels of the list that Forebay serves",
+                self.kernel
+            ),
+        }
+    }
+
+    /// Its files, fetched where they are not in the cache and may be.
+    fn find(&self, step: &Step, listed: &Listed) -> Result<(Image, String)> {
+        let cached = match store::cached(listed)? {
+            Some(cached) => cached,
+            None if self.offline => bail!("kernel {} is not in the cache", listed.id),
+            None => store::fetch(step, listed)?,
+        };
+        let version = cached.lock.version.clone();
+        Ok((Image::of_cache(cached, listed.below), version))
+    }
 }
 
 #[derive(clap::Args)]

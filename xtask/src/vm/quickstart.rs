@@ -9,18 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::{
-    bench, emulator, image,
+    On, emulator, image,
     image::{Guest, Image},
     initramfs::Archive,
-    kernels::{self, Wanted},
     qemu::{Accel, Fitting, Folder, Machine, Running},
     results::{Results, Verdict},
-    soak,
 };
 use crate::{
     cluster::wait::{Interrupt, until},
@@ -76,43 +74,26 @@ impl Way {
 /// What to do.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// On this kernel, an id of tests/vm/kernels.yaml.
-    #[arg(long, default_value = bench::KERNEL)]
-    kernel: String,
+    #[command(flatten)]
+    on: On,
     /// Only with nodes that reach each other so; default: both.
     #[arg(long, value_enum)]
     path: Option<Way>,
-    /// How instructions are carried out.
-    #[arg(long, value_enum, default_value_t = Accel::Auto)]
-    accel: Accel,
-    /// Keep what the machines were made of and what they said, in target/vm.
-    #[arg(long)]
-    keep: bool,
-    /// Fetch nothing.
-    #[arg(long)]
-    offline: bool,
 }
 
 /// Runs it; whether all held.
 pub(super) fn run(args: &Args) -> Result<bool> {
     let steps = Steps::new();
-    let chosen = kernels::chosen(std::slice::from_ref(&args.kernel), &kernels::list()?)?;
-    let listed = match chosen.first() {
-        Some(Wanted::Listed(listed)) if !listed.below => listed,
-        _ => bail!(
-            "--kernel {}: only kernels of the list that Forebay serves",
-            args.kernel
-        ),
-    };
+    let listed = args.on.listed()?;
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
     steps.run("QEMU", |_| emulator::version())?;
     let image = steps.run_for(&format!("kernel {}", listed.id), |step| {
-        soak::find(step, listed, args.offline)
+        args.on.find(step, &listed)
     })?;
     let guest = image::build(&steps)?;
     let daemon = build(&steps)?;
-    let accel = super::accel(&steps, &interrupt, args.accel, &image, &guest)?;
+    let accel = super::accel(&steps, &interrupt, args.on.accel, &image, &guest)?;
     let ways = args.path.map_or(Way::ALL.to_vec(), |way| vec![way]);
     let mut counts = Counts::default();
     for way in ways {
@@ -122,7 +103,7 @@ pub(super) fn run(args: &Args) -> Result<bool> {
             guest: &guest,
             daemon: &daemon,
             accel,
-            keep: args.keep,
+            keep: args.on.keep,
         };
         counts.add(wire.run(&steps, &interrupt, way)?);
     }

@@ -11,16 +11,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{
-    emulator,
+    On, emulator,
     image::{self, Guest, Image},
-    kernels::{self, Listed, Wanted},
     qemu::{Accel, Folder, Machine},
     results::{Results, Verdict},
-    store,
 };
 use crate::{
     cluster::wait::Interrupt,
@@ -29,8 +27,6 @@ use crate::{
     soak::{Choice, Fault},
 };
 
-/// The kernel where none is named.
-const KERNEL: &str = "6.12";
 /// What the machine may take besides for its start, its programs and its end.
 const BESIDES: u64 = 420;
 /// How the machine's console tells how it goes.
@@ -39,33 +35,20 @@ const MARK: &str = "soak: ";
 /// What to do.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// On this kernel, an id of tests/vm/kernels.yaml.
-    #[arg(long, default_value = KERNEL)]
-    kernel: String,
+    #[command(flatten)]
+    on: On,
     #[command(flatten)]
     choice: Choice,
-    /// How instructions are carried out.
-    #[arg(long, value_enum, default_value_t = Accel::Auto)]
-    accel: Accel,
-    /// Keep what the machine was made of and what it said, in target/vm.
-    #[arg(long)]
-    keep: bool,
-    /// Fetch nothing.
-    #[arg(long)]
-    offline: bool,
 }
 
 /// Runs it; whether all held.
 pub(super) fn run(args: &Args) -> Result<bool> {
     let steps = Steps::new();
-    let kernel = kernels::chosen(std::slice::from_ref(&args.kernel), &kernels::list()?)?;
-    let Some(Wanted::Listed(listed)) = kernel.first() else {
-        bail!("--kernel {}: only kernels of the list", args.kernel);
-    };
+    let listed = args.on.listed()?;
     let choice = args.choice.settled(&Fault::ALL)?;
     let again = format!(
         "the same faults again: cargo xtask vm soak --kernel {} {}",
-        args.kernel,
+        args.on.kernel,
         choice.words()
     );
     println!("{again}");
@@ -73,10 +56,10 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     let interrupt = Interrupt::listen()?;
     steps.run("QEMU", |_| emulator::version())?;
     let image = steps.run_for(&format!("kernel {}", listed.id), |step| {
-        find(step, listed, args.offline)
+        args.on.find(step, &listed)
     })?;
     let guest = image::build(&steps)?;
-    let accel = super::accel(&steps, &interrupt, args.accel, &image, &guest)?;
+    let accel = super::accel(&steps, &interrupt, args.on.accel, &image, &guest)?;
     let what = format!("{} min of faults", choice.minutes());
     let results = steps.run_for(&what, |step| {
         machine(step, &interrupt, (args, &choice), &image, &guest, accel)
@@ -85,16 +68,6 @@ pub(super) fn run(args: &Args) -> Result<bool> {
 }
 
 /// The kernel's files, from the cache or, unless `offline`, fetched.
-pub(super) fn find(step: &Step, listed: &Listed, offline: bool) -> Result<(Image, String)> {
-    let cached = match store::cached(listed)? {
-        Some(cached) => cached,
-        None if offline => bail!("kernel {} is not in the cache", listed.id),
-        None => store::fetch(step, listed)?,
-    };
-    let version = cached.lock.version.clone();
-    Ok((Image::of_cache(cached, listed.below), version))
-}
-
 /// The plan of the one scenario, with what it is told.
 fn plan(choice: &Choice) -> Value {
     let mut plan = image::scenarios(false, image::Extent::All, "");
@@ -121,7 +94,7 @@ fn machine(
     guest: &Guest,
     accel: Accel,
 ) -> Result<(Results, String)> {
-    let folder = Folder::new(paths::target().join("vm/soak"), args.keep)?;
+    let folder = Folder::new(paths::target().join("vm/soak"), args.on.keep)?;
     let made = image.make(folder.path(), &plan(choice), guest)?;
     let machine = Machine {
         kernel: &made.kernel,
