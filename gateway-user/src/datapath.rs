@@ -59,8 +59,8 @@ pub use pins::{detach, open_shared};
 pub use routes::Unset;
 pub use status::DatapathStatus;
 pub use sys::{
-    PeerCredentials, interface_name, keep_freed_memory, peer_credentials, return_freed_memory,
-    settle_memory,
+    PeerCredentials, interface_name, is_linux, keep_freed_memory, peer_credentials,
+    return_freed_memory, settle_memory,
 };
 pub use tags::{SessionTags, Tag};
 pub use vip_socket::open_udp;

@@ -176,7 +176,8 @@ pub(crate) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
 }
 
 /// Whether this is Linux `major.minor` or newer.
-pub(crate) fn is_linux(major: u32, minor: u32) -> bool {
+#[must_use]
+pub fn is_linux(major: u32, minor: u32) -> bool {
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy().into_owned();
     let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
