@@ -3,6 +3,7 @@
 use std::io::{Error, Result};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use gateway_tests::soak::course::SetAtEnd;
 use gateway_tests::stalls::Stalls;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -14,15 +15,6 @@ const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_net";
 const FILL: &str = "/fill";
 /// Longest time of one try of a client.
 const TRY: Duration = Duration::from_millis(250);
-
-/// Sets a flag when it goes, also with a test that fails.
-pub(super) struct SetAtEnd<'a>(pub(super) &'a AtomicBool);
-
-impl Drop for SetAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// A node whose driver is ticked all the time, as the daemon does.
 pub(super) struct Live {

@@ -32,10 +32,11 @@ impl Default for Course {
     }
 }
 
-/// Ends a course when it goes, also with a test that fails.
-struct End<'a>(&'a AtomicBool);
+/// Sets a flag when it goes, also with a test that fails.
+#[derive(Debug)]
+pub struct SetAtEnd<'a>(pub &'a AtomicBool);
 
-impl Drop for End<'_> {
+impl Drop for SetAtEnd<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -63,7 +64,7 @@ impl Course {
     /// Does `work` and sees when nobody has time meanwhile; at its end what runs beside it is told to end.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> T {
         thread::scope(|scope| {
-            let _end = End(&self.stop);
+            let _end = SetAtEnd(&self.stop);
             scope.spawn(|| self.look());
             work()
         })

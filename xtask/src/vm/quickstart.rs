@@ -191,7 +191,9 @@ impl Wire<'_> {
         let results = steps.run_for(&what, |step| {
             let started = Instant::now();
             let results = self.machines(step, interrupt, way)?;
-            let said = format!("three machines, {} s", started.elapsed().as_secs());
+            let held = results.iter().filter(|results| is_good(results)).count();
+            let took = started.elapsed().as_secs();
+            let said = format!("{held} of three machines held, {took} s");
             Ok((results, said))
         })?;
         let mut counts = Counts::default();
