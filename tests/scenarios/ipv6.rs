@@ -175,7 +175,7 @@ fn defended(rig: &Rig) {
     .unwrap();
 }
 
-/// Gives client and nodes addresses of IPv6, without a search for duplicates.
+/// Gives client and nodes addresses of IPv6.
 fn with_ipv6(rig: &Rig) -> Result<()> {
     let nodes = rig.topology.nodes.iter().map(|site| &site.netns);
     for (number, netns) in std::iter::once(&rig.topology.client)
@@ -183,7 +183,6 @@ fn with_ipv6(rig: &Rig) -> Result<()> {
         .enumerate()
     {
         netns.sysctl("net/ipv6/conf/all/disable_ipv6", "0")?;
-        netns.sysctl(&format!("net/ipv6/conf/{UPLINK}/accept_dad"), "0")?;
         netns.sysctl(&format!("net/ipv6/conf/{UPLINK}/disable_ipv6"), "0")?;
         let address = format!("2001:db8::{}/64", number + 1);
         netns.ip(&format!("address add {address} dev {UPLINK} nodad"))?;

@@ -25,7 +25,8 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes a namespace `<run>-<name>` with its loopback up and IPv6 off.
+    /// Makes a namespace `<run>-<name>` with its loopback up and IPv6 off. Where that is turned on, interfaces do not look for
+    /// duplicates of their addresses: until they have, for up to two seconds, nothing can ask for a neighbour.
     ///
     /// # Errors
     /// The first `ip` command that failed, with what it said.
@@ -37,6 +38,7 @@ impl Netns {
         netns.ip("link set lo up")?;
         netns.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
         netns.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        netns.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
         Ok(netns)
     }
 
