@@ -13,6 +13,9 @@
 //! owner what it does not hold: a detour, whatever the heir itself holds the owner for. From there the packet takes its
 //! usual way, and a second chance never becomes a delivery again, so nothing goes round.
 //!
+//! A node that drains by its own decision hands on the SYNs of peers that do not know it yet, also where its proxy listens: that
+//! may end before it has served them. The owner takes them as those of an heir, whomever it holds for the owner itself.
+//!
 //! A connection that this node ended leaves a socket in TIME_WAIT, also across a restart of the proxy. A client that opens
 //! another one from the same port may be at another node by then: such a socket takes only what nobody else has.
 //!
@@ -280,6 +283,10 @@ impl<T: Tables> Decision<'_, T> {
             miss.to = owner;
             if self.is_syn() {
                 miss.purpose = Purpose::Inherit;
+                // Its proxy would take it, and may end before it has served it.
+                if self.config.flags() & flag::DRAINING != 0 && !suspect {
+                    return Err(self.send(owner, Purpose::Inherit));
+                }
             }
             return Ok(miss);
         } else if !suspect {

@@ -125,6 +125,36 @@ pub(super) fn tunnelled(sockets: &Sockets) -> Vec<Case> {
                 Row::new(ON_LINK, false, [(ME, true), (0, false), (0, false)]),
             ),
         ),
+        astray(
+            send(
+                "SYN, the owner ranks lower, draining by own decision with a listener",
+                &listened,
+                [0x13, 0],
+                Counter::SynHeir,
+                ON_LINK,
+                [0x12, 1],
+            )
+            .row(
+                &listened,
+                Row::new(ON_LINK, false, [(ME, true), (0, false), (0, false)]),
+            ),
+        )
+        .setup(|t| t.config.flags |= flag::DRAINING),
+        pass(
+            "SYN, the owner ranks lower and is silent, draining by own decision with a listener",
+            &listened,
+            [0x13, 0],
+            1,
+            Counter::OwnSyn,
+        )
+        .row(
+            &listened,
+            Row::new(ON_LINK, false, [(ME, true), (0, false), (0, false)]),
+        )
+        .setup(|t| {
+            t.config.flags |= flag::DRAINING;
+            t.suspects.push(ON_LINK);
+        }),
         pass(
             "SYN, the owner ranks lower, a listener here",
             &listened,

@@ -263,6 +263,34 @@ fn a_packet_of_a_peer_that_took_this_node_for_the_owner_makes_no_detour() {
 }
 
 #[test]
+fn a_draining_node_takes_no_syn_of_a_peer_that_does_not_know_it() {
+    let row = Row::new(3, false, [(1, true), (2, false), (0, false)]);
+    let peer = node_of_three(
+        2,
+        Row::new(1, false, [(3, false), (2, false), (0, false)]),
+        &[],
+    );
+    let at = |flags, suspects: &[NodeIndex]| {
+        let mut packet = packet(SYN);
+        assert_eq!(does(&peer, &mut packet), Does::Sends(1, Phase::Delivery, 3));
+        let mut here = node_of_three(1, row, suspects);
+        here.config.flags |= flags;
+        (does(&here, &mut packet), packet)
+    };
+    let (done, mut packet) = at(flag::DRAINING, &[]);
+    assert_eq!(done, Does::Sends(3, Phase::SecondChance, 2));
+    // Whoever else has not heard of it takes the SYN all the same.
+    let behind = Row::new(1, false, [(3, false), (2, false), (0, false)]);
+    let owner = node_of_three(3, behind, &[]);
+    assert_eq!(does(&owner, &mut packet), Does::Keeps(Counter::OwnSyn));
+    // One that leaves by the list alone, and one whose heir is silent, serve what still reaches them.
+    for (flags, suspects) in [(0, &[][..]), (flag::DRAINING, &[3])] {
+        let (done, _) = at(flags, suspects);
+        assert_eq!(done, Does::Keeps(Counter::OwnSyn));
+    }
+}
+
+#[test]
 fn a_packet_of_a_peer_is_not_delivered_on_by_a_node_that_its_row_has_no_room_for() {
     let mut packet = packet(ACK);
     let peer = node_of_three(
