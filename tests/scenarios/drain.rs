@@ -10,7 +10,7 @@ use gateway_tests::{
     eventually::eventually,
     fixture::HOST,
     leftovers::Ledger,
-    rig::{Options, Rig},
+    rig::{Options, Rig, VIP},
 };
 
 #[test]
@@ -48,4 +48,42 @@ fn what_outlasts_the_drain_hears_of_its_end() {
     let tally = Tally::of(&running.stop().unwrap());
     // A VIP that is not local any more sends nothing: who waits would wait for as long as it likes.
     assert_eq!(tally.reset + tally.cut_off, HELD, "{tally}");
+}
+
+#[test]
+fn others_hear_of_a_drain_from_the_node_itself() {
+    const REQUESTS: usize = 60;
+    // Less than it takes a list to go round, and less than a node that was stopped waits for others to take over.
+    const SOON: Duration = Duration::from_millis(500);
+    let mut rig = Rig::start(Ledger::open().unwrap(), &Options::default()).unwrap();
+    let names: Vec<String> = (rig.topology.nodes.iter())
+        .map(|site| site.name.clone())
+        .collect();
+    // The list calls it ready all the time.
+    rig.daemons[0].ask(&["drain"]).unwrap();
+    eventually("what the others hold it for", SOON, || {
+        for daemon in &rig.daemons[1..] {
+            let status = daemon.status()?;
+            let nodes = status["datapath"]["nodes"].as_array();
+            let mut nodes = nodes.into_iter().flatten();
+            let one = nodes.find(|node| node["name"] == *names[0]);
+            ensure!(one.is_some_and(|one| one["state"] == "Draining"), "{one:?}");
+        }
+        Ok(())
+    })
+    .unwrap();
+    let back = rig.topology.nodes[0].back;
+    for through in [1, 0] {
+        rig.backends.forget_all();
+        let load = Load {
+            ports: rig.ports(0, REQUESTS).unwrap(),
+            ..Load::new(VIP, HOST, REQUESTS)
+        };
+        rig.deliver_to(through).unwrap();
+        let tally = Tally::of(&rig.client.send(load).unwrap());
+        assert_eq!(tally.status(200), REQUESTS, "{tally}");
+        let seen = rig.backends.seen();
+        assert_eq!(seen.len(), REQUESTS);
+        assert!(seen.iter().all(|one| one.peer != back));
+    }
 }

@@ -110,6 +110,8 @@ pub struct PeerReport {
     pub proxy_alive: bool,
     /// Whether it holds itself for ready.
     pub ready: bool,
+    /// Whether it drains by its own decision.
+    pub draining: bool,
     /// What it holds this node for: bits of `probe::view`.
     pub holds_us: u8,
     /// When it answered last.
@@ -440,6 +442,7 @@ impl Peer {
         report.foreign = told.map(|(_, foreign)| foreign);
         report.proxy_alive = proxy_alive;
         report.ready = answer.flags & flag::READY != 0;
+        report.draining = answer.flags & flag::DRAINING != 0;
         report.holds_us = answer.asker;
         report.heard_at = Some(now);
     }

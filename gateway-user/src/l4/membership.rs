@@ -16,6 +16,8 @@
 //! - **No longer ready.** A peer that the list calls so keeps its rows here while it answers, its proxy beats and it holds
 //!   itself for ready; at most [`LEAVE_LIMIT`]. Else others would take connections of rows that it takes for its own, and it
 //!   would reset them.
+//! - **Draining by its own decision.** A peer that says so is draining here too, whatever the list calls it: the list may
+//!   learn of it later than those who would send it connections, or never.
 //! - **Death.** A peer that is agreed to be dead is out of ranks, rows and fingerprint, and stays known: its probes are
 //!   answered, else two nodes that hold each other for dead would never meet again. If more than half of the list is
 //!   silent or dead, nobody more is taken for dead before that has been agreed for [`CONFIRM`]. This node is never dead.
@@ -34,7 +36,7 @@
 
 mod observe;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -85,7 +87,7 @@ pub struct Member {
     pub weight: u8,
     /// What it may do, with this node's own decision to drain and the wait of those who join applied.
     pub state: ReplicaState,
-    /// What the list and this node's own decision say that it may do.
+    /// What the list and its own decision say that it may do.
     pub wanted: ReplicaState,
     /// Taken for dead: out of ranks, rows and fingerprint.
     pub dead: bool,
@@ -110,6 +112,8 @@ pub struct Membership {
     draining: bool,
     started: bool,
     replicas: Vec<Replica>,
+    /// Peers that said last that they drain by their own decision.
+    say_draining: BTreeSet<String>,
     members: BTreeMap<String, Member>,
     /// Nodes that the list calls ready and that wait for agreement, with the end of their patience.
     joining: BTreeMap<String, Time>,
@@ -133,6 +137,7 @@ impl Membership {
             draining: false,
             started: false,
             replicas: Vec::new(),
+            say_draining: BTreeSet::new(),
             members: BTreeMap::new(),
             joining: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -194,6 +199,12 @@ impl Membership {
         }
         if self.draining {
             own.state = ReplicaState::Draining;
+        }
+        self.say_draining.retain(|name| listed.contains_key(name));
+        for name in &self.say_draining {
+            if let Some(replica) = listed.get_mut(name) {
+                replica.state = ReplicaState::Draining;
+            }
         }
         let known = std::mem::take(&mut self.members);
         let reweighed = listed.values().any(|r| {

@@ -21,6 +21,7 @@ impl Membership {
             return false;
         }
         let before = self.shape();
+        self.hear_who_drains(report, now);
         self.take_back(report, now);
         self.bury(report);
         let knows_not = |name: &str| {
@@ -45,6 +46,19 @@ impl Membership {
         };
         let members = self.members.values().map(member).collect();
         (self.all_until.is_some(), members)
+    }
+
+    /// What a peer says of its own draining holds until it says otherwise: its kernel answers for a process that has ended.
+    fn hear_who_drains(&mut self, report: &Report, now: Time) {
+        let says = |m: &&Member| match of(report, &m.name) {
+            Some(peer) if peer.standing == Standing::Answering => peer.draining,
+            _ => self.say_draining.contains(&m.name),
+        };
+        let heard: BTreeSet<String> = self.others().filter(says).map(|m| m.name.clone()).collect();
+        if heard != self.say_draining {
+            self.say_draining = heard;
+            self.refresh(now);
+        }
     }
 
     /// Dead nodes that answer are back.

@@ -368,6 +368,42 @@ fn a_node_that_is_no_longer_ready_keeps_its_rows_until_it_knows() {
 }
 
 #[test]
+fn a_peer_that_says_that_it_drains_owns_nothing_whatever_the_list_says() {
+    let (mut m, mut replicas) = settled(&["a", "b", "c"]);
+    let drains = with_state(&m, "c", MemberState::Draining);
+    let said = |fingerprint, draining| PeerReport {
+        draining,
+        ready: !draining,
+        ..answers(fingerprint)
+    };
+    assert!(m.observe(&but(&m, &[("c", said(drains, true))]), KEY, at(20)));
+    assert_eq!(state_of(&m, "c"), ReplicaState::Draining);
+    assert_eq!(m.fingerprint(KEY), drains, "as it sees itself");
+    assert!(member(&m, "c").holds_until.is_some());
+    // The list comes late, or calls it something else.
+    for state in [ReplicaState::Ready, ReplicaState::Joining] {
+        replicas[2].state = state;
+        m.update(&replicas, at(21));
+        assert_eq!(state_of(&m, "c"), ReplicaState::Draining);
+    }
+    // It is not heard for a while.
+    m.observe(&but(&m, &[("c", suspect())]), KEY, at(22));
+    assert_eq!(state_of(&m, "c"), ReplicaState::Draining);
+    // Another process, for which the list holds; and one more time, without an entry in the list meanwhile.
+    replicas[2].state = ReplicaState::Ready;
+    m.update(&replicas, at(23));
+    m.observe(&but(&m, &[("c", said(drains, false))]), KEY, at(23));
+    assert!(member(&m, "c").waits());
+    let agrees = said(m.fingerprint(KEY), false);
+    m.observe(&but(&m, &[("c", agrees)]), KEY, at(23));
+    assert_eq!(state_of(&m, "c"), ReplicaState::Ready);
+    m.observe(&but(&m, &[("c", said(drains, true))]), KEY, at(24));
+    m.update(&replicas[..2], at(25));
+    m.update(&replicas, at(26));
+    assert!(member(&m, "c").waits());
+}
+
+#[test]
 fn nobody_waits_longer_than_two_seconds_to_join() {
     let (mut m, mut replicas) = settled(&["a", "b"]);
     replicas.push(replica("c", ReplicaState::Ready));
