@@ -112,7 +112,7 @@ fn interfaces() {
     bare.refused(
         &["--interface", "lo", "--datapath", "native"],
         1,
-        "interface lo refuses native XDP (Operation not supported (os error 95)): lower the MTU if it is above about 3500 bytes, or use --datapath auto or generic",
+        "interface lo refuses native XDP (Operation not supported (os error 95)): lower the MTU if it is above about 3500 bytes, turn LRO and GRO in hardware off, or use --datapath auto or generic",
     );
     let _foreign = bare.netns.run(|| Ok(attach_pass("eth0").unwrap())).unwrap();
     let native = ["--interface", "eth0", "--datapath", "native"];

@@ -149,7 +149,7 @@ fn uplink(
             Err(error) if wanted != AttachMode::Auto => return Err(error),
             Err(error @ (Error::NotPermitted { .. } | Error::Pin { .. })) => return Err(error),
             Err(error) => {
-                reasons.push(refusal(*mode, attachment.mtu, &error));
+                reasons.push(refusal(*mode, &attachment, &error));
                 failed = Some(error);
             }
         }
@@ -187,21 +187,21 @@ pub(super) fn pinned_mode(interface: &str, directory: &Path) -> Option<AttachMod
 }
 
 /// Why a way could not be taken, as a part of a sentence.
-fn refusal(mode: AttachMode, mtu: u32, error: &Error) -> String {
-    let said = match error {
+fn refusal(mode: AttachMode, attachment: &Attachment, error: &Error) -> String {
+    let (said, number) = match error {
         Error::NativeRefused { source, .. }
         | Error::TcRefused { source, .. }
-        | Error::Attach { source, .. } => source.to_string(),
-        other => other.to_string(),
+        | Error::Attach { source, .. } => (source.to_string(), source.raw_os_error()),
+        other => (other.to_string(), None),
     };
-    let too_long = (mode == AttachMode::Native).then(|| plan::too_long_for_native(mtu));
-    if let Some(why) = too_long.flatten() {
-        return format!("{why}: {said}");
+    if mode != AttachMode::Native {
+        return format!("{} was refused: {said}", mode.name());
     }
-    match mode {
-        AttachMode::Native => format!("the driver refused native XDP: {said}"),
-        mode => format!("{} was refused: {said}", mode.name()),
-    }
+    let why = plan::too_long_for_native(attachment.mtu).or_else(|| {
+        (number == Some(libc::EOPNOTSUPP)).then(|| plan::merges(&attachment.interface))
+    });
+    let why = why.unwrap_or_else(|| "the driver refused native XDP".to_owned());
+    format!("{why}: {said}")
 }
 
 /// One way; says whether something of an earlier process was adopted.

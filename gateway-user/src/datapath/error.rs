@@ -65,7 +65,7 @@ pub enum Error {
     },
     /// The driver refused native XDP and the user insists.
     #[error(
-        "interface {interface} refuses native XDP ({source}): lower the MTU if it is above about 3500 bytes, or use --datapath auto or generic"
+        "interface {interface} refuses native XDP ({source}): lower the MTU if it is above about 3500 bytes, turn LRO and GRO in hardware off, or use --datapath auto or generic"
     )]
     NativeRefused {
         /// Interface name.

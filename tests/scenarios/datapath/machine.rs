@@ -1,5 +1,5 @@
 //! What only another kernel and a network card show: run by `cargo xtask vm test`, in a virtual machine with two cards of
-//! virtio on one hub.
+//! virtio on one hub, and one whose offloads cannot be turned off where the machine's host could make it.
 
 use gateway_user::cli::check::{Finding, gather, judge};
 use gateway_user::datapath::object;
@@ -8,25 +8,30 @@ use super::*;
 
 const VIP: &str = "10.77.9.1:80";
 
-/// The name of one of the machine's two cards, by the number in its MAC. A card comes back to the first namespace some time
-/// after the one that it was given to has ended.
-pub(super) fn card(number: u8) -> String {
+/// A card that the machine has now in its first namespace, by the number in its MAC.
+fn find_card(number: u8) -> Option<String> {
     let mac = format!("52:54:00:00:00:0{number}");
     let is_it = |name: &String| {
         let path = format!("/sys/class/net/{name}/address");
         std::fs::read_to_string(path).is_ok_and(|address| address.trim() == mac)
     };
+    let entries = std::fs::read_dir("/sys/class/net").unwrap();
+    let mut names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.find(is_it)
+}
+
+/// The name of one of the machine's cards. A card comes back to the first namespace some time after the one that it was given
+/// to has ended.
+pub(super) fn card(number: u8) -> String {
     let begun = Instant::now();
     loop {
-        let entries = std::fs::read_dir("/sys/class/net").unwrap();
-        let mut names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        if let Some(name) = names.find(is_it) {
+        if let Some(name) = find_card(number) {
             return name;
         }
         let elapsed = begun.elapsed();
         assert!(
             elapsed < PATIENCE,
-            "this machine has no card {mac}: run `cargo xtask vm test`"
+            "this machine has no card {number}: run `cargo xtask vm test`"
         );
         thread::park_timeout(Duration::from_millis(20));
     }
@@ -143,6 +148,42 @@ fn an_mtu_that_the_card_does_not_take_is_named_and_lived_with() {
         refused.starts_with("interface up0 refuses native XDP ("),
         "{refused}"
     );
+}
+
+#[test]
+#[ignore = "needs the machine's cards: cargo xtask vm test"]
+fn a_card_that_merges_packets_and_cannot_stop_is_named_and_lived_with() {
+    if find_card(3).is_none() {
+        println!("skipped: the host has no tap for a card whose offloads are fixed");
+        return;
+    }
+    let namespace = Namespace::new("merges-n");
+    give(3, &namespace, "up0", "10.78.0.1/24", 1500);
+    let mut node = Node::start_as(namespace, "one", AttachMode::Auto, ForwardMode::Auto);
+    let note = attachment(&mut node).note.unwrap_or_default();
+    let why = "the driver of up0 has no native XDP, or not while it merges packets that it receives (`ethtool -K up0 lro off rx-gro-hw off`, if it lets that be turned off): ";
+    assert!(note.starts_with(why), "{note}");
+    let mode = attachment(&mut node).mode;
+    assert_eq!(mode, in_traffic_control());
+    println!("fact: virtio_net with fixed offloads = {}", mode.name());
+    let settings = node.settings();
+    let names = ["up0".to_owned()];
+    let found = node
+        .namespace
+        .enter(|| judge(&gather(&names, &settings.bpffs, &[])));
+    let way = found.iter().find(|one| one.check == "way in by up0");
+    let way = way.unwrap();
+    assert!(way.found.starts_with(mode.name()), "{way:?}");
+    node.driver = None;
+    node.mode = AttachMode::Native;
+    let settings = node.settings();
+    let refused = node.namespace.enter(|| Agent::open(&settings).map(drop));
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.starts_with("interface up0 refuses native XDP (Operation not supported"),
+        "{refused}"
+    );
+    assert!(refused.contains("turn LRO and GRO in hardware off"));
 }
 
 #[test]

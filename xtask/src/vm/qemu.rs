@@ -54,6 +54,9 @@ pub(super) struct Fitting {
     pub(super) memory: u32,
     /// Cards and their cables, as QEMU's words. A path there is one from the machine's folder: those of sockets are short.
     pub(super) cards: Vec<String>,
+    /// Network namespace of QEMU's own, as words before the program: what cables need of this machine's kernel is made there, and
+    /// ends with QEMU.
+    pub(super) apart: &'static [&'static str],
 }
 
 impl Machine<'_> {
@@ -89,9 +92,11 @@ impl Machine<'_> {
         })
     }
 
-    /// Two cards on one hub: what one sends the other receives. None where instructions are counted.
+    /// Two cards on one hub: what one sends the other receives; and where this machine can have it, one whose offloads the guest
+    /// cannot turn off. None where instructions are counted.
     fn usual(&self) -> Fitting {
         let count = if self.counts { 0 } else { 2 };
+        let apart = if self.counts { None } else { apart() };
         let card = |i: u8| {
             [
                 "-netdev".to_owned(),
@@ -100,9 +105,11 @@ impl Machine<'_> {
                 format!("virtio-net-pci,netdev=net{i},mac=52:54:00:00:00:0{}", i + 1),
             ]
         };
+        let fixed = apart.iter().flat_map(|_| FIXED.map(str::to_owned));
         Fitting {
             memory: 1024,
-            cards: (0..count).flat_map(card).collect(),
+            cards: (0..count).flat_map(card).chain(fixed).collect(),
+            apart: apart.unwrap_or_default(),
         }
     }
 
@@ -113,7 +120,8 @@ impl Machine<'_> {
             _ => ("tcg", CPU),
         };
         let mut command = Command::new("nice");
-        command.args(["-n", "10"]).arg(emulator::program());
+        command.args(["-n", "10"]).args(fitting.apart);
+        command.arg(emulator::program());
         command.args(["-machine", "pc", "-accel", accel, "-cpu", cpu]);
         // A second processor made every emulated run slower.
         command.args(["-m", &fitting.memory.to_string(), "-smp", "1"]);
@@ -139,6 +147,30 @@ impl Machine<'_> {
         command.args(&fitting.cards);
         Ok(command)
     }
+}
+
+/// A card whose offloads the guest cannot turn off. The guest is offered them at all only by a tap.
+const FIXED: [&str; 4] = [
+    "-netdev",
+    "tap,id=fixed,ifname=fixed,script=no,downscript=no",
+    "-device",
+    "virtio-net-pci,netdev=fixed,mac=52:54:00:00:00:03,ctrl_guest_offloads=off",
+];
+
+/// What puts a program into a network namespace in which it may make a tap; none if this machine does not let its user.
+fn apart() -> Option<&'static [&'static str]> {
+    const WAYS: [&[&str]; 2] = [
+        &["unshare", "--net"],
+        &["unshare", "--user", "--map-root-user", "--net"],
+    ];
+    let mut tun = fs::OpenOptions::new();
+    tun.read(true).write(true).open("/dev/net/tun").ok()?;
+    WAYS.into_iter().find(|words| {
+        let mut tried = Command::new(words[0]);
+        tried.args(&words[1..]).arg("true");
+        tried.stdin(Stdio::null()).stderr(Stdio::null());
+        tried.status().is_ok_and(|status| status.success())
+    })
 }
 
 /// Hands over the whole lines after the first `told` bytes; says how many bytes that were.

@@ -237,6 +237,7 @@ impl Wire<'_> {
             let running = machine.start(&Fitting {
                 memory: MEMORY,
                 cards: cards(way, i),
+                apart: &[],
             })?;
             if i == 0 {
                 listens(interrupt, &own)?;

@@ -53,6 +53,13 @@ pub(super) fn too_long_for_native(mtu: u32) -> Option<String> {
     })
 }
 
+/// Why native XDP is refused as not supported by a driver that may have it all the same.
+pub(super) fn merges(interface: &str) -> String {
+    format!(
+        "the driver of {interface} has no native XDP, or not while it merges packets that it receives (`ethtool -K {interface} lro off rx-gro-hw off`, if it lets that be turned off)"
+    )
+}
+
 /// Whether a change of the MTU is a reason to look for a way anew: a driver is asked about the MTU when native XDP is attached,
 /// and loses what is longer than its buffer later.
 pub(super) fn is_turn(wanted: AttachMode, mode: AttachMode, before: u32, after: u32) -> bool {
