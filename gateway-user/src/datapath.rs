@@ -59,7 +59,7 @@ pub use pins::{detach, open_shared};
 pub use routes::Unset;
 pub use status::DatapathStatus;
 pub use sys::{
-    PeerCredentials, interface_name, is_linux, keep_freed_memory, peer_credentials,
+    Owed, PeerCredentials, interface_name, is_linux, keep_freed_memory, owed, peer_credentials,
     return_freed_memory, settle_memory,
 };
 pub use tags::{SessionTags, Tag};

@@ -24,6 +24,9 @@ use crate::netns::Netns;
 /// A request whose path is this and a number is held for so many milliseconds, whatever else the backend does.
 pub const HOLD: &str = "/hold/";
 
+/// A request whose path is this and a number is answered with so many bytes.
+pub const BYTES: &str = "/bytes/";
+
 /// Port of every backend.
 pub const PORT: u16 = 5678;
 
@@ -92,6 +95,7 @@ impl Backend {
         let forwarded_for = text_of(request.headers(), "x-forwarded-for");
         let is_upload = request.method() == Method::POST;
         let asked = path.strip_prefix(HOLD).and_then(|ms| ms.parse().ok());
+        let length = path.strip_prefix(BYTES).and_then(|n| n.parse().ok());
         lock(&self.seen).push(Seen {
             peer,
             path,
@@ -110,6 +114,8 @@ impl Backend {
             let read = request.into_body().collect().await;
             let length = read.map_or(0, |body| body.to_bytes().len());
             format!("{length} bytes\n")
+        } else if let Some(length) = length {
+            ".".repeat(length)
         } else {
             format!("{}\n", self.text)
         };

@@ -230,7 +230,7 @@ fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
 /// A number that is the same for all sockets of one network namespace, and for no others.
 pub(crate) fn namespace_cookie(socket: impl AsFd) -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
-    socket_option(socket, SO_NETNS_COOKIE)
+    socket_option(socket, libc::SOL_SOCKET, SO_NETNS_COOKIE)
 }
 
 /// Who is at the other end of a Unix socket.
@@ -250,7 +250,7 @@ pub struct PeerCredentials {
 /// What the kernel says of the socket.
 pub fn peer_credentials(socket: impl AsFd) -> io::Result<PeerCredentials> {
     // As `struct ucred` has them.
-    let [pid, uid, gid] = socket_option::<[u32; 3]>(socket, libc::SO_PEERCRED)?;
+    let [pid, uid, gid] = socket_option::<[u32; 3]>(socket, libc::SOL_SOCKET, libc::SO_PEERCRED)?;
     Ok(PeerCredentials {
         pid: i32::try_from(pid).ok().filter(|pid| *pid != 0),
         uid,
@@ -258,15 +258,47 @@ pub fn peer_credentials(socket: impl AsFd) -> io::Result<PeerCredentials> {
     })
 }
 
+/// What a TCP socket has sent and its client has not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// Whether there is something, the end of the stream included.
+    pub any: bool,
+    /// Bytes acknowledged so far.
+    pub acknowledged: u64,
+}
+
+/// What a TCP socket has still to send or to hear of.
+///
+/// # Errors
+/// What the kernel says of the socket.
+pub fn owed(socket: impl AsFd) -> io::Result<Owed> {
+    // The head of `struct tcp_info`, which grows at its end only: bytes, then words of 32 bits from 8 on, `tcpi_bytes_acked`
+    // at 120, words again from 136 on.
+    let info = socket_option::<[u64; 19]>(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    let bytes: &[u8] = bytemuck::bytes_of(&info);
+    let word = |at: usize| bytemuck::pod_read_unaligned::<u32>(&bytes[at..at + 4]);
+    let (state, unacknowledged, unsent) = (bytes[0], word(24), word(144));
+    // A socket that was reset still counts what nobody will ask for (`TCP_CLOSE`).
+    const CLOSED: u8 = 7;
+    Ok(Owed {
+        any: state != CLOSED && (unacknowledged > 0 || unsent > 0),
+        acknowledged: info[15],
+    })
+}
+
 /// An option of a socket that is as long as `T`.
-fn socket_option<T: bytemuck::Pod>(socket: impl AsFd, name: libc::c_int) -> io::Result<T> {
+fn socket_option<T: bytemuck::Pod>(
+    socket: impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<T> {
     let mut value = T::zeroed();
     let mut length = size_of::<T>() as libc::socklen_t;
     // SAFETY: writes at most `length` bytes to `value`, both ours; every pattern of bytes is a `T`.
     let result = unsafe {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
+            level,
             name,
             std::ptr::from_mut(&mut value).cast(),
             &raw mut length,

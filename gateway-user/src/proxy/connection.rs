@@ -1,8 +1,9 @@
 //! One client connection, from the accepted socket to its end.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
@@ -10,7 +11,14 @@ use super::downstream::Downstream;
 use super::prologue::{self, Version};
 use super::worker::Worker;
 use super::{http1, http2};
+use crate::datapath;
 use crate::snapshot::BindKey;
+
+/// When it is looked at first whether a client has got everything, and how often at least after that.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(80);
+/// A client that acknowledges nothing for so long is not waited for. It was retransmitted to four times or so.
+const UNMOVED: Duration = Duration::from_secs(5);
 
 /// Serves a connection until it is closed.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, bind: BindKey) {
@@ -36,7 +44,33 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, bind: BindKey) 
         Some((stream, Version::Two)) => Box::pin(http2::drive(&worker, &downstream, stream)).await,
         None => {}
     }
+    // A tunnel that never began holds the connection's notes, which hold it.
+    drop(downstream.take_tunnel());
+    if let Some(socket) = downstream.take_owing() {
+        deliver(socket).await;
+    }
     drop(open);
+}
+
+/// Waits until a client has got what it is owed, the end of the stream included; it counts as connected until then. The kernel
+/// would go on sending for a closed socket as well, but only while the VIP is local, and other nodes must know who holds the
+/// connection.
+async fn deliver(socket: OwnedFd) {
+    // A client that is gone is told nothing.
+    let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Write);
+    let (mut wait, mut moved) = (FIRST_LOOK, (0, Instant::now()));
+    while let Ok(owed) = datapath::owed(&socket)
+        && owed.any
+    {
+        let now = Instant::now();
+        if owed.acknowledged != moved.0 {
+            moved = (owed.acknowledged, now);
+        } else if now.saturating_duration_since(moved.1) >= UNMOVED {
+            break;
+        }
+        tokio::time::sleep(wait).await;
+        wait = (2 * wait).min(LOOK);
+    }
 }
 
 fn note(worker: &Worker, peer: SocketAddr, bind: BindKey) -> Downstream {
@@ -56,7 +90,6 @@ struct Open<'a> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        // A tunnel that never began holds the connection's notes, which hold it.
         drop(self.downstream.take_tunnel());
         self.worker.closed(self.number);
     }

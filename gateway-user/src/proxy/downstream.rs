@@ -9,6 +9,7 @@ mod watched;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -63,6 +64,8 @@ pub(super) struct Downstream {
     draining_since: Cell<Option<Instant>>,
     cut: Cell<Option<Cut>>,
     waker: RefCell<Option<Waker>>,
+    /// The socket, after the connection's end, if its client has not got everything.
+    owing: RefCell<Option<OwnedFd>>,
 }
 
 impl Downstream {
@@ -93,7 +96,18 @@ impl Downstream {
             draining_since: Cell::new(None),
             cut: Cell::new(None),
             waker: RefCell::new(None),
+            owing: RefCell::new(None),
         }
+    }
+
+    /// The connection has ended before its client got everything.
+    fn owes(&self, socket: OwnedFd) {
+        *self.owing.borrow_mut() = Some(socket);
+    }
+
+    /// The socket of a connection that has ended before its client got everything.
+    pub(super) fn take_owing(&self) -> Option<OwnedFd> {
+        self.owing.borrow_mut().take()
     }
 
     /// A request head is complete.

@@ -82,10 +82,7 @@ fn secure(worker: &Worker, downstream: &Downstream) -> Option<()> {
 }
 
 /// In clear text: by its first bytes, HTTP/2 with prior knowledge or HTTP/1.
-async fn begin(
-    downstream: &Downstream,
-    watched: Watched<TcpStream>,
-) -> Result<(Socket, Version), End> {
+async fn begin(downstream: &Downstream, watched: Watched) -> Result<(Socket, Version), End> {
     let mut socket = Ahead::new(watched);
     proxy_header(downstream, &mut socket).await?;
     loop {
@@ -111,7 +108,7 @@ async fn begin(
 async fn shake(
     worker: &Worker,
     downstream: &Downstream,
-    watched: Watched<TcpStream>,
+    watched: Watched,
     limit: Duration,
 ) -> Result<(ClientStream, Version), End> {
     let handshake = async {

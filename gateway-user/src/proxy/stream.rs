@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::downstream::Watched;
@@ -17,7 +16,7 @@ use super::downstream::Watched;
 const AHEAD: usize = 8 * 1024;
 
 /// A client's socket.
-pub(super) type Socket = Ahead<Watched<TcpStream>>;
+pub(super) type Socket = Ahead<Watched>;
 
 /// An I/O object of which the first bytes may have been read already.
 #[derive(Debug)]

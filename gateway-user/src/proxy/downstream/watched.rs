@@ -1,29 +1,43 @@
 //! The client's socket, which notes its progress.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::Downstream;
+use crate::datapath;
 
-/// An I/O object that notes progress.
+/// A socket that notes progress, and at its end that its client has not got everything.
 #[derive(Debug)]
-pub(in crate::proxy) struct Watched<T> {
-    inner: T,
+pub(in crate::proxy) struct Watched {
+    inner: TcpStream,
     notes: Rc<Downstream>,
 }
 
-impl<T> Watched<T> {
+impl Watched {
     /// Wraps `inner`.
-    pub(in crate::proxy) fn new(inner: T, notes: Rc<Downstream>) -> Self {
+    pub(in crate::proxy) fn new(inner: TcpStream, notes: Rc<Downstream>) -> Self {
         Self { inner, notes }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // Once it is closed nobody can ask any more. Without descriptors left the kernel alone goes on with it.
+        if datapath::owed(&self.inner).is_ok_and(|owed| owed.any)
+            && let Ok(socket) = self.inner.as_fd().try_clone_to_owned()
+        {
+            self.notes.owes(socket);
+        }
+    }
+}
+
+impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -39,7 +53,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-impl<T> Watched<T> {
+impl Watched {
     fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.notes.note_write(match &result {
             Poll::Ready(Ok(n)) => Some(*n),
@@ -50,7 +64,7 @@ impl<T> Watched<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl AsyncWrite for Watched {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
