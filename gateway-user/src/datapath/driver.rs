@@ -450,7 +450,8 @@ impl Driver {
         let desired = self.planner.desired();
         let ops = diff(&self.image, &desired);
         self.withdraw()?;
-        let wanted = if self.proxy_alive {
+        // An interface that comes back has no program at first, and the stack would reset what other nodes hold.
+        let wanted = if self.proxy_alive && self.own_reach.ifindex != 0 {
             self.planner.routes()
         } else {
             BTreeSet::new()

@@ -389,6 +389,13 @@ fn an_interface_is_followed_through_deletion_and_renaming() {
         .veth_as_made("up0", "10.77.0.1/24", &client, "cl0");
     client.ip("addr add 10.77.0.9/24 dev cl0");
     client.ip("route add 10.77.9.0/24 dev cl0");
+    // Before the program is there: nobody answers what may be another node's.
+    let early = client.enter(|| {
+        let vip = VIP.parse().unwrap();
+        TcpStream::connect_timeout(&vip, Duration::from_millis(200)).map(drop)
+    });
+    let early = early.unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::TimedOut, "{early}");
     refresh(&mut node);
     let again = uplink(&mut node);
     assert_eq!(
