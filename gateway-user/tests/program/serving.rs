@@ -115,7 +115,12 @@ async fn the_example_for_a_laptop() {
     answers.sort();
     assert_eq!(answers, ["v1", "v1", "v2", "v2"]);
 
-    let status = daemon.ask(&["status"]).await;
+    // A connection is open until its client has acknowledged the end.
+    let status = until("all connections to end", async || {
+        let status = daemon.ask(&["status"]).await;
+        status.stdout.contains(" 0 open").then_some(status)
+    });
+    let status = status.await;
     assert_eq!(
         status.stdout,
         "Node node-1: well, configuration 1, serving, 0 open connections

@@ -116,7 +116,7 @@ mod tests {
 "#;
         let kernels = [("6.1".to_owned(), Results::read(records, ""))];
         let table = table(&kernels);
-        let row = "| 6.1 | 6.1.0 | 2, 0, 1 | 46,706, –, – | native | – | – |\n";
+        let row = "| 6.1 | 6.1.0 | 2, 0, 1 | 46,706, –, – | native | – | – | – |\n";
         assert!(table.contains(row), "{table}");
         assert!(
             table.ends_with("\n- 6.1, `generic`: it was refused\n"),
