@@ -167,7 +167,8 @@ fn apart() -> Option<&'static [&'static str]> {
     tun.read(true).write(true).open("/dev/net/tun").ok()?;
     WAYS.into_iter().find(|words| {
         let mut tried = Command::new(words[0]);
-        tried.args(&words[1..]).arg("true");
+        tried.args(&words[1..]);
+        tried.args(["ip", "tuntap", "add", "dev", "fixed", "mode", "tap"]);
         tried.stdin(Stdio::null()).stderr(Stdio::null());
         tried.status().is_ok_and(|status| status.success())
     })
