@@ -15,8 +15,8 @@ use crate::datapath;
 use crate::snapshot::BindKey;
 
 /// When it is looked at first whether a client has got everything, and how often at least after that.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
-const LOOK: Duration = Duration::from_millis(80);
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LOOK: Duration = Duration::from_millis(320);
 /// A client that acknowledges nothing for so long is not waited for. It was retransmitted to four times or so.
 const UNMOVED: Duration = Duration::from_secs(5);
 
@@ -69,7 +69,7 @@ async fn deliver(socket: OwnedFd) {
             break;
         }
         tokio::time::sleep(wait).await;
-        wait = (2 * wait).min(LOOK);
+        wait = (4 * wait).min(LOOK);
     }
 }
 
