@@ -319,7 +319,11 @@ fn attach_error(source: io::Error, attachment: &Attachment, facts: &Facts) -> Er
             },
             _ => Error::Attach {
                 program: XDP_PROGRAM,
-                to: interface,
+                // Generic XDP of older kernels takes no program that hands packets on to other interfaces as ours does.
+                to: match sys::is_linux(5, 15) {
+                    true => interface,
+                    false => format!("{interface}, for which Forebay needs Linux 5.15 or newer,"),
+                },
                 source,
             },
         },

@@ -27,7 +27,10 @@ fn what_an_older_kernel_lacks_is_one_clear_sentence() {
                 assert_eq!(attachment.mode, mode);
                 "works".to_owned()
             }
-            Err(sentence) => sentence,
+            Err(sentence) => {
+                assert!(sentence.contains("needs Linux 5.15"), "{sentence}");
+                sentence
+            }
         };
         assert_eq!(said.lines().count(), 1, "{said}");
         assert!(said.len() < 400, "{said}");
