@@ -150,7 +150,7 @@ struct App {
     drain: Drain,
     drain_asked: Arc<Notify>,
     /// A signal came: the process ends with the drain.
-    stopping: bool,
+    stopping: Option<Instant>,
     signals: Signals,
 }
 
@@ -209,7 +209,7 @@ impl App {
             listen_again: None,
             drain: Drain::new(settings.drain_timeout),
             drain_asked,
-            stopping: false,
+            stopping: None,
             signals,
             settings,
         };
@@ -228,19 +228,17 @@ impl App {
                 () = self.source.next() => self.reconfigure().await,
                 () = self.steered.refuses() => self.reconfigure().await,
                 () = self.signals.next() => {
-                    if self.stopping {
+                    if self.stopping.is_some() {
                         tracing::warn!("told to stop again: stopping at once");
                         break;
                     }
-                    self.stopping = true;
-                    self.start_drain();
+                    self.stopping = Some(Instant::now());
+                    self.start_drain(true);
                 }
-                () = drain_asked.notified() => {
-                    self.start_drain();
-                }
+                () = drain_asked.notified() => self.start_drain(true),
                 () = until(wake) => {
                     looked = Instant::now();
-                    if self.tick() == Phase::Drained && self.stopping {
+                    if self.tick() == Phase::Drained && self.drain.is_known(self.stopping, looked) {
                         break;
                     }
                     self.program_again().await;
@@ -332,7 +330,7 @@ impl App {
             replica.name == self.settings.node_name && replica.state == ReplicaState::Draining
         };
         if self.shared.view().snapshot.replicas.iter().any(leaves) {
-            self.start_drain();
+            self.start_drain(false);
         }
         if allocations != self.allocations {
             self.allocations = allocations;
@@ -446,8 +444,11 @@ impl App {
         }
     }
 
-    /// Begins to drain unless that has happened already.
-    fn start_drain(&mut self) {
+    /// Begins to drain unless that has happened already. The kernel is told of its `own` decision alone: the list may change.
+    fn start_drain(&mut self, own: bool) {
+        if let Some(kernel) = self.shared.kernel().filter(|_| own) {
+            kernel.drain();
+        }
         if !self.drain.start(Instant::now()) {
             return;
         }
@@ -458,9 +459,6 @@ impl App {
         );
         self.shared.set_drain(self.drain.phase());
         self.shared.proxy.drain();
-        if let Some(kernel) = self.shared.kernel() {
-            kernel.drain();
-        }
     }
 
     /// When there is something to look at though nobody says so: an idle node has nothing.

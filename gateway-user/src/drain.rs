@@ -65,6 +65,13 @@ impl Drain {
         self.phase
     }
 
+    /// Whether the process got its signal long enough ago for the other nodes to know of it: they may not have heard from the
+    /// list that it drains.
+    #[must_use]
+    pub fn is_known(&self, signal: Option<Instant>, now: Instant) -> bool {
+        signal.is_some_and(|at| now.saturating_duration_since(at) >= SETTLE.min(self.timeout))
+    }
+
     /// The phase as of the last look.
     #[must_use]
     pub fn phase(&self) -> Phase {
@@ -127,10 +134,23 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_is_known_after_a_while_however_long_the_list_has_said_so() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut drain = Drain::new(Duration::from_secs(60));
+        drain.start(start);
+        assert_eq!(drain.look(at(9_000), 0), Phase::Drained);
+        assert!(!drain.is_known(None, at(9_000)));
+        assert!(!drain.is_known(Some(at(9_000)), at(9_499)));
+        assert!(drain.is_known(Some(at(9_000)), at(9_500)));
+    }
+
+    #[test]
     fn a_timeout_of_zero_ends_at_once() {
         let start = Instant::now();
         let mut drain = Drain::new(Duration::ZERO);
         drain.start(start);
         assert_eq!(drain.look(start, 9), Phase::Drained);
+        assert!(drain.is_known(Some(start), start));
     }
 }
