@@ -71,6 +71,15 @@ pub(super) fn served(node: &mut Node, client: &Namespace) -> AttachMode {
     attachment(node).mode
 }
 
+/// What is said where a user insists on native XDP and the driver refuses it; the node has no driver any more.
+fn refused_native(node: &mut Node) -> String {
+    node.driver = None;
+    node.mode = AttachMode::Native;
+    let settings = node.settings();
+    let refused = node.namespace.enter(|| Agent::open(&settings).map(drop));
+    refused.unwrap_err().to_string()
+}
+
 #[test]
 #[ignore = "asks the machine's kernel: cargo xtask vm test"]
 fn every_program_is_accepted_by_this_kernel() {
@@ -139,11 +148,7 @@ fn an_mtu_that_the_card_does_not_take_is_named_and_lived_with() {
         "fact: virtio_net at MTU 9000 = {}",
         in_traffic_control().name()
     );
-    node.driver = None;
-    node.mode = AttachMode::Native;
-    let settings = node.settings();
-    let refused = node.namespace.enter(|| Agent::open(&settings).map(drop));
-    let refused = refused.unwrap_err().to_string();
+    let refused = refused_native(&mut node);
     assert!(
         refused.starts_with("interface up0 refuses native XDP ("),
         "{refused}"
@@ -174,11 +179,7 @@ fn a_card_that_merges_packets_and_cannot_stop_is_named_and_lived_with() {
     let way = found.iter().find(|one| one.check == "way in by up0");
     let way = way.unwrap();
     assert!(way.found.starts_with(mode.name()), "{way:?}");
-    node.driver = None;
-    node.mode = AttachMode::Native;
-    let settings = node.settings();
-    let refused = node.namespace.enter(|| Agent::open(&settings).map(drop));
-    let refused = refused.unwrap_err().to_string();
+    let refused = refused_native(&mut node);
     assert!(
         refused.starts_with("interface up0 refuses native XDP (Operation not supported"),
         "{refused}"

@@ -67,7 +67,6 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     Ok(tell(&results, &again))
 }
 
-/// The kernel's files, from the cache or, unless `offline`, fetched.
 /// The plan of the one scenario, with what it is told.
 fn plan(choice: &Choice) -> Value {
     let mut plan = image::scenarios(false, image::Extent::All, "");
