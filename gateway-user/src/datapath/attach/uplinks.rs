@@ -13,9 +13,10 @@ use super::super::routes::Interface;
 use super::super::sys::{self, LinkTarget};
 use super::super::{Error, pins};
 use super::programs::{LOOKUP_PIN, lookup, lookup_error};
+use super::release::{release_link, release_others, unpin};
 use super::{
     AttachMode, AttachState, Attachment, Facts, Programs, attach_as, clsact, describe, plan,
-    release_link, release_others, unpin, uplink, uplink_pin,
+    uplink, uplink_pin,
 };
 
 /// See the module.
