@@ -66,7 +66,7 @@ const REFUSED: [&str; 15] = [
 /// Values that bring out the parts of the chart that its own ones leave out.
 const ALL: &str = "image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000,\
     imagePullSecrets={a},namespaces={a,b},addressPools.a.ranges={192.0.2.96/27},interfaces={a,b},workers=1,\
-    agent.vips={192.0.2.1},agent.reservedPorts={1,2},agent.extraArgs={--a},proxy.extraArgs={--a},proxy.authorities=a,\
+    agent.vips={192.0.2.1},agent.reservedPorts={1,2},agent.joinXdp=true,agent.extraArgs={--a},proxy.extraArgs={--a},proxy.authorities=a,\
     seLinuxOptions.type=spc_t,nodeSelector.a=b,podLabels.a=b,podAnnotations.a=b,podMonitor.create=true,podMonitor.labels.a=b,\
     affinity.nodeAffinity.a=b";
 

@@ -174,6 +174,11 @@ impl TestArgs {
         }
     }
 
+    /// Whether tests are a part of it that call newer xdp-tools.
+    fn has_tools(&self) -> bool {
+        !self.quick && self.lockdown.is_none()
+    }
+
     /// Whether the quick start between three machines is a part of it.
     fn has_quickstart(&self) -> bool {
         !self.quick && self.lockdown.is_none() && quickstart::has(&self.filter)
@@ -226,7 +231,10 @@ fn set_up(asked: &[String], cached: bool) -> Result<()> {
             Ok(found.lock.version)
         })?;
     }
-    Ok(())
+    steps.run("newer xdp-tools", |step| {
+        let found = store::tools(step, false)?;
+        Ok(found.map_or_else(String::new, |found| found.lock.version))
+    })
 }
 
 fn lock() -> Result<std::fs::File> {
@@ -281,7 +289,7 @@ fn test(args: &TestArgs) -> Result<bool> {
         interrupt.check()?;
     }
     if !images.is_empty() {
-        let guest = image::build(&steps)?;
+        let guest = built(&steps, args)?;
         let accel = accel(&steps, &interrupt, args.accel, &images[0].1, &guest)?;
         for (kernel, image) in &images {
             let name = kernel.name();
@@ -310,6 +318,19 @@ fn test(args: &TestArgs) -> Result<bool> {
         tally.passed, tally.failed, tally.skipped
     );
     Ok(tally.failed == 0)
+}
+
+/// What all machines have.
+fn built(steps: &Steps, args: &TestArgs) -> Result<Guest> {
+    let mut guest = image::build(steps)?;
+    if args.has_tools() {
+        guest.tools = steps.run_for("newer xdp-tools", |step| {
+            let found = store::tools(step, args.offline)?;
+            let version = found.as_ref().map(|found| found.lock.version.clone());
+            Ok((found, version.unwrap_or("not in the cache".to_owned())))
+        })?;
+    }
+    Ok(guest)
 }
 
 /// The kernel's files, unless it is not in the cache and nothing may be fetched.

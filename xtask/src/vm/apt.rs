@@ -1,4 +1,4 @@
-//! Kernel packages from the Debian archive, through this machine's own apt and nothing of its state.
+//! Packages from the Debian archive, through this machine's own apt and nothing of its state.
 //!
 //! Mirror, proxy and trusted keys are the machine's. Lists and downloads are in a directory of our own, one for each suite,
 //! so that nothing needs root and suites of other releases never reach the machine's own lists. apt checks the
@@ -47,14 +47,15 @@ impl Suite {
         }
         let mirror = mirror(suite, &known()?)?;
         let keyring = KEYRINGS.into_iter().find(|path| Path::new(path).is_file());
-        let signed = keyring.map_or_else(String::new, |path| format!("[signed-by={path}] "));
+        let signed = keyring.map_or_else(String::new, |path| format!("signed-by={path} "));
         let write = |name: &str, text: String| {
             let path = directory.join(name);
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
         };
         write(
             "sources.list",
-            format!("deb {signed}{mirror} {suite} main\n"),
+            // A mirror that lags behind has older packages, signed as well; what they are for runs in a machine alone.
+            format!("deb [{signed}check-valid-until=no] {mirror} {suite} main\n"),
         )?;
         write("status", String::new())?;
         write("apt.conf", configuration(directory)?)?;
@@ -81,13 +82,7 @@ impl Suite {
             if !seen.insert(name.clone()) {
                 continue;
             }
-            let shown =
-                cmd::output(
-                    self.apt("apt-cache")
-                        .args(["show", "--no-all-versions", &name]),
-                )?;
-            let package = package(&shown)
-                .with_context(|| format!("apt describes {name} without version or hash"))?;
+            let package = self.package(&name)?;
             open.extend(package.depends.iter().cloned());
             // The others are empty and only name the newest version.
             if package.name.contains('.') {
@@ -95,6 +90,13 @@ impl Suite {
             }
         }
         Ok(found)
+    }
+
+    /// The package of this name.
+    pub(super) fn package(&self, name: &str) -> Result<Package> {
+        let mut apt = self.apt("apt-cache");
+        let shown = cmd::output(apt.args(["show", "--no-all-versions", name]))?;
+        package(&shown).with_context(|| format!("apt describes {name} without version or hash"))
     }
 
     /// Downloads a package into `directory`; apt compares its hash with the index.

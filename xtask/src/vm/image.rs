@@ -17,8 +17,9 @@ use crate::{
 
 /// Beginnings of the names of the scenarios that show most about a kernel: emulated, loading the programs alone takes
 /// seconds, and each scenario loads them.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "datapath::faults::",
+    "datapath::joined::",
     "datapath::machine::",
     "datapath::a_draining_node",
     "datapath::a_restart_adopts",
@@ -78,6 +79,8 @@ pub(super) struct Guest {
     pub(super) object: Vec<u8>,
     /// The daemon as it is shipped: as cargo has built it, and stripped.
     daemon: Option<(PathBuf, Vec<u8>)>,
+    /// xdp-tools that are newer than this machine's may be.
+    pub(super) tools: Option<Cached>,
 }
 
 impl Image {
@@ -116,6 +119,11 @@ impl Image {
         }
         archive.programs()?;
         archive.xdp_tools()?;
+        if let Some(tools) = &guest.tools {
+            let unpacked = folder.join("tools");
+            tools.unpack(&unpacked)?;
+            archive.newer_xdp_tools(&unpacked)?;
+        }
         for (i, (name, bytes)) in modules::closure(&modules)?.iter().enumerate() {
             archive.file(&format!("/modules/{i:03}-{name}.ko"), bytes);
         }
@@ -236,6 +244,7 @@ fn guest(steps: &Steps, name: &str, words: &[&str], object: &Path) -> Result<Gue
         object: read(object)?,
         program,
         daemon: None,
+        tools: None,
     })
 }
 
@@ -248,6 +257,7 @@ impl Guest {
             stripped: self.stripped.clone(),
             object,
             daemon: None,
+            tools: None,
         }
     }
 

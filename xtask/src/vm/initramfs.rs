@@ -147,6 +147,41 @@ impl Archive {
         Ok(())
     }
 
+    /// Another version of the same, unpacked from its packages, in `/newer` with all libraries that it loads, and called by a script.
+    pub(super) fn newer_xdp_tools(&mut self, unpacked: &Path) -> Result<()> {
+        let libraries = fs::read_dir(unpacked.join("usr/lib"))
+            .with_context(|| format!("nothing in {}", unpacked.display()))?
+            .flatten()
+            .find(|folder| folder.path().join("bpf").is_dir())
+            .context("the packages of xdp-tools hold no programs for the kernel")?;
+        let place = format!("/newer/lib/{}", libraries.file_name().to_string_lossy());
+        let mut loader = None;
+        let program = fs::read(unpacked.join("usr/sbin/xdp-loader")).context("no xdp-loader")?;
+        self.file("/newer/xdp-loader", &program);
+        for (folder, place) in [
+            (libraries.path(), place.clone()),
+            (libraries.path().join("bpf"), format!("{place}/bpf")),
+        ] {
+            for file in fs::read_dir(folder)?.flatten() {
+                // A link among them is followed: each name is what it stands for.
+                let Ok(bytes) = fs::read(file.path()) else {
+                    continue;
+                };
+                let name = format!("{place}/{}", file.file_name().to_string_lossy());
+                if name.contains("/ld-linux") {
+                    loader = Some(name.clone());
+                }
+                self.file(&name, &bytes);
+            }
+        }
+        let loader = loader.context("the packages of xdp-tools hold no dynamic loader")?;
+        let script = format!(
+            "#!/bin/sh\nLIBXDP_OBJECT_PATH={place}/bpf exec {loader} --library-path {place} /newer/xdp-loader \"$@\"\n"
+        );
+        self.file("/bin/xdp-loader-newer", script.as_bytes());
+        Ok(())
+    }
+
     /// A program with its libraries at a place of its own.
     pub(super) fn program_as(&mut self, place: &str, path: &Path, bytes: &[u8]) -> Result<()> {
         self.file(place, bytes);

@@ -47,8 +47,8 @@ fn replaced(text: &str, table: &str) -> Result<String> {
 
 fn table(kernels: &[(String, Results)]) -> String {
     let mut text = String::from(
-        "| Kernel | Release | Tests passed, failed, skipped | Instructions verified: XDP, classifier, lookup | virtio | virtio, MTU 9000 | virtio, fixed offloads | veth with offloads |\n\
-         |---|---|---|---|---|---|---|---|\n",
+        "| Kernel | Release | Tests passed, failed, skipped | Instructions verified: XDP, classifier, lookup | virtio | virtio, MTU 9000 | virtio, fixed offloads | veth with offloads | virtio with a dispatcher of libxdp: newer, usual |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
     );
     for (name, results) in kernels {
         let fact = |fact: &str| results.fact(fact).unwrap_or("–").to_owned();
@@ -64,17 +64,23 @@ fn table(kernels: &[(String, Results)]) -> String {
             "veth with offloads",
         ];
         let ways = ways.map(fact);
+        let beside = [
+            "the newer libxdp's dispatcher",
+            "the usual libxdp's dispatcher",
+        ]
+        .map(fact);
         let counts = [Verdict::Passed, Verdict::Failed, Verdict::Skipped].map(|v| results.count(v));
         // Writing to a string does not fail.
         let _written = writeln!(
             text,
-            "| {name} | {} | {}, {}, {} | {} | {} |",
+            "| {name} | {} | {}, {}, {} | {} | {} | {} |",
             results.release,
             counts[0],
             counts[1],
             counts[2],
             instructions.join(", "),
-            ways.join(" | ")
+            ways.join(" | "),
+            beside.join(", ")
         );
     }
     for (name, results) in kernels {
@@ -116,7 +122,7 @@ mod tests {
 "#;
         let kernels = [("6.1".to_owned(), Results::read(records, ""))];
         let table = table(&kernels);
-        let row = "| 6.1 | 6.1.0 | 2, 0, 1 | 46,706, –, – | native | – | – | – |\n";
+        let row = "| 6.1 | 6.1.0 | 2, 0, 1 | 46,706, –, – | native | – | – | – | –, – |\n";
         assert!(table.contains(row), "{table}");
         assert!(
             table.ends_with("\n- 6.1, `generic`: it was refused\n"),

@@ -1,4 +1,5 @@
-//! Kernel packages in the cache, each kernel with a lock that names its version and the hash of each file.
+//! Kernel packages in the cache, each kernel with a lock that names its version and the hash of each file; and in the same way the
+//! newer xdp-tools that tests on newer kernels call.
 //!
 //! A kernel that is there is used as it is: another version comes only by `cargo xtask vm setup`. What was changed since it
 //! was fetched is refused, never used.
@@ -47,17 +48,42 @@ pub(super) struct Cached {
 ///
 /// A file that is not what the lock says is an error that names the way out.
 pub(super) fn cached(kernel: &Listed) -> Result<Option<Cached>> {
-    in_folder(folder(&kernel.id)?, &kernel.id)
+    in_folder(folder(&kernel.id)?, &format!(" --kernel {}", kernel.id))
 }
 
-fn in_folder(folder: PathBuf, id: &str) -> Result<Option<Cached>> {
+/// Suite of the Debian archive whose libxdp makes dispatchers that programs which change packets can be part of on newer kernels (1.5.5).
+const TOOLS_SUITE: &str = "forky";
+/// The tool there, with all libraries that it loads: those of this machine may be too old for it.
+const TOOLS: [&str; 7] = [
+    "xdp-tools",
+    "libxdp1",
+    "libbpf1",
+    "libc6",
+    "libelf1t64",
+    "libzstd1",
+    "zlib1g",
+];
+
+/// The newer xdp-tools: from the cache, else from the archive; nothing if nothing may be fetched. The caller holds the lock.
+pub(super) fn tools(step: &Step, offline: bool) -> Result<Option<Cached>> {
+    let folder = paths::cache()?.join("vm/tools");
+    match in_folder(folder.clone(), "")? {
+        None if !offline => {
+            let packages = |suite: &Suite| TOOLS.iter().map(|name| suite.package(name)).collect();
+            fetch_into(step, &folder, TOOLS_SUITE, "", packages).map(Some)
+        }
+        found => Ok(found),
+    }
+}
+
+fn in_folder(folder: PathBuf, which: &str) -> Result<Option<Cached>> {
     let path = folder.join(LOCK);
     if !path.exists() {
         return Ok(None);
     }
     let again = || {
         format!(
-            "remove {} and run `cargo xtask vm setup --kernel {id}`",
+            "remove {} and run `cargo xtask vm setup{which}`",
             folder.display()
         )
     };
@@ -79,13 +105,24 @@ fn in_folder(folder: PathBuf, id: &str) -> Result<Option<Cached>> {
 
 /// Fetches the newest version of the kernel that the archive has, unless it is the one in the cache. The caller holds the lock.
 pub(super) fn fetch(step: &Step, kernel: &Listed) -> Result<Cached> {
+    let which = format!(" --kernel {}", kernel.id);
+    let packages = |suite: &Suite| suite.resolve(&kernel.package);
+    fetch_into(step, &folder(&kernel.id)?, &kernel.suite, &which, packages)
+}
+
+fn fetch_into(
+    step: &Step,
+    folder: &Path,
+    suite: &str,
+    which: &str,
+    packages: impl Fn(&Suite) -> Result<Vec<Package>>,
+) -> Result<Cached> {
     apt::require()?;
-    let folder = folder(&kernel.id)?;
-    step.say(&format!("the index of {}", kernel.suite));
-    let index = paths::cache()?.join("vm/apt").join(&kernel.suite);
-    let suite = Suite::update(&kernel.suite, &index)?;
-    let packages = suite.resolve(&kernel.package)?;
-    if let Ok(Some(cached)) = cached(kernel)
+    step.say(&format!("the index of {suite}"));
+    let index = paths::cache()?.join("vm/apt").join(suite);
+    let suite = Suite::update(suite, &index)?;
+    let packages = packages(&suite)?;
+    if let Ok(Some(cached)) = in_folder(folder.to_owned(), which)
         && cached.holds(&packages)
     {
         return Ok(cached);
@@ -103,9 +140,12 @@ pub(super) fn fetch(step: &Step, kernel: &Listed) -> Result<Cached> {
         format!("{}\n", serde_json::to_string_pretty(&lock)?),
     )
     .with_context(|| format!("cannot write to {}", fresh.display()))?;
-    drop(fs::remove_dir_all(&folder));
-    fs::rename(&fresh, &folder).with_context(|| format!("cannot write {}", folder.display()))?;
-    Ok(Cached { folder, lock })
+    drop(fs::remove_dir_all(folder));
+    fs::rename(&fresh, folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    Ok(Cached {
+        folder: folder.to_owned(),
+        lock,
+    })
 }
 
 /// The lock over what apt has laid down, which must be what the signed index names.
@@ -194,10 +234,12 @@ mod tests {
     #[test]
     fn a_file_that_was_changed_is_refused_with_the_way_out() {
         let folder = stored("changed");
-        let found = in_folder(folder.clone(), "6.1").unwrap().unwrap();
+        let found = in_folder(folder.clone(), " --kernel 6.1").unwrap().unwrap();
         assert_eq!(found.lock.version, "6.1-1");
         fs::write(folder.join("linux.deb"), "b kernel").unwrap();
-        let error = in_folder(folder.clone(), "6.1").unwrap_err().to_string();
+        let error = in_folder(folder.clone(), " --kernel 6.1")
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             error,
             format!(
@@ -206,10 +248,12 @@ mod tests {
             )
         );
         fs::write(folder.join(LOCK), "{").unwrap();
-        let error = in_folder(folder.clone(), "6.1").unwrap_err().to_string();
+        let error = in_folder(folder.clone(), " --kernel 6.1")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("lock.json is damaged: remove"), "{error}");
         fs::remove_dir_all(&folder).unwrap();
-        assert!(in_folder(folder, "6.1").unwrap().is_none());
+        assert!(in_folder(folder, " --kernel 6.1").unwrap().is_none());
     }
 
     #[test]
