@@ -31,6 +31,7 @@ mod attach;
 mod below;
 mod faults;
 mod harm;
+mod joined;
 mod lockdown;
 mod machine;
 mod soak;

@@ -2,9 +2,11 @@
 //!
 //! Where XDP can be had the program is an XDP program, else a classifier of traffic control: `plan` says which ways are
 //! tried in which order. A pinned link of an earlier process is adopted and its program replaced in one step: packets meet
-//! the old program or the new one. A program of somebody else is never touched.
+//! the old program or the new one. A program of somebody else is never touched; where libxdp's dispatcher is, ours becomes one of
+//! its programs.
 
 mod clsact;
+mod dispatcher;
 mod plan;
 mod programs;
 mod release;
@@ -20,15 +22,15 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::programs::pass_program;
 pub use self::programs::{PassGuard, Programs, attach_pass};
-pub(super) use self::release::{is_filter, release_filter};
+pub(super) use self::release::release_where_pinned;
 pub use self::uplinks::Uplinks;
 
 use self::plan::Facts;
 use self::programs::XDP_PROGRAM;
-use self::release::{qdisc_pin, release_link, release_modes};
+use self::release::{next_pin, qdisc_pin, release_link, release_modes};
 use super::Error;
 use super::netlink::{Body, Netlink, attributes, word};
-use super::pins::{self, FILTER_PREFIX, LINK_PREFIX};
+use super::pins::{self, FILTER_PREFIX, JOINED_PREFIX, LINK_PREFIX};
 use super::routes::Interface;
 use super::sys::{self, LinkTarget};
 
@@ -47,10 +49,17 @@ pub enum AttachMode {
     Clsact,
     /// XDP in the stack.
     Generic,
+    /// XDP in the driver as one of several programs of libxdp's dispatcher.
+    Joined,
 }
 
 impl AttachMode {
     const LINKED: [Self; 3] = [Self::Native, Self::Tcx, Self::Generic];
+
+    /// Whether the driver asks the program, and what is said of the driver's limits holds.
+    pub(super) const fn is_in_driver(self) -> bool {
+        matches!(self, Self::Native | Self::Joined)
+    }
 
     const fn xdp_flags(self) -> u32 {
         match self {
@@ -69,15 +78,16 @@ impl AttachMode {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
             Self::Generic => "generic",
+            Self::Joined => "joined",
         }
     }
 
     /// What forwarding a packet costs this machine, in percent of native XDP: measured over veth by
-    /// `cargo xtask bench l4`, see docs/decisions.
+    /// `cargo xtask bench l4`, see docs/decisions. In a dispatcher the programs of others come on top.
     #[must_use]
     pub const fn cost_percent(self) -> u32 {
         match self {
-            Self::Auto | Self::Native => 100,
+            Self::Auto | Self::Native | Self::Joined => 100,
             Self::Tcx | Self::Clsact => 190,
             Self::Generic => 210,
         }
@@ -145,7 +155,7 @@ fn uplink(
             Ok(adopted) => {
                 attachment.adopted = adopted;
                 attachment.state = AttachState::Attached;
-                attachment.note = (!reasons.is_empty()).then(|| reasons.join("; "));
+                attachment.note = note(&attachment, &reasons);
                 release_modes(directory, &attachment)?;
                 return Ok(attachment);
             }
@@ -184,13 +194,29 @@ pub(super) fn prospects(
 
 /// The way in by which a program of ours is pinned to an interface.
 pub(super) fn pinned_mode(interface: &str, directory: &Path) -> Option<AttachMode> {
-    let linked = AttachMode::LINKED.into_iter().chain([AttachMode::Clsact]);
-    let mut pinned = linked.filter(|mode| uplink_pin(directory, interface, *mode).exists());
+    let others = [AttachMode::Clsact, AttachMode::Joined];
+    let all = AttachMode::LINKED.into_iter().chain(others);
+    let mut pinned = all.filter(|mode| uplink_pin(directory, interface, *mode).exists());
     pinned.next()
+}
+
+/// What is to be said of a way that was taken.
+fn note(attachment: &Attachment, reasons: &[String]) -> Option<String> {
+    if attachment.mode == AttachMode::Joined {
+        let names = dispatcher::names(attachment.ifindex).join(", ");
+        return Some(format!(
+            "one of the programs of the libxdp dispatcher on {}: {names}",
+            attachment.interface
+        ));
+    }
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
 /// Why a way could not be taken, as a part of a sentence.
 fn refusal(mode: AttachMode, attachment: &Attachment, error: &Error) -> String {
+    if let Error::NotJoined { .. } = error {
+        return error.to_string();
+    }
     let (said, number) = match error {
         Error::NativeRefused { source, .. }
         | Error::TcRefused { source, .. }
@@ -216,6 +242,9 @@ fn attach_as(
 ) -> Result<bool, Error> {
     let (interface, mode) = (attachment.interface.as_str(), attachment.mode);
     let failed = |source| attach_error(source, attachment, facts);
+    if mode == AttachMode::Joined {
+        return join(programs, directory, attachment).map_err(failed);
+    }
     let program = programs.of(mode).map_err(failed)?;
     let pin = uplink_pin(directory, interface, mode);
     if mode == AttachMode::Clsact {
@@ -240,6 +269,24 @@ fn attach_as(
     .map_err(failed)?;
     sys::pin(&link, &pin).map_err(|source| Error::Pin { path: pin, source })?;
     Ok(false)
+}
+
+/// As one of a dispatcher's programs. What is pinned is the program, so that it is known as ours later; until the exchange is done it
+/// lies beside the one that it replaces, so that neither is forgotten by a process that ends in between.
+fn join(programs: &Programs, directory: &Path, attachment: &Attachment) -> io::Result<bool> {
+    let pin = uplink_pin(directory, &attachment.interface, AttachMode::Joined);
+    let next = next_pin(&pin);
+    let ours = pins::own_programs(directory);
+    let load = |dispatcher| programs.extension(directory, dispatcher);
+    let joined = dispatcher::join(attachment.ifindex, &ours, load, |program| {
+        drop(fs::remove_file(&next));
+        sys::pin(program, &next)
+    });
+    match joined {
+        Ok(_) => fs::rename(&next, &pin)?,
+        Err(_) => drop(fs::remove_file(&next)),
+    }
+    joined
 }
 
 /// By a filter of traffic control. What is pinned is the program, so that the filter is known as ours later.
@@ -274,17 +321,19 @@ fn describe(name: &str, ifindex: u32, interface: &Interface) -> Attachment {
 
 /// `ours` are the numbers of our own programs.
 fn facts(attachment: &Attachment, ours: &BTreeSet<u32>) -> Result<Facts, Error> {
-    let programs = xdp_programs(attachment.ifindex)
+    let on = xdp_on(attachment.ifindex)
         .map_err(Error::netlink("reading what XDP programs there are"))?;
-    let foreign = programs.into_iter().find(|program| !ours.contains(program));
+    let mut programs = on.programs.into_iter();
+    let foreign = programs.find(|program| !ours.contains(program));
     let name = foreign.and_then(program_name);
+    let is_dispatcher = |program| dispatcher::is_dispatcher(attachment.ifindex, program);
     Ok(Facts {
         foreign: foreign.map(|id| match &name {
             Some(name) => format!("program {name}, id {id}"),
             None => format!("program id {id}"),
         }),
-        // As libxdp names it.
-        dispatcher: name.as_deref() == Some("xdp_dispatcher"),
+        dispatcher: foreign.is_some_and(is_dispatcher),
+        in_driver: on.in_driver,
         partial_checksums: has_partial_checksums(&attachment.interface),
     })
 }
@@ -298,6 +347,14 @@ fn has_partial_checksums(interface: &str) -> bool {
 
 fn attach_error(source: io::Error, attachment: &Attachment, facts: &Facts) -> Error {
     let (interface, mode) = (attachment.interface.clone(), attachment.mode);
+    if mode == AttachMode::Joined {
+        let owner = facts.foreign.clone().unwrap_or_default();
+        return Error::NotJoined {
+            interface,
+            owner,
+            source,
+        };
+    }
     match source.raw_os_error() {
         Some(libc::EPERM) => Error::NotPermitted {
             what: format!("attaching a program to {interface}"),
@@ -333,9 +390,18 @@ fn attach_error(source: io::Error, attachment: &Attachment, facts: &Facts) -> Er
     }
 }
 
-/// Numbers of the XDP programs on an interface.
-fn xdp_programs(ifindex: u32) -> io::Result<Vec<u32>> {
+/// What XDP an interface has.
+struct OnInterface {
+    /// Numbers of its programs.
+    programs: Vec<u32>,
+    /// It is one program, in the driver.
+    in_driver: bool,
+}
+
+fn xdp_on(ifindex: u32) -> io::Result<OnInterface> {
     const IFLA_XDP: u16 = 43;
+    const IFLA_XDP_ATTACHED: u16 = 2;
+    const XDP_ATTACHED_DRV: u8 = 1;
     /// `IFLA_XDP_PROG_ID` and those of the driver, the stack and the hardware.
     const PROGRAM_IDS: std::ops::RangeInclusive<u16> = 4..=7;
     let mut fixed = [0; 16];
@@ -343,14 +409,16 @@ fn xdp_programs(ifindex: u32) -> io::Result<Vec<u32>> {
     let messages = Netlink::open()?.request(libc::RTM_GETLINK, 0, &Body::new(&fixed))?;
     let link = messages.iter().find_map(|message| message.get(16..));
     let xdp = link.and_then(|link| attributes(link).find(|(kind, _)| *kind == IFLA_XDP));
-    let Some((_, xdp)) = xdp else {
-        return Ok(Vec::new());
-    };
+    let xdp = xdp.map(|(_, xdp)| xdp).unwrap_or_default();
     let ids = attributes(xdp).filter(|(kind, _)| PROGRAM_IDS.contains(kind));
-    Ok(ids
-        .map(|(_, value)| word(value, 0))
-        .filter(|id| *id != 0)
-        .collect())
+    Ok(OnInterface {
+        programs: ids
+            .map(|(_, value)| word(value, 0))
+            .filter(|id| *id != 0)
+            .collect(),
+        in_driver: attributes(xdp)
+            .any(|(kind, value)| kind == IFLA_XDP_ATTACHED && value == [XDP_ATTACHED_DRV]),
+    })
 }
 
 fn program_name(identifier: u32) -> Option<String> {
@@ -364,6 +432,7 @@ fn uplink_pin(directory: &Path, interface: &str, mode: AttachMode) -> PathBuf {
     directory.join(match mode {
         AttachMode::Tcx => format!("{LINK_PREFIX}tcx-{interface}"),
         AttachMode::Clsact => format!("{FILTER_PREFIX}{interface}"),
+        AttachMode::Joined => format!("{JOINED_PREFIX}{interface}"),
         mode => format!("{LINK_PREFIX}xdp-{interface}-{}", mode.name()),
     })
 }

@@ -63,6 +63,18 @@ pub enum Error {
         /// What runs there.
         owner: String,
     },
+    /// Another program has the interface, and shares it, but not with ours.
+    #[error(
+        "a libxdp dispatcher has the XDP of {interface} ({owner}) and cannot be joined, which takes Linux 5.10 and CAP_SYS_ADMIN: {source}"
+    )]
+    NotJoined {
+        /// Interface name.
+        interface: String,
+        /// What runs there.
+        owner: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The driver refused native XDP and the user insists.
     #[error(
         "interface {interface} refuses native XDP ({source}): lower the MTU if it is above about 3500 bytes, turn LRO and GRO in hardware off, or use --datapath auto or generic"

@@ -68,10 +68,25 @@ impl Layout {
 /// # Errors
 /// No object, a pinned map of another layout, no permission, or a kernel that refuses a map.
 pub fn load(directory: &Path, object: &[u8]) -> Result<Ebpf, Error> {
+    load_with(directory, object, None)
+}
+
+/// As [`load`], with a program that is to take the place of a function in another program.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_extension(directory: &Path, object: &[u8], program: &str) -> Result<Ebpf, Error> {
+    load_with(directory, object, Some(program))
+}
+
+fn load_with(directory: &Path, object: &[u8], extension: Option<&str>) -> Result<Ebpf, Error> {
     let parsed = Object::parse(object).map_err(|error| Error::BadObject(error.to_string()))?;
     // BTF of the kernel is not needed; making a loader parses it all the same, and nothing later needs so much memory.
     let mut loader = EbpfLoader::new();
     loader.btf(None);
+    if let Some(program) = extension {
+        loader.extension(program);
+    }
     sys::return_freed_memory();
     let names: Vec<&String> = parsed
         .maps

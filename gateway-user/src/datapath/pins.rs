@@ -96,10 +96,7 @@ pub fn detach(bpffs: &Path) -> Result<(), Error> {
     let failed = not_removed;
     for version in versions(bpffs).map_err(failed(bpffs))? {
         for pin in entries(&version).map_err(failed(&version))? {
-            let name = pin.file_name().and_then(|name| name.to_str());
-            if name.is_some_and(attach::is_filter) {
-                attach::release_filter(&pin)?;
-            }
+            attach::release_where_pinned(&pin)?;
         }
         remove(&version)?;
     }
@@ -178,7 +175,7 @@ pub(super) fn remove(version: &Path) -> Result<(), Error> {
     fs::remove_dir(version).map_err(failed(version))
 }
 
-/// Numbers of the programs in all pinned links, of every version.
+/// Numbers of the programs in all pinned links and of those in dispatchers, of every version.
 pub(super) fn own_programs(directory: &Path) -> BTreeSet<u32> {
     let versions = directory.parent().map(versions).and_then(Result::ok);
     let pins = versions
@@ -186,12 +183,22 @@ pub(super) fn own_programs(directory: &Path) -> BTreeSet<u32> {
         .into_iter()
         .flat_map(|version| {
             let mut pins = entries(&version).unwrap_or_default();
-            pins.retain(|pin| is_link(pin));
+            pins.retain(|pin| is_link(pin) || has_prefix(pin, JOINED_PREFIX));
             pins
         });
-    pins.filter_map(|pin| sys::link_program(sys::open_pin(&pin).ok()?.as_fd()).ok())
-        .collect()
+    let number = |pin: PathBuf| {
+        let object = sys::open_pin(&pin).ok()?;
+        let number = match is_link(&pin) {
+            true => sys::link_program(object.as_fd()),
+            false => sys::program_number(object.as_fd()),
+        };
+        number.ok()
+    };
+    pins.filter_map(number).collect()
 }
+
+/// Prefix of the pins of programs in dispatchers.
+pub(super) const JOINED_PREFIX: &str = "joined-";
 
 /// Prefix of the pins of programs in filters of traffic control.
 pub(super) const FILTER_PREFIX: &str = "filter-";
@@ -200,9 +207,12 @@ pub(super) const FILTER_PREFIX: &str = "filter-";
 pub(super) const LINK_PREFIX: &str = "link-";
 
 fn is_link(pin: &Path) -> bool {
-    pin.file_name()
-        .and_then(|name| name.to_str())
-        .is_some_and(|name| name.starts_with(LINK_PREFIX))
+    has_prefix(pin, LINK_PREFIX)
+}
+
+fn has_prefix(pin: &Path, prefix: &str) -> bool {
+    let name = pin.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with(prefix))
 }
 
 /// Paths in a directory; none if it does not exist.

@@ -1,6 +1,8 @@
 //! bpf(2) commands for links, as raw as the kernel has them: unlike the loader library's, creating a link here
 //! never falls back to an attachment that cannot be pinned, and any link's program can be replaced.
 
+pub(super) mod freplace;
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -219,12 +221,25 @@ pub(crate) fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
 fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
     // SAFETY: plain integers and arrays of them.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
-    let mut attributes = zeroed();
-    attributes.info.bpf_fd = raw(link);
-    attributes.info.info = std::ptr::from_mut(&mut info) as u64;
-    attributes.info.info_len = size_of::<bpf_link_info>() as u32;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    object_info(link, &mut info)?;
     Ok(info)
+}
+
+/// The number of a program.
+pub(crate) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // The head of `struct bpf_prog_info`: kind and number.
+    let mut head = [0_u32; 2];
+    object_info(program, &mut head)?;
+    Ok(head[1])
+}
+
+/// Has the kernel fill the head of what it tells of an object.
+fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attributes = zeroed();
+    attributes.info.bpf_fd = raw(object);
+    attributes.info.info = std::ptr::from_mut(info) as u64;
+    attributes.info.info_len = size_of::<T>() as u32;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes).map(drop)
 }
 
 /// A number that is the same for all sockets of one network namespace, and for no others.

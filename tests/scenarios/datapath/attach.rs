@@ -82,7 +82,7 @@ fn uplink(node: &mut Node) -> Attachment {
 }
 
 /// Lets a second pass as far as the driver is concerned.
-fn refresh(node: &mut Node) {
+pub(super) fn refresh(node: &mut Node) {
     node.with(|driver| driver.tick(driver.next_tick().max(Instant::now())).unwrap());
 }
 

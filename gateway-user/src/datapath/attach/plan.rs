@@ -10,14 +10,24 @@ pub(super) struct Facts {
     pub(super) foreign: Option<String>,
     /// Whether that is a dispatcher of libxdp.
     pub(super) dispatcher: bool,
+    /// Whether it is in the driver.
+    pub(super) in_driver: bool,
     /// It is a veth whose packets may lack their checksums.
     pub(super) partial_checksums: bool,
 }
 
+impl Facts {
+    const fn can_be_joined(&self) -> bool {
+        self.dispatcher && self.in_driver && !self.partial_checksums
+    }
+}
+
 /// The modes to try, in this order.
 pub(super) fn candidates(wanted: AttachMode, facts: &Facts) -> &'static [AttachMode] {
-    use AttachMode::{Auto, Clsact, Generic, Native, Tcx};
+    use AttachMode::{Auto, Clsact, Generic, Joined, Native, Tcx};
     match wanted {
+        Auto if facts.can_be_joined() => &[Joined, Tcx, Clsact],
+        Native if facts.can_be_joined() => &[Joined],
         Auto if facts.foreign.is_some() => &[Tcx, Clsact],
         Auto if facts.partial_checksums => &[Tcx, Clsact, Generic],
         Auto => &[Native, Tcx, Clsact, Generic],
@@ -25,23 +35,32 @@ pub(super) fn candidates(wanted: AttachMode, facts: &Facts) -> &'static [AttachM
         Tcx => &[Tcx],
         Clsact => &[Clsact],
         Generic => &[Generic],
+        Joined => &[Joined],
     }
 }
 
 /// Why native XDP is not even tried.
 pub(super) fn why_not_native(interface: &str, facts: &Facts) -> Option<String> {
-    if let Some(owner) = &facts.foreign {
-        return Some(if facts.dispatcher {
-            format!(
-                "a libxdp dispatcher has the XDP of {interface} ({owner}), which Forebay does not join"
-            )
-        } else {
-            format!("another XDP program has {interface} ({owner})")
+    let Some(owner) = &facts.foreign else {
+        return facts.partial_checksums.then(|| {
+            format!("{interface} is a veth with tx checksum offload; for native XDP run `ethtool -K {interface} tx off` at both ends")
         });
+    };
+    if !facts.dispatcher {
+        return Some(format!("another XDP program has {interface} ({owner})"));
     }
-    facts.partial_checksums.then(|| {
-        format!("{interface} is a veth with tx checksum offload; for native XDP run `ethtool -K {interface} tx off` at both ends")
-    })
+    let why = if !facts.in_driver {
+        "which is not in the driver".to_owned()
+    } else if facts.partial_checksums {
+        format!(
+            "and {interface} is a veth with tx checksum offload; to join it run `ethtool -K {interface} tx off` at both ends"
+        )
+    } else {
+        return None;
+    };
+    Some(format!(
+        "a libxdp dispatcher has the XDP of {interface} ({owner}), {why}"
+    ))
 }
 
 /// Why native XDP is refused, or probably will be, because of the MTU.
@@ -65,7 +84,7 @@ pub(super) fn merges(interface: &str) -> String {
 pub(super) fn is_turn(wanted: AttachMode, mode: AttachMode, before: u32, after: u32) -> bool {
     wanted == AttachMode::Auto
         && match mode {
-            AttachMode::Native => is_raised(before, after),
+            mode if mode.is_in_driver() => is_raised(before, after),
             _ => before > SINGLE_BUFFER && after <= SINGLE_BUFFER,
         }
 }
@@ -98,12 +117,38 @@ mod tests {
         assert_eq!(modes, [AttachMode::Tcx, AttachMode::Clsact]);
         let note = why_not_native("eth0", &facts).unwrap();
         assert_eq!(note, "another XDP program has eth0 (program other, id 7)");
-        let dispatched = Facts {
+    }
+
+    #[test]
+    fn a_dispatcher_is_joined_where_that_loses_nothing() {
+        let facts = Facts {
+            foreign: Some("program xdp_dispatcher, id 7".to_owned()),
             dispatcher: true,
+            in_driver: true,
+            partial_checksums: false,
+        };
+        let modes = candidates(AttachMode::Auto, &facts);
+        assert_eq!(
+            modes,
+            [AttachMode::Joined, AttachMode::Tcx, AttachMode::Clsact]
+        );
+        assert_eq!(candidates(AttachMode::Native, &facts), [AttachMode::Joined]);
+        assert_eq!(why_not_native("eth0", &facts), None);
+        let in_stack = Facts {
+            in_driver: false,
+            ..facts.clone()
+        };
+        let modes = candidates(AttachMode::Auto, &in_stack);
+        assert_eq!(modes, [AttachMode::Tcx, AttachMode::Clsact]);
+        let note = why_not_native("eth0", &in_stack).unwrap();
+        assert!(note.ends_with("which is not in the driver"), "{note}");
+        let veth = Facts {
+            partial_checksums: true,
             ..facts
         };
-        let note = why_not_native("eth0", &dispatched).unwrap();
-        assert!(note.starts_with("a libxdp dispatcher has the XDP of eth0"));
+        let modes = candidates(AttachMode::Auto, &veth);
+        assert_eq!(modes, [AttachMode::Tcx, AttachMode::Clsact]);
+        assert!(why_not_native("eth0", &veth).unwrap().contains("tx off"));
     }
 
     #[test]
@@ -134,6 +179,7 @@ mod tests {
             AttachMode::Tcx,
             AttachMode::Clsact,
             AttachMode::Generic,
+            AttachMode::Joined,
         ] {
             assert_eq!(candidates(mode, &facts), [mode]);
         }

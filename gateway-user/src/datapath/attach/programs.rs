@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use aya::Ebpf;
 use aya::programs::{Program, ProgramError};
@@ -13,7 +14,7 @@ use aya::programs::{Program, ProgramError};
 use super::super::netlink::Netlink;
 use super::super::sys::{self, LinkTarget};
 use super::super::{Error, object, routes};
-use super::{AttachMode, attach_error, describe, facts, pinned_link};
+use super::{AttachMode, attach_error, describe, dispatcher, facts, pinned_link};
 
 /// Name of the program on uplinks.
 pub(super) const XDP_PROGRAM: &str = "forebay_xdp";
@@ -31,6 +32,8 @@ pub struct Programs {
     /// The kernel's words if it refuses this form; then traffic control cannot be had.
     tc: Result<OwnedFd, String>,
     pub(super) lookup: OwnedFd,
+    /// The one on uplinks once more, as a part of a dispatcher; loaded when it is first wanted.
+    extension: OnceLock<OwnedFd>,
 }
 
 impl Programs {
@@ -43,6 +46,7 @@ impl Programs {
             xdp: loaded(programs, XDP_PROGRAM)?,
             tc: loaded(programs, TC_PROGRAM).map_err(|error| error.to_string()),
             lookup: loaded(programs, LOOKUP_PROGRAM)?,
+            extension: OnceLock::new(),
         })
     }
 
@@ -55,6 +59,33 @@ impl Programs {
             },
             _ => Ok(self.xdp.as_fd()),
         }
+    }
+
+    /// The form that takes the place of a dispatcher's function: loaded for the first dispatcher that wants it, which is then as good
+    /// for any other. `directory` is where the maps are pinned.
+    pub(super) fn extension(&self, directory: &Path, dispatcher: u32) -> io::Result<OwnedFd> {
+        if let Some(loaded) = self.extension.get() {
+            return loaded.try_clone();
+        }
+        let refused = |error: ProgramError| {
+            io::Error::other(object::refused(XDP_PROGRAM, &error).to_string())
+        };
+        let mut programs = object::load_extension(
+            directory,
+            object::embedded().map_err(io::Error::other)?,
+            XDP_PROGRAM,
+        )
+        .map_err(io::Error::other)?;
+        let Some(Program::Extension(program)) = programs.program_mut(XDP_PROGRAM) else {
+            return Err(io::Error::other("the BPF object has no such program"));
+        };
+        let target = dispatcher::loaded(dispatcher)?.fd().map_err(refused)?;
+        program.load(target, "prog0").map_err(refused)?;
+        let program = program.fd().map_err(refused)?;
+        let program = program.as_fd().try_clone_to_owned()?;
+        let clone = program.try_clone()?;
+        drop(self.extension.set(program));
+        Ok(clone)
     }
 }
 

@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::super::netlink::Netlink;
-use super::super::pins::{self, FILTER_PREFIX, LINK_PREFIX};
+use super::super::pins::{self, FILTER_PREFIX, JOINED_PREFIX, LINK_PREFIX};
 use super::super::{Error, routes, sys};
 use super::programs::LOOKUP_PIN;
-use super::{AttachMode, Attachment, clsact, uplink_pin};
+use super::{AttachMode, Attachment, clsact, dispatcher, uplink_pin};
 
 /// End of the name of the pin that says that the qdisc was made for our filter.
 const QDISC_SUFFIX: &str = "+qdisc";
@@ -20,9 +20,28 @@ pub(super) fn qdisc_pin(filter: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Whether a pin of this name stands for a filter.
-pub(in super::super) fn is_filter(name: &str) -> bool {
-    name.starts_with(FILTER_PREFIX) && !name.ends_with(QDISC_SUFFIX)
+/// End of the name of the pin of a program that is about to take the place of another one in a dispatcher.
+const NEXT_SUFFIX: &str = "+next";
+
+pub(super) fn next_pin(joined: &Path) -> PathBuf {
+    let mut name = joined.as_os_str().to_owned();
+    name.push(NEXT_SUFFIX);
+    PathBuf::from(name)
+}
+
+/// If the pin stands for a program that does not go with it, takes the program off its interface and removes the pin; says whether it
+/// does.
+pub(in super::super) fn release_where_pinned(pin: &Path) -> Result<bool, Error> {
+    let name = pin.file_name().and_then(|name| name.to_str());
+    let name = name.unwrap_or_default();
+    if name.starts_with(FILTER_PREFIX) && !name.ends_with(QDISC_SUFFIX) {
+        release_filter(pin)?;
+    } else if name.starts_with(JOINED_PREFIX) {
+        release_joined(pin)?;
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 /// Takes a pinned link off its interface before the pin goes.
@@ -51,6 +70,11 @@ pub(super) fn release_modes(directory: &Path, attachment: &Attachment) -> Result
             release_link(&uplink_pin(directory, &attachment.interface, mode))?;
         }
     }
+    if attachment.mode != AttachMode::Joined {
+        let pin = uplink_pin(directory, &attachment.interface, AttachMode::Joined);
+        release_joined(&next_pin(&pin))?;
+        release_joined(&pin)?;
+    }
     if attachment.mode != AttachMode::Clsact {
         release_filter(&uplink_pin(
             directory,
@@ -61,8 +85,35 @@ pub(super) fn release_modes(directory: &Path, attachment: &Attachment) -> Result
     Ok(())
 }
 
+/// Takes the program that is pinned out of the dispatcher of its interface.
+pub(super) fn release_joined(pin: &Path) -> Result<(), Error> {
+    let Ok(program) = sys::open_pin(pin) else {
+        return unpin(pin);
+    };
+    let said = |source| Error::Unpin {
+        path: pin.to_owned(),
+        source: io::Error::other(format!(
+            "its program is in a libxdp dispatcher, and changing that takes CAP_SYS_ADMIN: {source}"
+        )),
+    };
+    let number = sys::program_number(program.as_fd()).map_err(said)?;
+    let name = pin
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let name = name.strip_prefix(JOINED_PREFIX).unwrap_or(name);
+    let name = name.strip_suffix(NEXT_SUFFIX).unwrap_or(name);
+    let mut netlink = Netlink::open().map_err(said)?;
+    for (ifindex, interface) in routes::interfaces(&mut netlink)? {
+        if interface.name == name {
+            dispatcher::leave(ifindex, &[number].into()).map_err(said)?;
+        }
+    }
+    unpin(pin)
+}
+
 /// Takes the filter away that a pin stands for, wherever it is now.
-pub(in super::super) fn release_filter(pin: &Path) -> Result<(), Error> {
+fn release_filter(pin: &Path) -> Result<(), Error> {
     if !pin.exists() {
         return Ok(());
     }
@@ -88,6 +139,7 @@ pub(super) fn release_others(directory: &Path, interfaces: &[String]) -> Result<
         AttachMode::Tcx,
         AttachMode::Clsact,
         AttachMode::Generic,
+        AttachMode::Joined,
     ];
     let mut keep: Vec<PathBuf> = interfaces
         .iter()
@@ -103,9 +155,7 @@ pub(super) fn release_others(directory: &Path, interfaces: &[String]) -> Result<
         if keep.contains(&pin) {
             continue;
         }
-        if is_filter(name) {
-            release_filter(&pin)?;
-        } else if name.starts_with(LINK_PREFIX) && name != LOOKUP_PIN {
+        if !release_where_pinned(&pin)? && name.starts_with(LINK_PREFIX) && name != LOOKUP_PIN {
             unpin(&pin)?;
         }
     }

@@ -13,10 +13,10 @@ use super::super::routes::Interface;
 use super::super::sys::{self, LinkTarget};
 use super::super::{Error, pins};
 use super::programs::{LOOKUP_PIN, lookup, lookup_error};
-use super::release::{release_link, release_others, unpin};
+use super::release::{release_joined, release_link, release_others, unpin};
 use super::{
-    AttachMode, AttachState, Attachment, Facts, Programs, attach_as, clsact, describe, plan,
-    uplink, uplink_pin,
+    AttachMode, AttachState, Attachment, Facts, Programs, attach_as, clsact, describe, dispatcher,
+    plan, uplink, uplink_pin,
 };
 
 /// See the module.
@@ -117,6 +117,12 @@ impl Uplinks {
         attachment: Attachment,
     ) -> Result<Attachment, Error> {
         let usable = self.wanted == AttachMode::Auto || self.wanted == mode;
+        if mode == AttachMode::Joined {
+            // Where the way is the same, ours takes the place of the older one in the exchange of dispatchers.
+            let after = uplink(&self.programs, &self.directory, attachment, self.wanted)?;
+            release_joined(pin)?;
+            return Ok(after);
+        }
         let program = self.programs.of(mode);
         if let (true, Ok(program)) = (usable && mode != AttachMode::Clsact, program) {
             let name = uplink_pin(&self.directory, &attachment.interface, mode);
@@ -158,9 +164,11 @@ impl Uplinks {
                     return Some((pin, mode));
                 }
             }
-            let pin = uplink_pin(old, &attachment.interface, AttachMode::Clsact);
-            if pin.exists() {
-                return Some((pin, AttachMode::Clsact));
+            for mode in [AttachMode::Clsact, AttachMode::Joined] {
+                let pin = uplink_pin(old, &attachment.interface, mode);
+                if pin.exists() {
+                    return Some((pin, mode));
+                }
             }
         }
         None
@@ -191,14 +199,20 @@ impl Uplinks {
     fn is_there(&self, netlink: &mut Netlink, attachment: &Attachment, ifindex: u32) -> bool {
         attachment.state == AttachState::Attached
             && attachment.ifindex == ifindex
-            && (attachment.mode != AttachMode::Clsact
-                || clsact::is_attached(netlink, ifindex).unwrap_or(true))
+            && match attachment.mode {
+                AttachMode::Clsact => clsact::is_attached(netlink, ifindex).unwrap_or(true),
+                AttachMode::Joined => {
+                    let ours = pins::own_programs(&self.directory);
+                    dispatcher::is_in(ifindex, &ours).unwrap_or(true)
+                }
+                _ => true,
+            }
     }
 
     /// The interface may take another way in since its MTU was changed.
     fn of_changed(&self, before: &Attachment, ifindex: u32, link: &Interface) -> Attachment {
         let after = changed(before, link);
-        let is_native = before.mode == AttachMode::Native;
+        let is_native = before.mode.is_in_driver();
         if plan::is_turn(self.wanted, before.mode, before.mtu, link.mtu)
             && (!is_native || (sys::is_linux(6, 3) && self.bridge(&after)))
         {
@@ -232,8 +246,11 @@ impl Uplinks {
         {
             return false;
         }
-        let pin = uplink_pin(&self.directory, &attachment.interface, AttachMode::Native);
-        release_link(&pin).is_ok()
+        let pin = uplink_pin(&self.directory, &attachment.interface, attachment.mode);
+        match attachment.mode {
+            AttachMode::Joined => release_joined(&pin).is_ok(),
+            _ => release_link(&pin).is_ok(),
+        }
     }
 
     fn attach_again(&self, before: &Attachment, ifindex: u32, link: &Interface) -> Attachment {
@@ -268,7 +285,7 @@ fn changed(before: &Attachment, link: &Interface) -> Attachment {
         link.name == *interface && note.starts_with(&format!("{interface} is called "))
     };
     // It may have been raised meanwhile.
-    let is_native = before.mode == AttachMode::Native;
+    let is_native = before.mode.is_in_driver();
     let fits = |note: &String| {
         is_native && note.starts_with("MTU ") && plan::too_long_for_native(link.mtu).is_none()
     };
