@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_common::abi::{ABI_VERSION, ROWS, Row};
+use gateway_tests::eventually::rest;
 use gateway_tests::kernel::at_least;
 use gateway_user::datapath::attach::PassGuard;
 use gateway_user::datapath::status::Forward;
@@ -283,7 +284,7 @@ fn beat(shared: SharedTables, stop: &Arc<AtomicBool>) {
                 return;
             }
             shared.beat(value);
-            thread::park_timeout(Duration::from_millis(50));
+            rest(Duration::from_millis(50));
         }
     });
 }
@@ -640,7 +641,7 @@ fn resolve(nodes: &mut [Node]) {
                 break;
             }
             assert!(begun.elapsed() < PATIENCE, "nodes are not resolved");
-            thread::park_timeout(Duration::from_millis(20));
+            rest(Duration::from_millis(20));
         }
     }
 }

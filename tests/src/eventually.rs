@@ -34,6 +34,12 @@ pub fn eventually<T>(
     }
 }
 
+/// Waits between two looks of a loop that is bounded otherwise. Not by parking: a scope of threads that has ended leaves its thread a
+/// wake-up, and the loop would not wait at all.
+pub fn rest(time: Duration) {
+    thread::sleep(time);
+}
+
 /// Looks for the whole of `span`; fails at the first look that fails.
 ///
 /// # Errors

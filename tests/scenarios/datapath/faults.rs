@@ -314,7 +314,7 @@ fn tables_that_may_not_grow_say_so_and_the_old_ones_serve() {
     let tick = |driver: &mut Driver| driver.tick(driver.next_tick().max(Instant::now()));
     while let Err(error) = node.with(tick) {
         assert!(begun.elapsed() < AGAIN, "{error}");
-        thread::park_timeout(Duration::from_millis(20));
+        rest(Duration::from_millis(20));
     }
     println!(
         "fact: written with room again = {} ms",

@@ -57,7 +57,7 @@ impl Live {
                 let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
                 said.insert(sentence);
             }
-            thread::park_timeout(Duration::from_millis(20));
+            rest(Duration::from_millis(20));
         }
     }
 
@@ -84,7 +84,7 @@ impl Live {
                 begun.elapsed() < PATIENCE,
                 "not {what}: {uplink:?}, {said:?}"
             );
-            thread::park_timeout(Duration::from_millis(50));
+            rest(Duration::from_millis(50));
         }
     }
 

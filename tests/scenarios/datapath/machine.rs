@@ -33,7 +33,7 @@ pub(super) fn card(number: u8) -> String {
             elapsed < PATIENCE,
             "this machine has no card {number}: run `cargo xtask vm test`"
         );
-        thread::park_timeout(Duration::from_millis(20));
+        rest(Duration::from_millis(20));
     }
 }
 
@@ -210,7 +210,7 @@ fn check_says_what_is_attached() {
         }
         let waits = bad.iter().all(|one| one.found.starts_with("no carrier"));
         assert!(waits && begun.elapsed() < PATIENCE, "{bad:?}");
-        thread::park_timeout(Duration::from_millis(20));
+        rest(Duration::from_millis(20));
     };
     assert!(
         way(&before).starts_with("native will be used"),

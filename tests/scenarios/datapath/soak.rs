@@ -187,7 +187,7 @@ fn leaks_at_last(first: &Gauge, look: impl Fn() -> Gauge) -> Vec<String> {
         if found.is_empty() || begun.elapsed() > PATIENCE {
             return found;
         }
-        thread::park_timeout(Duration::from_millis(200));
+        rest(Duration::from_millis(200));
     }
 }
 

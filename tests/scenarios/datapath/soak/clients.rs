@@ -94,7 +94,7 @@ impl<'a> Clients<'a> {
                 doing,
             };
             self.course.note(request);
-            thread::park_timeout(Duration::from_millis(20));
+            rest(Duration::from_millis(20));
         }
     }
 
@@ -122,7 +122,7 @@ impl<'a> Clients<'a> {
                     }
                 }
             }
-            thread::park_timeout(Duration::from_millis(200));
+            rest(Duration::from_millis(200));
         }
     }
 
