@@ -6,6 +6,7 @@ use std::path::Path;
 
 use clap::{CommandFactory, Parser};
 use gateway_user::args::{Cli, Command};
+use gateway_user::datapath::attach::LIBXDP_BPFFS;
 use gateway_user::k8s::What;
 use gateway_user::k8s::rights::{Place, RIGHTS};
 use gateway_user::settings;
@@ -45,6 +46,9 @@ fn command(container: &Value) -> Command {
     let cli = Cli::command();
     for variable in list(&container["env"]) {
         let name = variable["name"].as_str().unwrap();
+        if name == LIBXDP_BPFFS {
+            continue;
+        }
         // What a command that is run in the container looks at.
         if !is_flag(cli.find_subcommand(&words[1]).unwrap(), name) {
             let run_by_hand = ["check", "bpf"].map(|name| cli.find_subcommand(name).unwrap());

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::dispatcher::LIBXDP_BPFFS;
 pub(super) use self::programs::pass_program;
 pub use self::programs::{PassGuard, Programs, attach_pass};
 pub(super) use self::release::release_where_pinned;

@@ -370,9 +370,12 @@ fn said(what: &str) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
+/// The variable by which libxdp is told of a BPF file system that is mounted elsewhere than at `/sys/fs/bpf`.
+pub const LIBXDP_BPFFS: &str = "LIBXDP_BPFFS";
+
 /// Where all who follow the protocol pin.
 fn directory() -> PathBuf {
-    let below = std::env::var_os("LIBXDP_BPFFS").unwrap_or_else(|| "/sys/fs/bpf".into());
+    let below = std::env::var_os(LIBXDP_BPFFS).unwrap_or_else(|| "/sys/fs/bpf".into());
     Path::new(&below).join("xdp")
 }
 
