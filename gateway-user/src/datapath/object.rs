@@ -186,12 +186,15 @@ pub(super) fn refused(what: &str, error: &(dyn std::error::Error + 'static)) -> 
 }
 
 /// Why the verifier refuses: the last line of its log that is no statistics. All of a log may be thousands of lines.
-fn objection(log: &str) -> Option<&str> {
+pub(super) fn objection(log: &str) -> Option<&str> {
     const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
-    let lines = log.lines().map(str::trim);
-    lines
-        .rev()
-        .find(|line| !line.is_empty() && !STATISTICS.iter().any(|begin| line.starts_with(begin)))
+    let is_statistics = |line: &str| {
+        // Newer kernels have a line for each function too.
+        STATISTICS.iter().any(|begin| line.starts_with(begin))
+            || (line.starts_with("subprog ") && line.contains(" insns_self "))
+    };
+    let mut lines = log.lines().map(str::trim);
+    lines.rfind(|line| !line.is_empty() && !is_statistics(line))
 }
 
 fn has_perfmon() -> bool {
@@ -244,6 +247,8 @@ mod tests {
             "the kernel refused to load forebay_tc: the verifier says \"invalid read from stack R10 off=-168 size=4\": Invalid argument (os error 22); Forebay needs Linux 5.15 or newer with CONFIG_BPF_SYSCALL"
         );
         assert_eq!(objection("processed 3 insns\n"), None);
+        let newer = "no such thing\nsubprog 28 (forebay_syn_ack) global insns_self 0 insns_total 0 stack 0\n";
+        assert_eq!(objection(newer), Some("no such thing"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
 
+use super::super::object::objection;
 use super::{bpf, owned, raw, zeroed};
 
 /// A program to load, as the kernel wants it.
@@ -61,8 +62,7 @@ fn length<T>(of: &[T]) -> io::Result<u32> {
 fn with_log(error: io::Error, log: &[u8]) -> io::Error {
     let log = log.split(|byte| *byte == 0).next().unwrap_or_default();
     let said = String::from_utf8_lossy(log);
-    let last = said.lines().rfind(|line| !line.starts_with("processed "));
-    match (error.raw_os_error(), last) {
+    match (error.raw_os_error(), objection(&said)) {
         (Some(libc::EPERM), _) | (_, None) => error,
         (_, Some(line)) => io::Error::other(format!("{error}: {line}")),
     }
