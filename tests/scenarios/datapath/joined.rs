@@ -208,10 +208,7 @@ fn a_dispatcher_whose_maker_could_not_take_it_over_is_left_alone() {
     let mut node = Node::start_as(namespace, "one", AttachMode::Auto, ForwardMode::Auto);
     let _clean = clean;
     let mode = served(&mut node, &client);
-    println!(
-        "fact: beside the dispatcher of the host's libxdp = {}",
-        mode.name()
-    );
+    println!("fact: the usual libxdp's dispatcher = {}", mode.name());
     if USUAL.is_able() {
         assert_eq!(mode, AttachMode::Joined);
     } else {
