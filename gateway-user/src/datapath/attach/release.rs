@@ -14,18 +14,20 @@ use super::{AttachMode, Attachment, clsact, dispatcher, uplink_pin};
 /// End of the name of the pin that says that the qdisc was made for our filter.
 const QDISC_SUFFIX: &str = "+qdisc";
 
-pub(super) fn qdisc_pin(filter: &Path) -> PathBuf {
-    let mut name = filter.as_os_str().to_owned();
-    name.push(QDISC_SUFFIX);
-    PathBuf::from(name)
-}
-
 /// End of the name of the pin of a program that is about to take the place of another one in a dispatcher.
 const NEXT_SUFFIX: &str = "+next";
 
+pub(super) fn qdisc_pin(filter: &Path) -> PathBuf {
+    with_suffix(filter, QDISC_SUFFIX)
+}
+
 pub(super) fn next_pin(joined: &Path) -> PathBuf {
-    let mut name = joined.as_os_str().to_owned();
-    name.push(NEXT_SUFFIX);
+    with_suffix(joined, NEXT_SUFFIX)
+}
+
+fn with_suffix(pin: &Path, suffix: &str) -> PathBuf {
+    let mut name = pin.as_os_str().to_owned();
+    name.push(suffix);
     PathBuf::from(name)
 }
 
@@ -97,17 +99,9 @@ pub(super) fn release_joined(pin: &Path) -> Result<(), Error> {
         )),
     };
     let number = sys::program_number(program.as_fd()).map_err(said)?;
-    let name = pin
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    let name = name.strip_prefix(JOINED_PREFIX).unwrap_or(name);
-    let name = name.strip_suffix(NEXT_SUFFIX).unwrap_or(name);
     let mut netlink = Netlink::open().map_err(said)?;
-    for (ifindex, interface) in routes::interfaces(&mut netlink)? {
-        if interface.name == name {
-            dispatcher::leave(ifindex, &[number].into()).map_err(said)?;
-        }
+    if let Some(ifindex) = interface_of(&mut netlink, pin, JOINED_PREFIX)? {
+        dispatcher::leave(ifindex, &[number].into()).map_err(said)?;
     }
     unpin(pin)
 }
@@ -118,18 +112,23 @@ fn release_filter(pin: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let of_qdisc = qdisc_pin(pin);
-    let name = pin
-        .file_name()
-        .and_then(|name| name.to_str()?.strip_prefix(FILTER_PREFIX));
     let said = |source| Error::netlink("removing a filter of traffic control")(source);
     let mut netlink = Netlink::open().map_err(said)?;
-    for (ifindex, interface) in routes::interfaces(&mut netlink)? {
-        if Some(interface.name.as_str()) == name {
-            clsact::detach(&mut netlink, ifindex, of_qdisc.exists()).map_err(said)?;
-        }
+    if let Some(ifindex) = interface_of(&mut netlink, pin, FILTER_PREFIX)? {
+        clsact::detach(&mut netlink, ifindex, of_qdisc.exists()).map_err(said)?;
     }
     unpin(&of_qdisc)?;
     unpin(pin)
+}
+
+/// The interface that the name of a pin ends in, if it is there.
+fn interface_of(netlink: &mut Netlink, pin: &Path, prefix: &str) -> Result<Option<u32>, Error> {
+    let name = pin.file_name().and_then(|name| name.to_str());
+    let name = name.and_then(|name| name.strip_prefix(prefix));
+    let name = name.map(|name| name.strip_suffix(NEXT_SUFFIX).unwrap_or(name));
+    let mut interfaces = routes::interfaces(netlink)?.into_iter();
+    let found = interfaces.find(|(_, interface)| Some(interface.name.as_str()) == name);
+    Ok(found.map(|(ifindex, _)| ifindex))
 }
 
 /// Takes our program off the interfaces that are not in `interfaces`.
