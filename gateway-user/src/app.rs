@@ -5,6 +5,7 @@
 //! with a state is the business of the pure modules.
 
 pub mod kernel;
+mod leave;
 mod open_files;
 mod source;
 mod start;
@@ -33,7 +34,7 @@ use crate::proxy::held::Held;
 use crate::proxy::{StartError, TicketKeys};
 use crate::readiness::{Progress, Readiness};
 use crate::settings::Settings;
-use crate::snapshot::{BindKey, Generation, Replica, ReplicaState, Snapshot};
+use crate::snapshot::{BindKey, Generation, ReplicaState, Snapshot};
 use crate::status::agreement::{self, Agreement};
 use crate::status::{self, Report};
 use crate::translate::{Context, Inputs, Translator, zone};
@@ -326,12 +327,7 @@ impl App {
         );
         self.source.publish(&view.statuses);
         self.shared.set(view);
-        let leaves = |replica: &Replica| {
-            replica.name == self.settings.node_name && replica.state == ReplicaState::Draining
-        };
-        if self.shared.view().snapshot.replicas.iter().any(leaves) {
-            self.start_drain(false);
-        }
+        self.follow_list();
         if allocations != self.allocations {
             self.allocations = allocations;
             self.save_allocations();
@@ -444,23 +440,6 @@ impl App {
         }
     }
 
-    /// Begins to drain unless that has happened already. The kernel is told of its `own` decision alone: the list may change.
-    fn start_drain(&mut self, own: bool) {
-        if let Some(kernel) = self.shared.kernel().filter(|_| own) {
-            kernel.drain();
-        }
-        if !self.drain.start(Instant::now()) {
-            return;
-        }
-        tracing::info!(
-            open = self.shared.proxy.open_connections(),
-            "draining; ends with the last connection, at the latest after {:?}",
-            self.settings.drain_timeout
-        );
-        self.shared.set_drain(self.drain.phase());
-        self.shared.proxy.drain();
-    }
-
     /// When there is something to look at though nobody says so: an idle node has nothing.
     fn due(&self) -> Option<Instant> {
         let drain = (self.drain.phase() != Phase::Serving).then(Instant::now);
@@ -472,19 +451,6 @@ impl App {
             self.tidy_at,
         ];
         all.into_iter().flatten().min()
-    }
-
-    fn tick(&mut self) -> Phase {
-        let proxy = &self.shared.proxy;
-        let open = proxy.open_connections() + proxy.open_sessions();
-        let phase = self.drain.look(Instant::now(), open);
-        self.shared.set_drain(phase);
-        if phase == Phase::Drained && !self.progress.drained {
-            tracing::info!(open, "drained");
-            self.progress.drained = true;
-            self.readiness.set(&self.progress);
-        }
-        phase
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Drain {
     timeout: Duration,
     started: Option<Instant>,
     phase: Phase,
+    /// This node decided it itself, so that it is not taken back.
+    own: bool,
 }
 
 impl Drain {
@@ -40,17 +42,29 @@ impl Drain {
             timeout,
             started: None,
             phase: Phase::Serving,
+            own: false,
         }
     }
 
-    /// Starts to drain; false if that was so already.
-    pub fn start(&mut self, now: Instant) -> bool {
+    /// Starts to drain, by this node's `own` decision or as the list of replicas says; false if that was so already.
+    pub fn start(&mut self, now: Instant, own: bool) -> bool {
+        self.own |= own;
         let first = self.started.is_none();
         if first {
             self.started = Some(now);
             self.phase = Phase::Draining;
         }
         first
+    }
+
+    /// The list of replicas does not say any more that this node drains; false if it did not drain, or does so by its own
+    /// decision.
+    pub fn take_back(&mut self) -> bool {
+        let back = self.started.is_some() && !self.own;
+        if back {
+            *self = Self::new(self.timeout);
+        }
+        back
     }
 
     /// Takes in how many VIP sockets are open; returns the phase.
@@ -123,8 +137,8 @@ mod tests {
         let at = |millis| start + Duration::from_millis(millis);
         let mut drain = Drain::new(Duration::from_secs(60));
         assert_eq!(drain.look(start, 0), Phase::Serving);
-        assert!(drain.start(start));
-        assert!(!drain.start(at(10)));
+        assert!(drain.start(start, true));
+        assert!(!drain.start(at(10), false));
         assert_eq!(drain.look(at(499), 0), Phase::Draining);
         assert_eq!(drain.look(at(59_999), 1), Phase::Draining);
         let mut other = drain;
@@ -138,7 +152,7 @@ mod tests {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut drain = Drain::new(Duration::from_secs(60));
-        drain.start(start);
+        drain.start(start, false);
         assert_eq!(drain.look(at(9_000), 0), Phase::Drained);
         assert!(!drain.is_known(None, at(9_000)));
         assert!(!drain.is_known(Some(at(9_000)), at(9_499)));
@@ -146,10 +160,28 @@ mod tests {
     }
 
     #[test]
+    fn the_list_takes_back_what_it_asked_for_and_no_more() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut drain = Drain::new(Duration::from_secs(60));
+        assert!(!drain.take_back());
+        drain.start(start, false);
+        assert_eq!(drain.look(at(500), 0), Phase::Drained);
+        assert!(drain.take_back());
+        assert_eq!(drain.look(at(501), 0), Phase::Serving);
+        assert_eq!(drain.deadline(), None);
+        assert!(drain.start(at(1_000), false));
+        assert_eq!(drain.look(at(1_499), 0), Phase::Draining);
+        assert!(!drain.start(at(1_500), true));
+        assert!(!drain.take_back());
+        assert_eq!(drain.phase(), Phase::Draining);
+    }
+
+    #[test]
     fn a_timeout_of_zero_ends_at_once() {
         let start = Instant::now();
         let mut drain = Drain::new(Duration::ZERO);
-        drain.start(start);
+        drain.start(start, true);
         assert_eq!(drain.look(start, 9), Phase::Drained);
         assert!(drain.is_known(Some(start), start));
     }

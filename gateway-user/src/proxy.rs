@@ -340,6 +340,12 @@ impl Proxy {
         self.control().tell(|_| Command::Drain);
     }
 
+    /// The drain is taken back: connections that come from now on are kept open between requests again. Those that were open
+    /// meanwhile still end: some of their clients have been told so.
+    pub fn end_drain(&self) {
+        self.shared.draining.store(false, Relaxed);
+    }
+
     /// Client connections that are open now, exactly.
     #[must_use]
     pub fn open_connections(&self) -> usize {

@@ -547,3 +547,81 @@ current-context: x
     assert_eq!(said.code, Some(1));
     assert!(said.stderr.contains(waits), "{}", said.stderr);
 }
+
+/// The list of replicas, in which this node is the only one.
+fn replicas(terminating: bool) -> String {
+    format!(
+        "apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: forebay-1, namespace: forebay-system, labels: {{kubernetes.io/service-name: forebay}}}}
+addressType: IPv4
+ports: []
+endpoints:
+- addresses: [127.0.0.1]
+  nodeName: node-1
+  conditions: {{ready: {}, serving: true, terminating: {terminating}}}
+",
+        !terminating
+    )
+}
+
+/// The head of an answer to a request that lets the connection stay open.
+async fn head(port: u16) -> String {
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap().to_ascii_lowercase()
+}
+
+#[tokio::test]
+async fn a_drain_that_the_list_takes_back_leaves_nothing_behind() {
+    let port = free_port();
+    let config = manifests(&[
+        ("all.yaml", &gateway(&[port], server("ok").await)),
+        ("replicas.yaml", &replicas(false)),
+    ]);
+    let daemon = Daemon::start(config.path(), &[], &[]).await;
+    let close = "\r\nconnection: close\r\n";
+    // Twice: what is taken back can come again.
+    for _ in 0..2 {
+        assert!(!head(port).await.contains(close));
+        std::fs::write(config.path().join("replicas.yaml"), replicas(true)).unwrap();
+        until("drained", async || {
+            (daemon.admin("/status").await["drain"] == "drained").then_some(())
+        })
+        .await;
+        assert_eq!(daemon.ready().await, 503);
+        assert!(head(port).await.contains(close));
+        std::fs::write(config.path().join("replicas.yaml"), replicas(false)).unwrap();
+        until("ready again", async || {
+            (daemon.ready().await == 200).then_some(())
+        })
+        .await;
+        assert_eq!(daemon.admin("/status").await["drain"], "serving");
+    }
+    assert!(!head(port).await.contains(close));
+
+    // What somebody asked this node for is not taken back.
+    daemon.ask(&["drain"]).await;
+    for terminating in [true, false] {
+        let before = daemon.admin("/status").await["generation"].clone();
+        std::fs::write(config.path().join("replicas.yaml"), replicas(terminating)).unwrap();
+        until("the change", async || {
+            (daemon.admin("/status").await["generation"] != before).then_some(())
+        })
+        .await;
+    }
+    until("drained", async || {
+        (daemon.ready().await == 503).then_some(())
+    })
+    .await;
+    assert!(head(port).await.contains(close));
+    assert_eq!(daemon.terminate().await.0.code(), Some(0));
+}

@@ -151,6 +151,12 @@ impl Daemon {
         body
     }
 
+    /// The status code of its readiness.
+    pub(crate) async fn ready(&self) -> u16 {
+        let (status, _) = get(&self.path("ready"), "/healthz/ready").await.unwrap();
+        status
+    }
+
     /// A JSON page of the admin endpoint.
     pub(crate) async fn admin(&self, page: &str) -> Value {
         serde_json::from_str(&self.page("admin", page).await).unwrap()
