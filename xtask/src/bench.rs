@@ -1,5 +1,6 @@
 //! `cargo xtask bench l4|l7|protocols`: all set-up with a progress line for each step, then the benchmark itself takes over.
-//! `cargo xtask bench compare`: two commits against each other, in a machine that counts instructions.
+//! `cargo xtask bench --vm`: what packets cost in instructions, in a machine that counts them.
+//! `cargo xtask bench compare`: two commits against each other, in such a machine.
 //!
 //! The daemon is built by a cargo call of its own: built together with the tests it would get their features.
 
@@ -24,9 +25,17 @@ const PEERS: [(&str, &str); 4] = [
 
 /// What to measure.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    which: Which,
+    which: Option<Which>,
+    /// Count the instructions of packets in virtual machines: the same as `cargo xtask vm bench`.
+    #[arg(long, required = true)]
+    vm: bool,
+    #[command(flatten)]
+    counts: vm::bench::Args,
+    #[command(flatten)]
+    emulator: vm::emulator::Emulator,
 }
 
 #[derive(clap::Subcommand)]
@@ -51,12 +60,17 @@ struct Flags {
 
 /// `cargo xtask bench`.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let (name, flags) = match &args.which {
-        Which::L4(flags) => ("l4", flags),
-        Which::L7(flags) => ("l7", flags),
-        Which::Protocols(flags) => ("protocols", flags),
-        Which::Compare(args) => return vm::compare::run(args),
-    };
+    match &args.which {
+        Some(Which::L4(flags)) => measure("l4", flags),
+        Some(Which::L7(flags)) => measure("l7", flags),
+        Some(Which::Protocols(flags)) => measure("protocols", flags),
+        Some(Which::Compare(args)) => vm::compare::run(args),
+        None => vm::bench::alone(&args.counts, &args.emulator),
+    }
+}
+
+/// Builds everything and hands over to the benchmark; returns only if it cannot be started.
+fn measure(name: &str, flags: &Flags) -> Result<()> {
     if !geteuid().is_root() {
         bail!(
             "the benchmarks make network namespaces and load kernel programs: run `sudo -E cargo xtask bench`"

@@ -5,7 +5,7 @@
 //! the three of the quick start.
 
 mod apt;
-mod bench;
+pub(crate) mod bench;
 mod chart;
 pub(crate) mod compare;
 mod counts;
@@ -33,7 +33,7 @@ use self::{
     image::{Extent, Guest, Image},
     kernels::{Listed, Wanted},
     lockdown::Lockdown,
-    qemu::{Accel, Folder, Machine},
+    qemu::{Accel, Clock, Folder, Machine},
     results::{Record, Results, Verdict},
     store::Cached,
 };
@@ -377,7 +377,7 @@ fn one(
         folder: folder.path(),
         accel,
         words: args.lockdown.map_or("", Lockdown::words),
-        counts: false,
+        clock: Clock::Time,
         bound: BOUND,
     };
     step.say("starting");
@@ -474,7 +474,7 @@ fn accel(
             folder: folder.path(),
             accel: Accel::Kvm,
             words: "",
-            counts: false,
+            clock: Clock::Time,
             bound: PROBE,
         };
         let ran = machine.run(interrupt, |_| {});

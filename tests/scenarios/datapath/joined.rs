@@ -1,7 +1,10 @@
 //! Beside programs of others in libxdp's dispatcher: its own tool puts them there and takes them away.
 
+use gateway_user::datapath::AttachState;
+
 use super::attach::refresh;
-use super::machine::{attachment, served, wired};
+use super::harm::*;
+use super::machine::{attachment, card, give, served, wired};
 use super::*;
 
 const VIP: &str = "10.77.9.1:80";
@@ -225,4 +228,38 @@ fn a_dispatcher_whose_maker_could_not_take_it_over_is_left_alone() {
     let _also = USUAL.load(&node.namespace, "native", "xdpfilt_alw_tcp");
     USUAL.unload(&node.namespace, "xdpfilt_alw_tcp");
     assert_eq!(client.hello(VIP), "hello from one");
+}
+
+#[test]
+#[ignore = "needs the machine's cards: cargo xtask vm test"]
+fn a_driver_that_is_reloaded_takes_the_dispatcher_along_and_not_the_service() {
+    let device = device_of(&card(1));
+    let (client, namespace) = wired("reloaded", 1500);
+    let clean = able().load(&namespace, "native", "xdpfilt_alw_all");
+    let mut node = Node::start_as(namespace, "one", AttachMode::Auto, ForwardMode::Auto);
+    let _clean = clean;
+    assert_eq!(served(&mut node, &client), AttachMode::Joined);
+    let pinned = node.bpffs.join(format!("v{ABI_VERSION}"));
+    assert!(pins(&pinned).contains("joined-up0"));
+    let live = Live::new(node);
+    live.run(|| {
+        let mut talk = Talk::open(&client, VIP);
+        unbind(&device);
+        talk.say();
+        let gone = live.until("waiting", |uplink| uplink.state == AttachState::Waiting);
+        assert_eq!(gone.note.as_deref(), Some("waiting for interface up0"));
+        bind(&device);
+        give(1, &live.node().namespace, "up0", "10.77.0.1/24", 1500);
+        // Whoever had a dispatcher there may make one again, and finds ours alone on the card.
+        let again = live.until("attached", |uplink| uplink.state == AttachState::Attached);
+        assert_eq!((again.mode, again.note), (AttachMode::Native, None));
+        served_again(&client, VIP);
+        talk.hear();
+    });
+    let mut node = live.node();
+    let before = node.counter("own_syn");
+    assert_eq!(client.hello(VIP), "hello from one");
+    assert_eq!(node.counter("own_syn"), before + 1);
+    let left = pins(&pinned);
+    assert!(!left.contains("joined-up0"), "{left:?}");
 }

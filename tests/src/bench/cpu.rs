@@ -4,7 +4,9 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use nix::sys::time::TimeValLike;
+use nix::time::ClockId;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 
@@ -49,19 +51,13 @@ pub(crate) fn run_time(pid: u32) -> Result<u64> {
     Ok(total)
 }
 
-/// Clock ticks that a process has run in user space and in the kernel: the scheduler's run time, divided as a timer found it.
-pub(crate) fn ticks(pid: u32) -> Result<[u64; 2]> {
-    let path = format!("/proc/{pid}/stat");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    // The name, in brackets, may hold anything.
-    let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let mut words = after_name.split_whitespace().skip(11);
-    let mut next = || words.next().and_then(|word| word.parse().ok());
-    let both = (next(), next());
-    match both {
-        (Some(user), Some(kernel)) => Ok([user, kernel]),
-        _ => bail!("{path} holds no times"),
-    }
+/// Nanoseconds that all threads of a process have run in user space. It is a timer's guess on a processor with a tick.
+pub(crate) fn user_time(pid: u32) -> Result<u64> {
+    // CPUCLOCK_VIRT of a process, see the kernel's include/linux/posix-timers_types.h: nobody has a name for it.
+    let number = i32::try_from(pid).context("no process has such a number")?;
+    let clock = ClockId::from_raw((!number << 3) | 1);
+    let time = clock.now().context("how long did a process run?")?;
+    u64::try_from(time.num_nanoseconds()).context("a process ran for less than nothing")
 }
 
 /// Nanoseconds that the thread with this directory in `/proc` has run.
@@ -133,6 +129,16 @@ fn numbers(directory: &str) -> Result<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_in_user_space_is_part_of_the_run_time() {
+        let own = std::process::id();
+        let before = user_time(own).unwrap();
+        while user_time(own).unwrap() == before {
+            (0..100_000u64).for_each(|n| _ = std::hint::black_box(n));
+        }
+        assert!(user_time(u32::MAX).is_err());
+    }
 
     #[test]
     fn own_run_time_grows_and_memory_is_there() {

@@ -24,12 +24,18 @@ pub(super) struct Stack {
     /// Requests to the daemon too, which is FOREBAY_BIN
     #[arg(long)]
     requests: bool,
+    /// Only what the daemon does in user space, on a second processor without a tick (`nohz_full=1`)
+    #[arg(long)]
+    apart: bool,
 }
 
 /// Runs them, and prints a line for each case: instructions of a packet or of a request.
 pub(super) fn run(args: &Stack) -> Result<()> {
     std::fs::create_dir_all(&args.work)
         .with_context(|| format!("cannot make {}", args.work.display()))?;
+    if args.apart {
+        return l7::requests::run_apart(&args.work);
+    }
     l4::loops::run(&args.object, &args.work)?;
     if args.requests {
         l7::requests::run(&args.work)?;

@@ -10,11 +10,12 @@ use serde_json::Value;
 
 use super::{
     compare,
-    counts::{self, Counts},
-    emulator, history,
-    image::{self, Guest, Image},
+    counts::{self, Counts, Recorded},
+    emulator::{self, Emulator},
+    history,
+    image::{self, Guest, Image, Stack},
     kernels::{self, Listed, Wanted},
-    qemu::{Accel, Folder, Machine},
+    qemu::{Accel, Clock, Folder, Machine},
     results::{Results, Verdict},
     store,
 };
@@ -25,82 +26,123 @@ use crate::{
     progress::{Step, Steps},
 };
 
-/// The kernel whose programs' instructions are counted where none is named.
+/// The kernel that commands with one run where none is named.
 pub(super) const KERNEL: &str = "6.12";
 
-/// Beginning of the names of what is no count.
-const SHARE: &str = "share: ";
+/// End of the names of counts that are a part of another one.
+const IN_USER_SPACE: &str = ", in user space";
 
 /// What to count.
 #[derive(clap::Args)]
-pub(super) struct Args {
-    /// On this kernel, an id of tests/vm/kernels.yaml.
-    #[arg(long, default_value = KERNEL)]
-    kernel: String,
+#[group(skip)]
+pub(crate) struct Args {
+    /// On these kernels, ids of tests/vm/kernels.yaml; default: all that are recorded, or all that Forebay serves with --record.
+    #[arg(long)]
+    kernel: Vec<String>,
     /// Write the counts to docs/benchmarks/instructions.json, and the chart of all records beside it.
     #[arg(long)]
     record: bool,
 }
 
+/// `cargo xtask bench --vm`.
+pub(crate) fn alone(args: &Args, emulator: &Emulator) -> Result<()> {
+    emulator.choose()?;
+    ensure!(run(args)?, "not all counts are as recorded");
+    Ok(())
+}
+
 /// Runs and compares; whether nothing has become dearer.
 pub(super) fn run(args: &Args) -> Result<bool> {
     let steps = Steps::new();
-    let listed = listed(&args.kernel)?;
     let mut recorded = counts::read()?;
-    ensure!(
-        args.record || recorded.contains_key(&listed.id),
-        "no counts of kernel {} are recorded to compare with: run it with --record first",
-        listed.id
-    );
+    let kernels = asked(args, &recorded)?;
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
-    let image = kernel(&steps, &listed)?;
     let mut guest = image::build_bench(&steps)?;
     let too_old = emulator::too_old(&emulator::version()?);
-    if too_old.is_none() {
-        guest = guest.with_daemon(&steps)?;
-    }
-    let mut now = steps.run_for("instructions", |step| {
-        count(step, &interrupt, &image, &guest)
-    })?;
     match &too_old {
         Some(why) => println!("note: {why}"),
-        None => now
-            .instructions
-            .extend(stack(&steps, &interrupt, &image, &guest)?),
+        None => guest = guest.with_daemon(&steps)?,
     }
-    show(&now, recorded.get(&listed.id));
-    if args.record {
-        if let Some(before) = recorded.get(&listed.id) {
-            now.keep_stack_of(before);
+    let mut tally = (0, 0);
+    for listed in kernels {
+        let image = kernel(&steps, &listed)?;
+        let mut now = steps.run_for(&format!("instructions on {}", listed.id), |step| {
+            count(step, &interrupt, &image, &guest)
+        })?;
+        if too_old.is_none() {
+            now.instructions
+                .extend(stack(&steps, &interrupt, &image, &guest)?);
         }
-        recorded.insert(listed.id, now);
-        counts::write(&recorded)?;
+        show(&now, recorded.get(&listed.id));
+        if args.record {
+            if let Some(before) = recorded.get(&listed.id) {
+                now.keep_stack_of(before);
+            }
+            recorded.insert(listed.id, now);
+            counts::write(&recorded)?;
+            continue;
+        }
+        let Some(before) = recorded.get(&listed.id) else {
+            bail!("the records of kernel {} are gone", listed.id);
+        };
+        let mut before = if before.release == now.release {
+            before.clone()
+        } else {
+            compare::again(&steps, &interrupt, &image, &guest, (before, &now))?
+        };
+        if too_old.is_some() {
+            before.leave_out(counts::is_stack);
+        }
+        let failed = judge(&before, &now);
+        tally = (
+            tally.0 + now.instructions.len().saturating_sub(failed),
+            tally.1 + failed,
+        );
+    }
+    if args.record {
         steps.run("chart", |_| history::draw())?;
         return Ok(true);
     }
-    let Some(before) = recorded.get(&listed.id) else {
-        bail!("the records of kernel {} are gone", listed.id);
-    };
-    let mut before = if before.release == now.release {
-        before.clone()
+    let (passed, failed) = tally;
+    println!("{passed} passed, {failed} failed");
+    Ok(failed == 0)
+}
+
+/// The kernels to count on.
+fn asked(args: &Args, recorded: &Recorded) -> Result<Vec<Listed>> {
+    let kernels: Vec<Listed> = if args.kernel.is_empty() {
+        let all = kernels::list()?.into_iter();
+        all.filter(|one| !one.below && (args.record || recorded.contains_key(&one.id)))
+            .collect()
     } else {
-        compare::again(&steps, &interrupt, &image, &guest, (before, &now))?
+        let named = args.kernel.iter();
+        named.map(|id| listed(id)).collect::<Result<_>>()?
     };
-    if too_old.is_some() {
-        before.leave_out(counts::is_stack);
+    ensure!(
+        !kernels.is_empty(),
+        "no counts are recorded to compare with: run it with --record first"
+    );
+    for one in &kernels {
+        ensure!(
+            args.record || recorded.contains_key(&one.id),
+            "no counts of kernel {} are recorded to compare with: run it with --record first",
+            one.id
+        );
     }
-    let changes = counts::changes(&before, &now);
+    Ok(kernels)
+}
+
+/// Says what is not as recorded, and returns how much of it may not be.
+fn judge(before: &Counts, now: &Counts) -> usize {
+    let changes = counts::changes(before, now);
     for sentence in &changes.cheaper {
         println!("note: {sentence}");
     }
     for sentence in &changes.faults {
         println!("error: {sentence}");
     }
-    let kinds = now.instructions.len();
-    let failed = changes.faults.len();
-    println!("{} passed, {failed} failed", kinds.saturating_sub(failed));
-    Ok(failed == 0)
+    changes.faults.len()
 }
 
 /// The kernel of the list that is called so.
@@ -135,7 +177,8 @@ pub(super) fn count(
     image: &Image,
     guest: &Guest,
 ) -> Result<(Counts, String)> {
-    let results = machine(step, interrupt, image, guest, &image::instructions())?;
+    let plan = image::instructions();
+    let results = machine(step, interrupt, image, guest, &plan, Clock::Instructions)?;
     let instructions = instructions(&results)?;
     let said = format!(
         "{} kinds of packets on Linux {}",
@@ -158,18 +201,29 @@ pub(super) fn stack(
     guest: &Guest,
 ) -> Result<BTreeMap<String, u64>> {
     steps.run_for("through the stack", |step| {
-        let results = machine(step, interrupt, image, guest, &image::stack(guest))?;
-        let all = instructions(&results)?;
-        let (shares, counts): (BTreeMap<_, _>, BTreeMap<_, _>) = all
-            .into_iter()
-            .partition(|(name, _)| name.starts_with(SHARE));
-        // Divided by a timer's ticks, so told and not compared.
-        for (name, share) in shares {
-            println!("note: {name} = {share}");
+        let mut counts = BTreeMap::new();
+        for (which, clock) in [
+            (Stack::Whole, Clock::Instructions),
+            (Stack::Apart, Clock::InstructionsApart),
+        ] {
+            let plan = image::stack(guest, which);
+            let results = machine(step, interrupt, image, guest, &plan, clock)?;
+            counts.extend(instructions(&results)?);
         }
+        counts.extend(in_the_kernel(&counts));
         let said = format!("{} cases", counts.len());
         Ok((counts, said))
     })
+}
+
+/// What is left of each count of which a part is known to be in user space.
+fn in_the_kernel(counts: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let left = counts.iter().filter_map(|(name, user)| {
+        let whole = name.strip_suffix(IN_USER_SPACE)?;
+        let left = counts.get(whole)?.saturating_sub(*user);
+        Some((format!("{whole}, in the kernel"), left))
+    });
+    left.collect()
 }
 
 /// Runs a machine that counts to its end.
@@ -179,6 +233,7 @@ fn machine(
     image: &Image,
     guest: &Guest,
     plan: &Value,
+    clock: Clock,
 ) -> Result<Results> {
     let folder = Folder::new(paths::target().join("vm/bench"), false)?;
     let made = image.make(folder.path(), plan, guest)?;
@@ -188,7 +243,7 @@ fn machine(
         folder: folder.path(),
         accel: Accel::Tcg,
         words: "",
-        counts: true,
+        clock,
         bound: super::BOUND,
     };
     step.say("counting");
@@ -221,5 +276,23 @@ fn show(counts: &Counts, before: Option<&Counts>) {
         let was = before.and_then(|before| before.instructions.get(name));
         let was = was.map_or_else(String::new, |was| format!(" (recorded: {was})"));
         println!("{count:>8}  {name}{was}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_in_user_space_is_in_the_kernel() {
+        let counts = [
+            ("l7: a, whole machine", 30),
+            ("l7: a, daemon", 10),
+            ("l7: a, daemon, in user space", 4),
+            ("l7: b, daemon, in user space", 4),
+        ];
+        let counts = counts.map(|(name, count)| (name.to_owned(), count)).into();
+        let want = [("l7: a, daemon, in the kernel".to_owned(), 6)].into();
+        assert_eq!(in_the_kernel(&counts), want);
     }
 }

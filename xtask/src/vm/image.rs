@@ -181,11 +181,23 @@ pub(super) fn instructions() -> Value {
     plan(Some(PROGRAM), &words, &["instructions"], "")
 }
 
-/// The plan of one that counts those of packets on interfaces, and of requests if it has the daemon.
-pub(super) fn stack(guest: &Guest) -> Value {
+/// What is counted through the whole stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stack {
+    /// Packets on interfaces, and requests if there is the daemon.
+    Whole,
+    /// What of a request the daemon does in user space.
+    Apart,
+}
+
+/// The plan of one that counts those of packets on interfaces, and of requests.
+pub(super) fn stack(guest: &Guest, which: Stack) -> Value {
     let mut words = vec!["stack", "--object", OBJECT, "--work", "/tmp/work"];
     if guest.daemon.is_some() {
         words.push("--requests");
+    }
+    if which == Stack::Apart {
+        words.push("--apart");
     }
     plan(Some(PROGRAM), &words, &["stack"], "")
 }

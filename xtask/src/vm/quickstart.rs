@@ -17,7 +17,7 @@ use super::{
     On, emulator, image,
     image::{Guest, Image},
     initramfs::Archive,
-    qemu::{Accel, Fitting, Folder, Machine, Running},
+    qemu::{Accel, Clock, Fitting, Folder, Machine, Running},
     results::{Results, Verdict},
 };
 use crate::{
@@ -231,7 +231,7 @@ impl Wire<'_> {
                 folder: &own,
                 accel: self.accel,
                 words: "",
-                counts: false,
+                clock: Clock::Time,
                 bound: BOUND,
             };
             let running = machine.start(&Fitting {

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::{
     On, emulator,
     image::{self, Guest, Image},
-    qemu::{Accel, Folder, Machine},
+    qemu::{Accel, Clock, Folder, Machine},
     results::{Results, Verdict},
 };
 use crate::{
@@ -101,7 +101,7 @@ fn machine(
         folder: folder.path(),
         accel,
         words: "",
-        counts: false,
+        clock: Clock::Time,
         bound: Duration::from_secs(choice.minutes() * 60 + 2 * BESIDES),
     };
     let console = folder.path().join("console.log");

@@ -29,8 +29,8 @@ const BACKEND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 11);
 const PORT: u16 = 8080;
 const BACKEND_PORT: u16 = 9000;
 
-/// The first processor alone in a machine that has but one.
-const CORE: usize = 0;
+/// The processor where everything runs: the only one, or the one without a tick of a machine that has two.
+const CORES: [usize; 2] = [0, 1];
 
 /// Requests of the short and of the long run.
 const REQUESTS: (u32, u32) = (200, 2_200);
@@ -38,12 +38,64 @@ const REQUESTS: (u32, u32) = (200, 2_200);
 /// How long the daemon is left to itself before it is measured: what it does after its start is no request's.
 const SETTLED: Duration = Duration::from_secs(3);
 
-/// Runs all and tells their instructions.
+/// Runs all and tells their instructions: of the whole machine and of the daemon.
 pub(in crate::bench) fn run(work: &Path) -> Result<()> {
+    serve(work, CORES[0], |daemon| {
+        for_each_kind(&mut |name, ask| {
+            let mut own = f64::INFINITY;
+            let whole = stack::cost(REQUESTS, &mut |requests| {
+                let start = Instant::now();
+                let ran = grown(|| cpu::run_time(daemon.pid()), || ask(requests))?;
+                if requests == REQUESTS.1 {
+                    own = own.min(ran as f64 / f64::from(requests));
+                }
+                Ok(start.elapsed())
+            })?;
+            stack::tell(&format!("l7: {name}, whole machine"), whole);
+            stack::tell(&format!("l7: {name}, daemon"), own);
+            Ok(())
+        })
+    })
+}
+
+/// Runs all where the kernel notes every way into it, and tells what of the daemon's instructions is in user space. The others are
+/// not told: that the kernel notes it makes them more.
+pub(in crate::bench) fn run_apart(work: &Path) -> Result<()> {
+    let core = CORES[1];
+    let tickless = fs::read_to_string("/sys/devices/system/cpu/nohz_full").unwrap_or_default();
+    ensure!(
+        tickless.trim() == core.to_string(),
+        "processor {core} has a tick: it takes a kernel with CONFIG_NO_HZ_FULL and the word nohz_full={core}"
+    );
+    cpu::pin(None, core)?;
+    serve(work, core, |daemon| {
+        for_each_kind(&mut |name, ask| {
+            let user = stack::cost(REQUESTS, &mut |requests| {
+                grown(|| cpu::user_time(daemon.pid()), || ask(requests)).map(Duration::from_nanos)
+            })?;
+            stack::tell(&format!("l7: {name}, daemon, in user space"), user);
+            Ok(())
+        })
+    })
+}
+
+/// By how much a reading is higher afterwards.
+fn grown(read: impl Fn() -> Result<u64>, work: impl FnOnce() -> Result<()>) -> Result<u64> {
+    let before = read()?;
+    work()?;
+    Ok(read()?.saturating_sub(before))
+}
+
+/// Has the daemon and a backend on this processor, and calls `measure` in the client's namespace.
+fn serve(
+    work: &Path,
+    core: usize,
+    measure: impl FnOnce(&Daemon) -> Result<()> + Send,
+) -> Result<()> {
     let ledger = Ledger::open()?;
     let (site, client) = place(&ledger)?;
     let address = SocketAddr::from((BACKEND, BACKEND_PORT));
-    site.netns.run(|| backend::start(address, CORE).map(drop))?;
+    site.netns.run(|| backend::start(address, core).map(drop))?;
     let settings = settings(work)?;
     let mut daemon = Daemon::start(&ledger, &site, &settings)?;
     daemon.wait_ready()?;
@@ -102,7 +154,11 @@ fn settings(work: &Path) -> Result<Settings> {
     })
 }
 
-fn measure(daemon: &Daemon) -> Result<()> {
+/// Sends so many requests.
+type Ask<'a> = dyn FnMut(u32) -> Result<()> + 'a;
+
+/// Calls `each` with the name of every kind of request, and with what sends them.
+fn for_each_kind(each: &mut dyn FnMut(&str, &mut Ask<'_>) -> Result<()>) -> Result<()> {
     let vip = SocketAddr::from((VIP, PORT));
     let mut kept = eventually("the first answer", CELL_LIMIT, || {
         let mut client = Client::connect(vip, 1)?;
@@ -115,34 +171,10 @@ fn measure(daemon: &Daemon) -> Result<()> {
         Ok(client)
     })?;
     throughout("nothing", SETTLED, || Ok(()))?;
-    let of = |name: &str, ask: &mut dyn FnMut(u32) -> Result<()>| -> Result<()> {
-        let mut own = f64::INFINITY;
-        let [user, kernel] = cpu::ticks(daemon.pid())?;
-        let whole = stack::cost(REQUESTS, &mut |requests| {
-            let (start, before) = (Instant::now(), cpu::run_time(daemon.pid())?);
-            ask(requests)?;
-            let took = start.elapsed();
-            let ran = cpu::run_time(daemon.pid())? - before;
-            if requests == REQUESTS.1 {
-                own = own.min(ran as f64 / f64::from(requests));
-            }
-            Ok(took)
-        })?;
-        stack::tell(&format!("l7: {name}, whole machine"), whole);
-        stack::tell(&format!("l7: {name}, daemon"), own);
-        let [user_after, kernel_after] = cpu::ticks(daemon.pid())?;
-        let (user, kernel) = (user_after - user, kernel_after - kernel);
-        let percent = 100.0 * user as f64 / ((user + kernel).max(1)) as f64;
-        stack::tell(
-            &format!("share: {name}, daemon, percent in user space"),
-            percent,
-        );
-        Ok(())
-    };
-    of("HTTP/1.1 request", &mut |requests| {
+    each("HTTP/1.1 request", &mut |requests| {
         only_good(&mut kept, requests)
     })?;
-    of("HTTP/1.1 request over a new connection", &mut |requests| {
+    each("HTTP/1.1 request over a new connection", &mut |requests| {
         (0..requests).try_for_each(|_| only_good(&mut Client::connect(vip, 1)?, 1))
     })
 }
