@@ -1,5 +1,6 @@
 //! A client and a server that write HTTP/2 frames by hand: whatever a peer may do, it can do.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -169,6 +170,8 @@ impl Outcome {
 pub(crate) struct Raw<S> {
     pub(crate) stream: S,
     buffer: Vec<u8>,
+    /// What came first for streams that nobody has asked about yet: answers come in any order.
+    others: HashMap<u32, Frame>,
 }
 
 impl Raw<TcpStream> {
@@ -189,6 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
         Self {
             stream,
             buffer: Vec::new(),
+            others: HashMap::new(),
         }
     }
 
@@ -285,13 +289,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     /// What becomes of a stream.
     pub(crate) async fn outcome(&mut self, stream: u32) -> Outcome {
         loop {
-            let Some(next) = self.next().await else {
-                return Outcome::Closed;
+            let next = match self.others.remove(&stream) {
+                Some(earlier) => earlier,
+                None => match self.next().await {
+                    Some(next) => next,
+                    None => return Outcome::Closed,
+                },
             };
             match next.kind {
                 HEADERS if next.stream == stream => return Outcome::Status(next.status()),
                 RST_STREAM if next.stream == stream => return Outcome::Reset(next.code(0)),
                 GOAWAY => return Outcome::GoAway(next.code(4)),
+                HEADERS | RST_STREAM => _ = self.others.entry(next.stream).or_insert(next),
                 _ => {}
             }
         }
