@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_in_user_space_is_part_of_the_run_time() {
+    fn own_time_in_user_space_grows_and_that_of_nobody_is_an_error() {
         let own = std::process::id();
         let before = user_time(own).unwrap();
         while user_time(own).unwrap() == before {

@@ -58,8 +58,9 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     let kernels = asked(args, &recorded)?;
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
-    let mut guest = image::build_bench(&steps)?;
+    // Before anything that takes minutes.
     let too_old = emulator::too_old(&emulator::version()?);
+    let mut guest = image::build_bench(&steps)?;
     match &too_old {
         Some(why) => println!("note: {why}"),
         None => guest = guest.with_daemon(&steps)?,
