@@ -16,6 +16,7 @@ mod initramfs;
 mod kernels;
 mod lockdown;
 mod modules;
+mod probe;
 mod qemu;
 mod quickstart;
 mod record;
@@ -56,8 +57,6 @@ const PACKAGES: [&str; 6] = [
 
 /// Longest time of one machine.
 const BOUND: Duration = Duration::from_secs(3600);
-/// Longest time of one that only has to start.
-const PROBE: Duration = Duration::from_secs(10);
 
 /// `cargo xtask vm`.
 #[derive(clap::Args)]
@@ -290,7 +289,7 @@ fn test(args: &TestArgs) -> Result<bool> {
     }
     if !images.is_empty() {
         let guest = built(&steps, args)?;
-        let accel = accel(&steps, &interrupt, args.accel, &images[0].1, &guest)?;
+        let accel = probe::accel(&steps, &interrupt, args.accel, &images[0].1, &guest)?;
         for (kernel, image) in &images {
             let name = kernel.name();
             let ran = steps.run_for(&format!("tests on {name}"), |step| {
@@ -448,49 +447,4 @@ impl Tally {
         self.skipped += results.count(Verdict::Skipped);
         Some(results)
     }
-}
-
-/// What `auto` comes to: KVM if a machine without tests comes to its end with it.
-fn accel(
-    steps: &Steps,
-    interrupt: &Interrupt,
-    wanted: Accel,
-    image: &Image,
-    guest: &Guest,
-) -> Result<Accel> {
-    if wanted != Accel::Auto || !qemu::kvm_is_likely() {
-        return Ok(if wanted == Accel::Kvm {
-            Accel::Kvm
-        } else {
-            Accel::Tcg
-        });
-    }
-    steps.run_for("KVM", |_| {
-        let folder = Folder::new(paths::target().join("vm/probe"), false)?;
-        let made = image.make(folder.path(), &image::nothing(), guest)?;
-        let machine = Machine {
-            kernel: &made.kernel,
-            initramfs: &made.initramfs,
-            folder: folder.path(),
-            accel: Accel::Kvm,
-            words: "",
-            clock: Clock::Time,
-            bound: PROBE,
-        };
-        let ran = machine.run(interrupt, |_| {});
-        interrupt.check()?;
-        let said = std::fs::read_to_string(folder.path().join("results.jsonl"));
-        let works = ran.is_ok()
-            && Results::read(&said.unwrap_or_default(), "")
-                .faults
-                .is_empty();
-        Ok(if works {
-            (Accel::Kvm, "runs machines here".to_owned())
-        } else {
-            (
-                Accel::Tcg,
-                "runs no machine here: emulation instead".to_owned(),
-            )
-        })
-    })
 }

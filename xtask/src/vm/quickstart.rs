@@ -93,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     })?;
     let guest = image::build(&steps)?;
     let daemon = build(&steps)?;
-    let accel = super::accel(&steps, &interrupt, args.on.accel, &image, &guest)?;
+    let accel = super::probe::accel(&steps, &interrupt, args.on.accel, &image, &guest)?;
     let ways = args.path.map_or(Way::ALL.to_vec(), |way| vec![way]);
     let mut counts = Counts::default();
     for way in ways {

@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args) -> Result<bool> {
         args.on.find(step, &listed)
     })?;
     let guest = image::build(&steps)?;
-    let accel = super::accel(&steps, &interrupt, args.on.accel, &image, &guest)?;
+    let accel = super::probe::accel(&steps, &interrupt, args.on.accel, &image, &guest)?;
     let what = format!("{} min of faults", choice.minutes());
     let results = steps.run_for(&what, |step| {
         machine(step, &interrupt, (args, &choice), &image, &guest, accel)
