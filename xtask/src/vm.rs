@@ -28,6 +28,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
+use serde_json::Value;
 
 use self::{
     emulator::Emulator,
@@ -173,6 +174,15 @@ impl TestArgs {
         }
     }
 
+    /// What a machine of this kernel is to run.
+    fn plan(&self, image: &Image) -> Value {
+        let mut plan = image::scenarios(image.below, self.extent(), &self.filter);
+        if let Some(level) = self.lockdown {
+            level.choose(&mut plan);
+        }
+        plan
+    }
+
     /// Whether tests are a part of it that call newer xdp-tools.
     fn has_tools(&self) -> bool {
         !self.quick && self.lockdown.is_none()
@@ -291,6 +301,9 @@ fn test(args: &TestArgs) -> Result<bool> {
         let guest = built(&steps, args)?;
         let accel = probe::accel(&steps, &interrupt, args.accel, &images[0].1, &guest)?;
         for (kernel, image) in &images {
+            if !guest.has_test_of(&args.plan(image))? {
+                continue;
+            }
             let name = kernel.name();
             let ran = steps.run_for(&format!("tests on {name}"), |step| {
                 one(step, &interrupt, args, (kernel, image), &guest, accel)
@@ -365,11 +378,7 @@ fn one(
     let name = kernel.name().replace('/', "_");
     let folder = Folder::new(paths::target().join("vm").join(&name), args.keep)?;
     step.say("file system");
-    let mut plan = image::scenarios(image.below, args.extent(), &args.filter);
-    args.lockdown
-        .iter()
-        .for_each(|level| level.choose(&mut plan));
-    let made = image.make(folder.path(), &plan, guest)?;
+    let made = image.make(folder.path(), &args.plan(image), guest)?;
     let machine = Machine {
         kernel: &made.kernel,
         initramfs: &made.initramfs,

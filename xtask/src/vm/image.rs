@@ -286,6 +286,13 @@ impl Guest {
         })
     }
 
+    /// Whether the program has a test that `plan` wants: a machine that would run none need not be started.
+    pub(super) fn has_test_of(&self, plan: &Value) -> Result<bool> {
+        let mut list = Command::new(&self.program);
+        let listed = cmd::output(list.args(["--list", "--format", "terse"]))?;
+        Ok(listed.lines().any(|line| is_wanted(line, plan)))
+    }
+
     /// The same with what counts instructions as another checkout at `root` has it. What is built stays in `target`.
     pub(super) fn with_bench_of(self, step: &Step, root: &Path, target: &Path) -> Result<Self> {
         let mut cargo = cmd::cargo(root);
@@ -297,6 +304,19 @@ impl Guest {
             ..self
         })
     }
+}
+
+/// Whether a line of a test program's list is a test of the plan, as `vm-init` chooses them.
+fn is_wanted(line: &str, plan: &Value) -> bool {
+    let Some(test) = line.strip_suffix(": test") else {
+        return false;
+    };
+    let names = plan["names"].as_array().into_iter().flatten();
+    let mut names = names.filter_map(Value::as_str);
+    names.any(|name| test.starts_with(name))
+        && plan["filter"]
+            .as_str()
+            .is_none_or(|part| test.contains(part))
 }
 
 /// A program without what only debuggers read.
@@ -346,6 +366,19 @@ mod tests {
         assert_eq!(found, Some(PathBuf::from("/t/scenarios-1")));
         assert_eq!(program_of(line, "x"), None);
         assert_eq!(program_of("{}", "x"), None);
+    }
+
+    #[test]
+    fn a_test_is_wanted_by_its_beginning_and_a_part_of_its_name() {
+        let wanted = |line: &str, filter: &str| {
+            let plan = scenarios(false, Extent::All, filter);
+            is_wanted(line, &plan)
+        };
+        assert!(wanted("datapath::machine::a: test", ""));
+        assert!(wanted("datapath::machine::a: test", "machine"));
+        assert!(!wanted("datapath::machine::a: test", "wire"));
+        assert!(!wanted("wire::a: test", "wire"));
+        assert!(!wanted("12 tests, 0 benchmarks", ""));
     }
 
     #[test]
