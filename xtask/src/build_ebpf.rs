@@ -97,6 +97,13 @@ pub(crate) fn build_bench_of(step: &Step, root: PathBuf) -> Result<Vec<u8>> {
     fs::read(bench.object()).context("cannot read the other checkout's object")
 }
 
+/// The object of another checkout at `root` in the same way; where it lies.
+pub(crate) fn build_of(step: &Step, root: PathBuf) -> Result<PathBuf> {
+    let checkout = Checkout::new(root, paths::target().join("ebpf/other"))?;
+    checkout.build_if_changed(step)?;
+    Ok(checkout.object())
+}
+
 /// A copy of the sources and where its object goes.
 struct Checkout {
     root: PathBuf,

@@ -78,8 +78,23 @@ pub(crate) fn cargo(dir: &Path) -> Command {
 /// Builds one program for release. Each has a cargo call of its own: built together with the tests, the daemon
 /// would get their features.
 pub(crate) fn release(step: &Step, package: &str, program: &str) -> Result<String> {
-    let mut cargo = cargo(&paths::root());
-    cargo.env("FOREBAY_EBPF_OBJECT", paths::object()).args([
+    release_by(
+        step,
+        cargo(&paths::root()),
+        &paths::object(),
+        (package, program),
+    )?;
+    Ok("built".to_owned())
+}
+
+/// The same by a cargo that may be in another checkout, with these kernel programs.
+pub(crate) fn release_by(
+    step: &Step,
+    mut cargo: Command,
+    object: &Path,
+    (package, program): (&str, &str),
+) -> Result<()> {
+    cargo.env("FOREBAY_EBPF_OBJECT", object).args([
         "build",
         "--release",
         "-p",
@@ -87,8 +102,7 @@ pub(crate) fn release(step: &Step, package: &str, program: &str) -> Result<Strin
         "--bin",
         program,
     ]);
-    watched(&mut cargo, |line| step.say(line))?;
-    Ok("built".to_owned())
+    watched(&mut cargo, |line| step.say(line))
 }
 
 /// Whether `program` is in PATH or where administrators' programs are.

@@ -222,9 +222,7 @@ fn set_up(asked: &[String], cached: bool) -> Result<()> {
         apt::refresh(step)?;
         Ok(said)
     })?;
-    if let Some(why) = emulator::too_old(&emulator::version()?) {
-        println!("note: {why}");
-    }
+    emulator::fetch_newer(&steps, cached)?;
     for kernel in &wanted {
         let Wanted::Listed(listed) = kernel else {
             bail!(
@@ -279,7 +277,7 @@ fn test(args: &TestArgs) -> Result<bool> {
     have_modules(&wanted, args)?;
     let _lock = lock()?;
     let interrupt = Interrupt::listen()?;
-    steps.run("QEMU", |_| emulator::version())?;
+    emulator::ready(&steps)?;
     let head = args.record.then(record::head).transpose()?;
     let mut tally = Tally::default();
     let (mut images, mut ran_on) = (Vec::new(), Vec::new());

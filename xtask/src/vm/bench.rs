@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Write the counts to docs/benchmarks/instructions.json, and the chart of all records beside it.
     #[arg(long)]
     record: bool,
+    /// Leave requests out, for which the daemon is built as it is shipped: that takes minutes.
+    #[arg(long, conflicts_with = "record")]
+    no_requests: bool,
 }
 
 /// `cargo xtask bench --vm`.
@@ -59,10 +62,11 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
     // Before anything that takes minutes.
-    let too_old = emulator::too_old(&emulator::version()?);
+    let too_old = emulator::too_old(&emulator::ready(&steps)?);
     let mut guest = image::build_bench(&steps)?;
     match &too_old {
         Some(why) => println!("note: {why}"),
+        None if args.no_requests => {}
         None => guest = guest.with_daemon(&steps)?,
     }
     let mut tally = (0, 0);
@@ -72,8 +76,9 @@ pub(super) fn run(args: &Args) -> Result<bool> {
             count(step, &interrupt, &image, &guest)
         })?;
         if too_old.is_none() {
+            let through = |step: &Step| stack(step, &interrupt, &image, &guest);
             now.instructions
-                .extend(stack(&steps, &interrupt, &image, &guest)?);
+                .extend(steps.run_for("through the stack", through)?);
         }
         show(&now, recorded.get(&listed.id));
         if args.record {
@@ -84,17 +89,16 @@ pub(super) fn run(args: &Args) -> Result<bool> {
             counts::write(&recorded)?;
             continue;
         }
-        let Some(before) = recorded.get(&listed.id) else {
-            bail!("the records of kernel {} are gone", listed.id);
-        };
+        let before = recorded.get(&listed.id).context("a record is gone")?;
         let mut before = if before.release == now.release {
             before.clone()
         } else {
             compare::again(&steps, &interrupt, &image, &guest, (before, &now))?
         };
-        if too_old.is_some() {
-            before.leave_out(counts::is_stack);
-        }
+        before.leave_out(|name| {
+            let whole = too_old.is_some() && counts::is_stack(name);
+            whole || args.no_requests && counts::is_request(name)
+        });
         let failed = judge(&before, &now);
         tally = (
             tally.0 + now.instructions.len().saturating_sub(failed),
@@ -159,7 +163,6 @@ pub(super) fn listed(id: &str) -> Result<Listed> {
 
 /// Its files, fetched where they are not in the cache.
 pub(super) fn kernel(steps: &Steps, listed: &Listed) -> Result<Image> {
-    steps.run("QEMU", |_| emulator::version())?;
     let cached = steps.run_for(&format!("kernel {}", listed.id), |step| {
         let cached = match store::cached(listed)? {
             Some(cached) => cached,
@@ -194,27 +197,28 @@ pub(super) fn count(
     Ok((counts, said))
 }
 
-/// Counts what goes through the whole stack.
+/// Counts what goes through the whole stack; of requests only if the machine has the daemon.
 pub(super) fn stack(
-    steps: &Steps,
+    step: &Step,
     interrupt: &Interrupt,
     image: &Image,
     guest: &Guest,
-) -> Result<BTreeMap<String, u64>> {
-    steps.run_for("through the stack", |step| {
-        let mut counts = BTreeMap::new();
-        for (which, clock) in [
-            (Stack::Whole, Clock::Instructions),
-            (Stack::Apart, Clock::InstructionsApart),
-        ] {
-            let plan = image::stack(guest, which);
-            let results = machine(step, interrupt, image, guest, &plan, clock)?;
-            counts.extend(instructions(&results)?);
+) -> Result<(BTreeMap<String, u64>, String)> {
+    let mut counts = BTreeMap::new();
+    for (which, clock) in [
+        (Stack::Whole, Clock::Instructions),
+        (Stack::Apart, Clock::InstructionsApart),
+    ] {
+        if which == Stack::Apart && !guest.has_daemon() {
+            continue;
         }
-        counts.extend(in_the_kernel(&counts));
-        let said = format!("{} cases", counts.len());
-        Ok((counts, said))
-    })
+        let plan = image::stack(guest, which);
+        let results = machine(step, interrupt, image, guest, &plan, clock)?;
+        counts.extend(instructions(&results)?);
+    }
+    counts.extend(in_the_kernel(&counts));
+    let said = format!("{} cases", counts.len());
+    Ok((counts, said))
 }
 
 /// What is left of each count of which a part is known to be in user space.

@@ -1,4 +1,4 @@
-//! `cargo xtask bench compare`: instructions of packets of the working tree and of another commit, on the same kernel.
+//! `cargo xtask bench compare`: instructions of packets and requests of the working tree and of another commit, on the same kernel.
 //!
 //! The other commit's sources are a copy below `target`, which goes with the command. Both sides are built by this checkout's
 //! tools, so that what differs is the sources.
@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{
     bench,
     counts::{self, Counts},
-    emulator::Emulator,
+    emulator::{self, Emulator},
     image::{self, Guest, Image},
     qemu::Folder,
 };
@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// On this kernel, an id of tests/vm/kernels.yaml.
     #[arg(long, default_value = bench::KERNEL)]
     kernel: String,
+    /// Leave requests out, for which both daemons are built as they are shipped: that takes minutes.
+    #[arg(long)]
+    no_requests: bool,
     #[command(flatten)]
     emulator: Emulator,
 }
@@ -52,34 +55,54 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let commit = commit(&args.reference)?;
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
+    let too_old = emulator::too_old(&emulator::ready(&steps)?);
+    too_old.iter().for_each(|why| println!("note: {why}"));
+    let requests = too_old.is_none() && !args.no_requests;
     let image = bench::kernel(&steps, &listed)?;
-    let here = image::build_bench(&steps)?;
+    let mut here = image::build_bench(&steps)?;
     let short = commit.get(..12).unwrap_or(&commit);
-    let there = steps.run_for(short, |step| other(step, &interrupt, &commit, &here));
+    let there = steps.run_for(short, |step| {
+        let there = other(step, &interrupt, &commit, (&here, requests))?;
+        let said = there.in_words();
+        Ok((there, said))
+    });
     interrupt.check()?;
     let there = there.with_context(|| args.reference.clone())?;
-    let Some((there, program)) = there else {
+    if there.is_same {
         println!(
             "the kernel programs of {} are those of the working tree, byte for byte",
             args.reference
         );
-        return Ok(());
+    }
+    if there.guest.has_daemon() {
+        here = here.with_daemon(&steps)?;
+    }
+    let through = too_old.is_none() && there.program == Program::Ours;
+    let count = |name: &str, guest: &Guest| -> Result<BTreeMap<String, u64>> {
+        let mut counts = BTreeMap::new();
+        if !there.is_same {
+            let name = format!("instructions {name}");
+            let count = |step: &Step| bench::count(step, &interrupt, &image, guest);
+            counts = steps.run_for(&name, count)?.instructions;
+        }
+        if through && (!there.is_same || guest.has_daemon()) {
+            let name = format!("through the stack {name}");
+            let count = |step: &Step| bench::stack(step, &interrupt, &image, guest);
+            counts.extend(steps.run_for(&name, count)?);
+        }
+        Ok(counts)
     };
-    let count = |name: &str, guest: &Guest| {
-        steps.run_for(name, |step| bench::count(step, &interrupt, &image, guest))
-    };
-    let before = count(&format!("instructions of {short}"), &there)?;
-    let now = count("instructions here", &here)?;
-    println!(
-        "Instructions of a packet on Linux {}, with those of the harness; {} counted by {}",
-        now.release,
-        args.reference,
-        program.in_words()
-    );
-    print!(
-        "{}",
-        table(&args.reference, &before.instructions, &now.instructions)
-    );
+    let before = count(&format!("of {short}"), &there.guest)?;
+    let now = count("here", &here)?;
+    if !now.is_empty() {
+        println!(
+            "Instructions on Linux {}, with those of the harness; {} counted by {}",
+            listed.id,
+            args.reference,
+            there.program.in_words()
+        );
+        print!("{}", table(&args.reference, &before, &now));
+    }
     Ok(())
 }
 
@@ -104,12 +127,12 @@ pub(super) fn again(
         )
     };
     let there = steps.run_for("the programs of the record", |step| {
-        other(step, interrupt, &commit, here)
+        let there = other(step, interrupt, &commit, (here, false))?;
+        let said = there.in_words();
+        Ok((there.guest, said))
     });
     interrupt.check()?;
-    let Some((there, _)) = there.with_context(record_anew)? else {
-        bail!(record_anew());
-    };
+    let there = there.with_context(record_anew)?;
     ensure!(
         build_ebpf::hex_of(&there.object) == before.object,
         record_anew()
@@ -151,13 +174,32 @@ fn commit(reference: &str) -> Result<String> {
     }
 }
 
-/// What another commit's machine is made of; nothing if its kernel programs are the same.
+/// What another commit's machine is made of.
+struct Other {
+    guest: Guest,
+    program: Program,
+    /// Its kernel programs are those of the working tree, byte for byte.
+    is_same: bool,
+    abi: u32,
+}
+
+impl Other {
+    fn in_words(&self) -> String {
+        if self.is_same {
+            return "the same kernel programs".to_owned();
+        }
+        let hash = build_ebpf::hex_of(&self.guest.object);
+        format!("{} of ABI {}", &hash[..12], self.abi)
+    }
+}
+
+/// Builds it, with its daemon if `requests` are counted and our program can count them.
 fn other(
     step: &Step,
     interrupt: &Interrupt,
     commit: &str,
-    here: &Guest,
-) -> Result<(Option<(Guest, Program)>, String)> {
+    (here, requests): (&Guest, bool),
+) -> Result<Other> {
     let built = paths::target().join("compare");
     // The same place for all commits, so that what others were built from is of use.
     let copy = Folder::new(built.join("copy"), false)?;
@@ -171,17 +213,27 @@ fn other(
         "its tables are of form {theirs}, ours of form {ours}, and it has no program of its own that counts instructions: compare with a later commit"
     );
     let object = build_ebpf::build_bench_of(step, copy.path().to_path_buf())?;
-    if object == here.object {
-        return Ok((None, "the same".to_owned()));
+    let is_same = object == here.object;
+    let mut guest = here.with_object(object);
+    let build = built.join("build");
+    let program = if theirs == ours {
+        Program::Ours
+    } else {
+        step.say("its program");
+        guest = guest.with_bench_of(step, copy.path(), &build)?;
+        Program::Theirs
+    };
+    if requests && program == Program::Ours {
+        interrupt.check()?;
+        let object = build_ebpf::build_of(step, copy.path().to_path_buf())?;
+        guest = guest.with_daemon_of(step, copy.path(), &build, &object)?;
     }
-    let said = format!("{} of ABI {theirs}", &build_ebpf::hex_of(&object)[..12]);
-    let guest = here.with_object(object);
-    if theirs == ours {
-        return Ok((Some((guest, Program::Ours)), said));
-    }
-    step.say("its program");
-    let guest = guest.with_bench_of(step, copy.path(), &built.join("build"))?;
-    Ok((Some((guest, Program::Theirs)), said))
+    Ok(Other {
+        guest,
+        program,
+        is_same,
+        abi: theirs,
+    })
 }
 
 /// Lays the commit's files down, as if they had been changed now: cargo takes older ones than it has built for unchanged.

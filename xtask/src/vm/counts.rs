@@ -17,12 +17,19 @@ const MORE_OF_STACK: u64 = 50;
 /// Fewer are chance.
 const CHANCE: u64 = 5;
 
+/// Beginning of the names of requests.
+const REQUEST: &str = "l7: ";
 /// Beginnings of the names of cases that go through the whole stack, which not every emulator counts.
-const STACK: [&str; 2] = ["loop: ", "l7: "];
+const STACK: [&str; 2] = ["loop: ", REQUEST];
 
 /// Whether it is such a case.
 pub(super) fn is_stack(name: &str) -> bool {
     STACK.iter().any(|begin| name.starts_with(begin))
+}
+
+/// Whether it is a request, which takes the daemon.
+pub(super) fn is_request(name: &str) -> bool {
+    name.starts_with(REQUEST)
 }
 
 /// A run.

@@ -278,7 +278,24 @@ impl Guest {
         steps.run("forebay", |step| {
             cmd::release(step, "gateway-user", "forebay")
         })?;
-        let path = paths::target().join("release/forebay");
+        self.with_daemon_at(paths::target().join("release/forebay"))
+    }
+
+    /// The same with the daemon of another checkout at `root`, with the kernel programs of `object`. What is built stays in `target`.
+    pub(super) fn with_daemon_of(
+        self,
+        step: &Step,
+        root: &Path,
+        target: &Path,
+        object: &Path,
+    ) -> Result<Self> {
+        let mut cargo = cmd::cargo(root);
+        cargo.env("CARGO_TARGET_DIR", target);
+        cmd::release_by(step, cargo, object, ("gateway-user", "forebay"))?;
+        self.with_daemon_at(target.join("release/forebay"))
+    }
+
+    fn with_daemon_at(self, path: PathBuf) -> Result<Self> {
         let stripped = stripped(&path, "forebay")?;
         Ok(Self {
             daemon: Some((path, stripped)),
@@ -291,6 +308,11 @@ impl Guest {
         let mut list = Command::new(&self.program);
         let listed = cmd::output(list.args(["--list", "--format", "terse"]))?;
         Ok(listed.lines().any(|line| is_wanted(line, plan)))
+    }
+
+    /// Whether the daemon is a part of it.
+    pub(super) const fn has_daemon(&self) -> bool {
+        self.daemon.is_some()
     }
 
     /// The same with what counts instructions as another checkout at `root` has it. What is built stays in `target`.

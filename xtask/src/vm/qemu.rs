@@ -93,9 +93,7 @@ impl Machine<'_> {
             .stderr(log)
             // Ctrl-C reaches this program, which ends the machine.
             .process_group(0);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", emulator::program().display()))?;
+        let child = command.spawn().context("cannot start QEMU")?;
         Ok(Running {
             child,
             results: self.folder.join("results.jsonl"),
@@ -133,7 +131,7 @@ impl Machine<'_> {
         };
         let mut command = Command::new("nice");
         command.args(["-n", "10"]).args(fitting.apart);
-        command.arg(emulator::program());
+        command.args(emulator::program());
         command.args(["-machine", "pc", "-accel", accel, "-cpu", cpu]);
         // A second processor made every emulated run slower. The first one keeps the time, and its tick is what tells where a
         // processor is; on one without a tick every entry into the kernel is noted instead.

@@ -54,7 +54,7 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     println!("{again}");
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
-    steps.run("QEMU", |_| emulator::version())?;
+    emulator::ready(&steps)?;
     let image = steps.run_for(&format!("kernel {}", listed.id), |step| {
         args.on.find(step, &listed)
     })?;

@@ -1,5 +1,5 @@
 //! Kernel packages in the cache, each kernel with a lock that names its version and the hash of each file; and in the same way the
-//! newer xdp-tools that tests on newer kernels call.
+//! newer xdp-tools that tests on newer kernels call, and a newer QEMU than is installed.
 //!
 //! A kernel that is there is used as it is: another version comes only by `cargo xtask vm setup`. What was changed since it
 //! was fetched is refused, never used.
@@ -74,6 +74,46 @@ pub(super) fn tools(step: &Step, offline: bool) -> Result<Option<Cached>> {
         }
         found => Ok(found),
     }
+}
+
+/// A newer QEMU for this release of the system: its program and firmware. The libraries that it loads are those of the installed one.
+const QEMU: [&str; 4] = [
+    "qemu-system-x86",
+    "qemu-system-common",
+    "qemu-system-data",
+    "seabios",
+];
+
+/// The newer QEMU in the cache; nothing if it was never fetched.
+pub(super) fn cached_qemu() -> Result<Option<Cached>> {
+    in_folder(qemu_folder()?, "")
+}
+
+/// Fetches a newer QEMU; what is in the cache is left as it is if `cached`. The caller holds the lock.
+pub(super) fn qemu(step: &Step, cached: bool) -> Result<Cached> {
+    if cached && let Some(found) = cached_qemu()? {
+        return Ok(found);
+    }
+    let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let suite = backports(&system)
+        .context("only Debian's backports are looked at, and this is no release of Debian")?;
+    let packages = |suite: &Suite| QEMU.iter().map(|name| suite.package(name)).collect();
+    fetch_into(step, &qemu_folder()?, &suite, "", packages)
+}
+
+fn qemu_folder() -> Result<PathBuf> {
+    Ok(paths::cache()?.join("vm/qemu"))
+}
+
+/// The suite of newer programs for the release that this text of os-release(5) names.
+fn backports(system: &str) -> Option<String> {
+    let value = |name: &str| {
+        let mut pairs = system.lines().filter_map(|line| line.split_once('='));
+        let (_, value) = pairs.find(|(is, _)| *is == name)?;
+        Some(value.trim_matches('"'))
+    };
+    (value("ID")? == "debian").then_some(())?;
+    Some(format!("{}-backports", value("VERSION_CODENAME")?))
 }
 
 fn in_folder(folder: PathBuf, which: &str) -> Result<Option<Cached>> {
@@ -254,6 +294,16 @@ mod tests {
         assert!(error.contains("lock.json is damaged: remove"), "{error}");
         fs::remove_dir_all(&folder).unwrap();
         assert!(in_folder(folder, " --kernel 6.1").unwrap().is_none());
+    }
+
+    #[test]
+    fn newer_programs_are_those_of_this_release_of_debian() {
+        let debian =
+            "PRETTY_NAME=\"Debian\"\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\n";
+        assert_eq!(backports(debian).as_deref(), Some("bookworm-backports"));
+        let other = "VERSION_CODENAME=noble\nID=ubuntu\nID_LIKE=debian\n";
+        assert_eq!(backports(other), None);
+        assert_eq!(backports("ID=debian\n"), None);
     }
 
     #[test]
