@@ -7,6 +7,7 @@
 mod backend;
 mod check;
 mod load;
+mod multiplexed;
 pub(super) mod protocols;
 mod proxies;
 pub(super) mod requests;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::load::{Client, HOST};
+use super::multiplexed::Multiplexed;
 use super::{CELL_LIMIT, backend};
 use crate::bench::{cpu, stack};
 use crate::daemon::{Daemon, Settings};
@@ -176,7 +177,9 @@ fn for_each_kind(each: &mut dyn FnMut(&str, &mut Ask<'_>) -> Result<()>) -> Resu
     })?;
     each("HTTP/1.1 request over a new connection", &mut |requests| {
         (0..requests).try_for_each(|_| only_good(&mut Client::connect(vip, 1)?, 1))
-    })
+    })?;
+    let mut multiplexed = Multiplexed::connect(vip)?;
+    each("HTTP/2 request", &mut |requests| multiplexed.ask(requests))
 }
 
 /// Asks so often, and fails unless every answer is a good one.
