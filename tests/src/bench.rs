@@ -12,9 +12,9 @@ mod stack;
 mod stats;
 mod svg;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
 /// Benchmarks of the kernel path and of the proxy.
@@ -69,8 +69,14 @@ pub fn main() -> Result<()> {
             // NAPI threads are seen from the first process namespace only.
             None => sandbox::enter(false),
         },
-        Which::Instructions(args) => l4::instructions::run(&args),
-        Which::Stack(args) => stack::run(&args),
+        Which::Instructions(args) => {
+            in_a_machine()?;
+            l4::instructions::run(&args)
+        }
+        Which::Stack(args) => {
+            in_a_machine()?;
+            stack::run(&args)
+        }
         Which::L7(args) => match &args.common.inside {
             Some(outside) => l7::run(&args, outside),
             None => {
@@ -86,4 +92,13 @@ pub fn main() -> Result<()> {
             }
         },
     }
+}
+
+/// What is made to count instructions is left to the machine, which ends with it; anywhere else it would stay.
+fn in_a_machine() -> Result<()> {
+    ensure!(
+        Path::new("/plan.json").is_file(),
+        "this runs in a virtual machine of its own alone: call `cargo xtask bench --vm`"
+    );
+    Ok(())
 }
