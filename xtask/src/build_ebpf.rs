@@ -329,9 +329,9 @@ fn build_copy(step: &Step, copy: &Path) -> Result<Vec<u8>> {
     fs::read(checkout.object()).context("cannot read the copy's object")
 }
 
-/// The SHA-256 of an object, as its note has it.
-pub(crate) fn hex_of(object: &[u8]) -> String {
-    hex(&Sha256::digest(object))
+/// The SHA-256 of an object, as its note has it, or of anything else.
+pub(crate) fn hex_of(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 fn hex(bytes: &[u8]) -> String {

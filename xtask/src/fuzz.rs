@@ -9,10 +9,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
 
 use crate::{
-    cmd, paths,
+    build_ebpf, cmd, paths,
     progress::{Step, Steps},
     setup, toolchain,
 };
@@ -80,11 +79,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn build(step: &Step) -> Result<String> {
     let dependencies = fs::read(paths::root().join("fuzz/Cargo.lock"))
         .context("cannot read what the fuzz targets depend on")?;
-    let mut digest = Sha256::new();
-    digest.update(toolchain::PINNED);
-    digest.update(dependencies);
+    let hash = build_ebpf::hex_of(&dependencies);
     let root = paths::root().display().to_string();
-    prune(&folder()?, &format!("{:x}", digest.finalize()), &root)?;
+    prune(&folder()?, &format!("{} {hash}", toolchain::PINNED), &root)?;
     let mut command = cargo_fuzz("build")?;
     cmd::watched(&mut command, |line| step.say(line))?;
     Ok("built".to_owned())
