@@ -71,32 +71,23 @@ impl Suite {
         Ok(found)
     }
 
-    /// The package that `wanted` names and the parts of the kernel that it depends on.
+    /// The package that `wanted` names and the parts of the kernel that it depends on. Of kernels that are no longer the newest the
+    /// archive drops some, which may have held nothing but documents: they are left out.
     pub(super) fn resolve(&self, wanted: &str) -> Result<Vec<Package>> {
         let names = cmd::output(self.apt("apt-cache").args(["pkgnames", "linux-image"]))?;
         let first = newest(wanted, &names)
             .with_context(|| format!("the archive has no package {wanted} any more"))?;
-        let mut open = vec![first];
-        let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
-        while let Some(name) = open.pop() {
-            if !seen.insert(name.clone()) {
-                continue;
-            }
-            let package = self.package(&name)?;
-            open.extend(package.depends.iter().cloned());
-            // The others are empty and only name the newest version.
-            if package.name.contains('.') {
-                found.push(package);
-            }
-        }
-        Ok(found)
+        parts(first, |name| self.show(name))
     }
 
     /// The package of this name.
     pub(super) fn package(&self, name: &str) -> Result<Package> {
+        described(name, &self.show(name)?)
+    }
+
+    fn show(&self, name: &str) -> Result<String> {
         let mut apt = self.apt("apt-cache");
-        let shown = cmd::output(apt.args(["show", "--no-all-versions", name]))?;
-        package(&shown).with_context(|| format!("apt describes {name} without version or hash"))
+        cmd::output(apt.args(["show", "--no-all-versions", name]))
     }
 
     /// Downloads a package into `directory`; apt compares its hash with the index.
@@ -191,6 +182,34 @@ fn by_number(a: &str, b: &str) -> Ordering {
             .collect()
     };
     numbers(a).cmp(&numbers(b))
+}
+
+/// A kernel's first package and the parts that it depends on, from what apt shows of each.
+fn parts(first: String, show: impl Fn(&str) -> Result<String>) -> Result<Vec<Package>> {
+    let mut open = vec![first.clone()];
+    let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
+    while let Some(name) = open.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let shown = show(&name)?;
+        // apt knows what others depend on by name alone.
+        if shown.is_empty() && name != first {
+            continue;
+        }
+        let package = described(&name, &shown)?;
+        open.extend(package.depends.iter().cloned());
+        // The others are empty and only name the newest version.
+        if package.name.contains('.') {
+            found.push(package);
+        }
+    }
+    Ok(found)
+}
+
+/// The package of this name from what `apt-cache show` prints, or an error.
+fn described(name: &str, shown: &str) -> Result<Package> {
+    package(shown).with_context(|| format!("apt describes {name} without version or hash"))
 }
 
 /// A package from what `apt-cache show` prints.
@@ -292,6 +311,29 @@ mod tests {
             Some("linux-image-cloud-amd64")
         );
         assert_eq!(newest("linux-image-6.19.*-cloud-amd64", names), None);
+    }
+
+    #[test]
+    fn parts_that_the_archive_has_dropped_are_left_out() {
+        let show = |name: &str| {
+            Ok(match name {
+                "linux-image-6.18" => "Package: linux-image-6.18\nVersion: 6-1\nSHA256: abc\n\
+                     Depends: kmod, linux-base-6.18 (= 6-1), linux-modules-6.18 (= 6-1)"
+                    .to_owned(),
+                "linux-modules-6.18" => {
+                    "Package: linux-modules-6.18\nVersion: 6-1\nSHA256: def".to_owned()
+                }
+                _ => String::new(),
+            })
+        };
+        let found = parts("linux-image-6.18".to_owned(), show).unwrap();
+        let names: Vec<&str> = found.iter().map(|package| &*package.name).collect();
+        assert_eq!(names, ["linux-image-6.18", "linux-modules-6.18"]);
+        let error = parts("linux-base-6.18".to_owned(), show).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "apt describes linux-base-6.18 without version or hash"
+        );
     }
 
     #[test]
