@@ -1,4 +1,5 @@
-//! Faults at random on three whole nodes while clients ask without a pause: run by `cargo xtask soak`.
+//! Faults at random on three whole nodes while clients ask without a pause: run by `cargo xtask soak`, and by
+//! `cargo xtask vm soak --whole` in a virtual machine, where the first node has a card of virtio.
 //!
 //! Every request is answered rightly or a fault explains why not, none is made twice, and nothing is left over at the end.
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use gateway_tests::eventually::eventually;
 use gateway_tests::leftovers::Ledger;
+use gateway_tests::machine;
 use gateway_tests::rig::{Options, Rig, VIP};
 use gateway_tests::soak::course::Course;
 use gateway_tests::soak::gauge::{Gauge, leaks};
@@ -24,14 +26,49 @@ use gateway_tests::topology::CLIENT;
 use self::clients::Clients;
 use self::hand::Hand;
 
-/// In this time after a fault the VIP is served again, and nothing fails any longer.
-const GRACE: Duration = Duration::from_secs(3);
+/// How fast nodes are here, and what is asked of them.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// In this time after a fault the VIP is served again, and nothing fails any longer.
+    grace: Duration,
+    /// In this time the others hold a node for dead: `--suspect-after` and a probe.
+    noticed: Duration,
+    /// Pause of a client between two requests.
+    pause: Duration,
+    /// What the nodes are told.
+    words: &'static [&'static str],
+}
+
+impl Pace {
+    fn here() -> Self {
+        if machine::is_here() {
+            return Self {
+                grace: Duration::from_secs(6),
+                noticed: Duration::from_millis(2500),
+                pause: Duration::from_millis(100),
+                // An emulated node may not run for a second while another one's programs are verified.
+                words: &[
+                    "--probe-interval=500ms",
+                    "--suspect-after=2s",
+                    "--dead-after=20s",
+                ],
+            };
+        }
+        Self {
+            grace: Duration::from_secs(3),
+            noticed: Duration::from_millis(400),
+            pause: Duration::from_millis(10),
+            words: &[],
+        }
+    }
+}
+
 /// Patience for what the kernel and the nodes do some time after.
 const SOON: Duration = Duration::from_secs(15);
 
 /// What there is now of what may leak, of all three nodes.
 fn gauge(rig: &Rig) -> Result<Gauge> {
-    let mut gauge = Gauge::default();
+    let mut gauge = Gauge::of_machine()?;
     for daemon in &rig.daemons {
         let process = format!("/proc/{}", daemon.pid());
         let open = fs::read_dir(format!("{process}/fd")).context("descriptors of a daemon")?;
@@ -92,19 +129,27 @@ fn tell(rig: &Rig, clients: &Clients<'_>, seen: &BTreeMap<String, usize>) {
 #[test]
 #[ignore = "takes minutes: cargo xtask soak"]
 fn whatever_comes_whole_nodes_answer_rightly_or_a_fault_explains_it() {
-    let told = Told::read(&Fault::WHOLE);
+    let alone = machine::is_here();
+    let told = if alone {
+        Told::read(&Fault::WHOLE_IN_MACHINE)
+    } else {
+        Told::read(&Fault::WHOLE)
+    };
+    let pace = Pace::here();
     told.show(&format!("seed {}, faults {:?}", told.seed, told.faults));
     let options = Options {
         ejection_seconds: 2,
         drain_timeout: Duration::from_secs(5),
         workers: Some(2),
+        words: pace.words,
+        card: alone,
         ..Options::default()
     };
     let mut rig = Rig::start(Ledger::open().unwrap(), &options).unwrap();
     rig.ask_the_link().unwrap();
     let course = Course::default();
     let client = rig.topology.client.clone();
-    let clients = Clients::new(&client, &course);
+    let clients = Clients::new(&client, &course, pace.pause);
     let mut windows = Vec::new();
     let more = clients.run(|| {
         course.wait(Duration::from_secs(2));
@@ -114,23 +159,27 @@ fn whatever_comes_whole_nodes_answer_rightly_or_a_fault_explains_it() {
                 break;
             }
             told.begins(&course, &act);
-            let mut hand = Hand::new(&mut rig, &course);
+            let mut hand = Hand::new(&mut rig, &course, pace);
             windows.extend(hand.do_it(&act).unwrap());
-            course.wait(GRACE + act.pause);
+            course.wait(pace.grace + act.pause);
             rig.wait_agreed().unwrap();
         }
-        course.wait(GRACE);
-        let same = eventually("what was there at the start", SOON, || {
-            let found = leaks(&first, &gauge(&rig)?);
-            ensure!(found.is_empty(), "{}", found.join("; "));
-            Ok(())
-        });
+        course.wait(pace.grace);
+        let same = eventually(
+            "what was there at the start",
+            machine::patience(SOON),
+            || {
+                let found = leaks(&first, &gauge(&rig)?);
+                ensure!(found.is_empty(), "{}", found.join("; "));
+                Ok(())
+            },
+        );
         same.err().map(|error| format!("{error:#}"))
     });
     let length = course.now();
     let (requests, stalls) = course.end();
     windows.extend(stalls);
-    let mut verdict = judge(&requests, &windows, length, GRACE);
+    let mut verdict = judge(&requests, &windows, length, pace.grace);
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for one in rig.backends.seen() {
         *seen.entry(one.path).or_default() += 1;

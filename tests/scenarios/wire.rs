@@ -21,6 +21,7 @@ use gateway_tests::daemon::{Daemon, Settings};
 use gateway_tests::eventually::eventually;
 use gateway_tests::fixture::{Fixture, HOST, Replica, ReplicaState};
 use gateway_tests::leftovers::Ledger;
+use gateway_tests::machine::card;
 use gateway_tests::netns::Netns;
 use gateway_tests::rig::{VIP, agrees};
 use gateway_tests::steering::Steering;
@@ -106,20 +107,6 @@ fn told(name: &str) -> String {
         .unwrap_or_else(|_| panic!("{name} is not set: `cargo xtask vm quickstart` runs this"))
 }
 
-/// The card with this MAC.
-fn card(mac: &str) -> Result<String> {
-    eventually(&format!("a card {mac}"), Duration::from_secs(20), || {
-        for entry in std::fs::read_dir("/sys/class/net")? {
-            let entry = entry?;
-            let address = std::fs::read_to_string(entry.path().join("address"))?;
-            if address.trim() == mac {
-                return Ok(entry.file_name().to_string_lossy().into_owned());
-            }
-        }
-        Err(anyhow!("there is none"))
-    })
-}
-
 // ---- a node ----
 
 struct Served {
@@ -152,6 +139,7 @@ fn serve(way: Way, index: usize) -> Result<Served> {
         forward: "auto".to_owned(),
         drain_timeout: Duration::from_secs(10),
         workers: None,
+        words: &[],
     };
     let daemon = Daemon::start(&ledger, &site, &settings)?;
     Ok(Served {
@@ -255,11 +243,11 @@ impl Reader {
     fn new(way: Way) -> Result<Self> {
         let ledger = Ledger::open()?;
         let netns = Netns::of_machine(&ledger)?;
-        let near = card("52:54:00:00:00:01")?;
+        let near = card(1)?;
         netns.ip(&format!("link set {near} up"))?;
         netns.address(&near, CLIENT, 24)?;
         if way == Way::OffLink {
-            let far = card("52:54:00:00:00:02")?;
+            let far = card(2)?;
             netns.ip(&format!("link set {far} up"))?;
             netns.address(&far, BEYOND[0], 24)?;
             netns.sysctl("net/ipv4/ip_forward", "1")?;

@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::{
     eventually::eventually,
     leftovers::Ledger,
+    machine::patience,
     topology::{Site, UPLINK},
 };
 
@@ -41,6 +42,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// `--workers`; `None` = the daemon's default.
     pub workers: Option<usize>,
+    /// More words of the command line.
+    pub words: &'static [&'static str],
 }
 
 /// A started daemon; killed when dropped.
@@ -98,6 +101,7 @@ impl Daemon {
         if let Some(workers) = settings.workers {
             command.args(["--workers", &workers.to_string()]);
         }
+        command.args(settings.words);
         let child = site
             .netns
             .spawn(&mut command)
@@ -118,7 +122,7 @@ impl Daemon {
     /// The answer before, or the end of the log if the daemon ended.
     pub fn wait_ready(&mut self) -> Result<()> {
         let name = self.site.name.clone();
-        let waited = eventually(&format!("{name} ready"), READY, || {
+        let waited = eventually(&format!("{name} ready"), patience(READY), || {
             // An end is no error to poll on: it is returned as what was found.
             if let Some(status) = self
                 .child

@@ -14,6 +14,7 @@ pub mod eventually;
 pub mod fixture;
 pub mod kernel;
 pub mod leftovers;
+pub mod machine;
 pub mod maps;
 pub mod netns;
 pub mod object;

@@ -152,9 +152,10 @@ impl Netns {
     /// # Errors
     /// What `ip` said.
     pub fn veth(&self, name: &str, mac: &str, other: &Self, peer: &str) -> Result<()> {
-        let (here, there) = (&self.name, &other.name);
-        ip(&format!(
-            "link add {name} netns {here} address {mac} type veth peer name {peer} netns {there}"
+        let there = &other.name;
+        // From inside: the kernel refuses a name that the caller's namespace has, wherever the interface is to be.
+        self.ip(&format!(
+            "link add {name} address {mac} type veth peer name {peer} netns {there}"
         ))?;
         self.ip(&format!("link set {name} up"))?;
         other.ip(&format!("link set {peer} up"))

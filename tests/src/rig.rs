@@ -17,6 +17,7 @@ use crate::{
     eventually::eventually,
     fixture::{Fixture, HOST, Replica, ReplicaState},
     leftovers::Ledger,
+    machine::patience,
     steering::Steering,
     topology::{BACKENDS_V1, BACKENDS_V2, CLIENT, Site, Topology, UPLINK},
 };
@@ -43,6 +44,10 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// `--workers`.
     pub workers: Option<usize>,
+    /// More words of each daemon's command line.
+    pub words: &'static [&'static str],
+    /// The first node's uplink is a card of the virtual machine that this runs in.
+    pub card: bool,
 }
 
 impl Default for Options {
@@ -53,6 +58,8 @@ impl Default for Options {
             ejection_seconds: 30,
             drain_timeout: Duration::from_secs(15),
             workers: None,
+            words: &[],
+            card: false,
         }
     }
 }
@@ -85,7 +92,11 @@ impl Rig {
     pub fn start(ledger: Ledger, options: &Options) -> Result<Self> {
         let directory = PathBuf::from("/run").join(ledger.run());
         ledger.directory(&directory)?;
-        let topology = Topology::new(&ledger, options.nodes)?;
+        let topology = if options.card {
+            Topology::with_card(&ledger, options.nodes)?
+        } else {
+            Topology::new(&ledger, options.nodes)?
+        };
         let replica = |site: &Site| Replica {
             name: site.name.clone(),
             address: site.address,
@@ -115,6 +126,7 @@ impl Rig {
             forward: options.forward.clone(),
             drain_timeout: options.drain_timeout,
             workers: options.workers,
+            words: options.words,
         };
         let client = Client::new(&topology.client, CLIENT);
         let used = vec![0; topology.nodes.len()];
@@ -194,7 +206,7 @@ impl Rig {
     /// # Errors
     /// If the daemon does not end within the drain timeout and a bit.
     pub fn leave(&mut self, index: usize) -> Result<()> {
-        let bound = self.settings.drain_timeout + CHANGE;
+        let bound = self.settings.drain_timeout + patience(CHANGE);
         self.daemons[index].terminate(bound)?;
         let name = self.topology.nodes[index].name.clone();
         self.fixture
@@ -305,7 +317,7 @@ impl Rig {
     /// # Errors
     /// The last answer, after 30 s.
     pub fn wait_served(&mut self, index: usize, host: &str) -> Result<()> {
-        eventually(&format!("an answer of {host}"), PATIENCE, || {
+        eventually(&format!("an answer of {host}"), patience(PATIENCE), || {
             let load = Load {
                 timeout: Duration::from_secs(2),
                 ..self.load_through(index, host, 1)?
@@ -327,7 +339,9 @@ impl Rig {
         let shares = self.steering().shares();
         for daemon in &self.daemons {
             let what = format!("the agreed table on {}", daemon.site().name);
-            eventually(&what, PATIENCE, || agrees(&daemon.status()?, &shares))?;
+            eventually(&what, patience(PATIENCE), || {
+                agrees(&daemon.status()?, &shares)
+            })?;
         }
         Ok(())
     }

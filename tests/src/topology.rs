@@ -9,6 +9,8 @@
 //!
 //! Each box is a namespace; the switch and the back network are bridges. The VIP belongs to no interface: the
 //! client's static neighbour entry says which node the switch delivers to.
+//!
+//! In a virtual machine the first node may have a card of virtio for its uplink, and the switch another one on the same hub.
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
@@ -18,7 +20,11 @@ use aya::{
     programs::{Xdp, XdpMode},
 };
 
-use crate::{leftovers::Ledger, netns::Netns};
+use crate::{
+    leftovers::Ledger,
+    machine,
+    netns::{self, Netns},
+};
 
 /// The client's address.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -34,6 +40,9 @@ pub const BACKENDS_V2: [Ipv4Addr; 2] = [back(21), back(22)];
 const fn back(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(198, 51, 100, last)
 }
+
+/// Cards of the machine: the first node's, and the switch's.
+const CARDS: [u8; 2] = [1, 2];
 
 /// A node's place.
 #[derive(Clone, Debug)]
@@ -61,6 +70,8 @@ pub struct Topology {
     pub backends: Netns,
     /// The nodes.
     pub nodes: Vec<Site>,
+    /// What the first node's card is to the bus, if it has one.
+    pub card: Option<String>,
     /// Keeps the pass programs on the switch's ports.
     _ports: aya::Ebpf,
 }
@@ -71,6 +82,18 @@ impl Topology {
     /// # Errors
     /// The first step that failed.
     pub fn new(ledger: &Ledger, count: u8) -> Result<Self> {
+        Self::laid_out(ledger, count, false)
+    }
+
+    /// The same where the first node's uplink is a card of this machine.
+    ///
+    /// # Errors
+    /// The first step that failed, and if this is no virtual machine of `cargo xtask vm`.
+    pub fn with_card(ledger: &Ledger, count: u8) -> Result<Self> {
+        Self::laid_out(ledger, count, true)
+    }
+
+    fn laid_out(ledger: &Ledger, count: u8, has_card: bool) -> Result<Self> {
         let client = Netns::new(ledger, "client")?;
         let switch = Netns::new(ledger, "switch")?;
         let backends = Netns::new(ledger, "backends")?;
@@ -83,8 +106,13 @@ impl Topology {
         switch.ip("link set client master br0")?;
         client.address(UPLINK, CLIENT, 24)?;
         client.checksums_in_software(UPLINK)?;
+        let card = has_card.then(|| machine::device_of(&machine::card(CARDS[0])?));
+        let card = card.transpose()?;
         let nodes = (1..=count)
-            .map(|number| node(ledger, &switch, &backends, number))
+            .map(|number| {
+                let uplink = has_card && number == 1;
+                node(ledger, (&switch, &backends), number, uplink)
+            })
             .collect::<Result<Vec<_>>>()?;
         let ports = switch.run(|| pass_everything(&nodes))?;
         Ok(Self {
@@ -92,6 +120,7 @@ impl Topology {
             switch,
             backends,
             nodes,
+            card,
             _ports: ports,
         })
     }
@@ -112,18 +141,53 @@ impl Topology {
     }
 }
 
-fn node(ledger: &Ledger, switch: &Netns, backends: &Netns, number: u8) -> Result<Site> {
+impl Site {
+    /// Takes the machine's card for the uplink: at the begin, and each time its driver is there again.
+    ///
+    /// # Errors
+    /// If it is not there, or what `ip` said.
+    pub fn take_card(&self) -> Result<()> {
+        take(CARDS[0], &self.netns, UPLINK)?;
+        self.netns.address(UPLINK, self.address, 24)
+    }
+}
+
+fn take(card: u8, netns: &Netns, name: &str) -> Result<()> {
+    let card = machine::card(card)?;
+    netns::ip(&format!("link set {card} down"))?;
+    let there = netns.name();
+    netns::ip(&format!("link set {card} netns {there} name {name}"))?;
+    netns.ip(&format!("link set {name} up"))
+}
+
+fn node(
+    ledger: &Ledger,
+    (switch, backends): (&Netns, &Netns),
+    number: u8,
+    has_card: bool,
+) -> Result<Site> {
     let name = format!("node{number}");
     let netns = Netns::new(ledger, &name)?;
     let site = Site {
         address: Ipv4Addr::new(192, 0, 2, 10 + number),
         back: back(100 + number),
-        mac: format!("02:00:00:00:01:0{number}"),
+        mac: if has_card {
+            machine::mac(CARDS[0])
+        } else {
+            format!("02:00:00:00:01:0{number}")
+        },
         name,
         netns,
     };
     let netns = &site.netns;
-    netns.veth(UPLINK, &site.mac, switch, &site.name)?;
+    if has_card {
+        take(CARDS[1], switch, &site.name)?;
+        site.take_card()?;
+    } else {
+        netns.veth(UPLINK, &site.mac, switch, &site.name)?;
+        netns.address(UPLINK, site.address, 24)?;
+        netns.checksums_in_software(UPLINK)?;
+    }
     switch.ip(&format!("link set {} master br0", site.name))?;
     netns.veth(
         "eth1",
@@ -132,9 +196,7 @@ fn node(ledger: &Ledger, switch: &Netns, backends: &Netns, number: u8) -> Result
         &site.name,
     )?;
     backends.ip(&format!("link set {} master br0", site.name))?;
-    netns.address(UPLINK, site.address, 24)?;
     netns.address("eth1", site.back, 24)?;
-    netns.checksums_in_software(UPLINK)?;
     Ok(site)
 }
 

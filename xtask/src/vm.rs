@@ -339,6 +339,9 @@ fn built(steps: &Steps, args: &TestArgs) -> Result<Guest> {
             let version = found.as_ref().map(|found| found.lock.version.clone());
             Ok((found, version.unwrap_or("not in the cache".to_owned())))
         })?;
+        if args.has_quickstart() || guest.has_test_of(&image::of_daemon(&args.filter))? {
+            guest = guest.with_daemon_for_tests(steps)?;
+        }
     }
     Ok(guest)
 }

@@ -1,11 +1,12 @@
 //! What clients see of faults of a card, of its driver and of the machine: run by `cargo xtask vm test`, in a virtual
 //! machine with two cards of virtio on one hub.
 
+use gateway_tests::machine::{Filled, available, bind, card, device_of, unbind};
 use gateway_user::datapath::AttachState;
 use gateway_user::snapshot::{L4Policy, Prefix, Sources};
 
 use super::harm::*;
-use super::machine::{attachment, card, give, served, wired};
+use super::machine::{attachment, give, served, wired};
 use super::*;
 
 const VIP: &str = "10.77.9.1:80";
@@ -72,14 +73,14 @@ fn a_link_that_flaps_keeps_open_connections_and_serves_again() {
 #[test]
 #[ignore = "needs the machine's cards: cargo xtask vm test"]
 fn a_driver_that_is_reloaded_is_waited_for_and_attached_to_again() {
-    let device = device_of(&card(1));
+    let device = device_of(&card(1).unwrap()).unwrap();
     let (node, client) = begun("reload");
     let mut longest = Duration::ZERO;
     let live = Live::new(node);
     live.run(|| {
         let mut talk = Talk::open(&client, VIP);
         for _ in 0..2 {
-            unbind(&device);
+            unbind(&device).unwrap();
             talk.say();
             let gone = live.until("waiting", |uplink| uplink.state == AttachState::Waiting);
             assert_eq!(
@@ -87,7 +88,7 @@ fn a_driver_that_is_reloaded_is_waited_for_and_attached_to_again() {
                 (0, Some("waiting for interface up0"))
             );
             assert!(ask(&client, VIP).is_err(), "a card without a driver");
-            bind(&device);
+            bind(&device).unwrap();
             // A daemon of networks does that elsewhere.
             give(1, &live.node().namespace, "up0", "10.77.0.1/24", 1500);
             let (took, _) = served_again(&client, VIP);
@@ -235,8 +236,8 @@ fn a_machine_without_memory_serves_as_before() {
     let live = Live::new(node);
     live.run(|| {
         let mut talk = Talk::open(&client, VIP);
-        let filled = Filled::all_but(48);
-        println!("fact: memory that was left = {} MB", available());
+        let filled = Filled::all_but(48).unwrap();
+        println!("fact: memory that was left = {} MB", available().unwrap());
         let others: Vec<String> = (1..=20).map(|i| format!("10.77.9.{i}:80")).collect();
         let others: Vec<&str> = others.iter().map(String::as_str).collect();
         for round in 0..others.len() {

@@ -5,14 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gateway_tests::soak::course::SetAtEnd;
 use gateway_tests::stalls::Stalls;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::*;
 
-/// A virtual machine's drivers of cards.
-const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_net";
-/// Where memory is filled.
-const FILL: &str = "/fill";
 /// Longest time of one try of a client.
 const TRY: Duration = Duration::from_millis(250);
 
@@ -158,22 +153,6 @@ pub(super) fn served_again(client: &Namespace, vip: &str) -> (Duration, u32) {
     }
 }
 
-/// What a card is to the bus; asked while it is in the first namespace.
-pub(super) fn device_of(card: &str) -> String {
-    let path = std::fs::canonicalize(format!("/sys/class/net/{card}/device")).unwrap();
-    path.file_name().unwrap().to_str().unwrap().to_owned()
-}
-
-/// Takes the driver off a card: its interface goes.
-pub(super) fn unbind(device: &str) {
-    std::fs::write(format!("{DRIVER}/unbind"), device).unwrap();
-}
-
-/// Gives the card its driver again: an interface comes to the first namespace.
-pub(super) fn bind(device: &str) {
-    std::fs::write(format!("{DRIVER}/bind"), device).unwrap();
-}
-
 /// Runs a command inside that may be refused: what it says then.
 pub(super) fn attempt(namespace: &Namespace, command: &str) -> std::result::Result<(), String> {
     let place = format!("--net=/run/netns/{}", namespace.0);
@@ -185,42 +164,4 @@ pub(super) fn attempt(namespace: &Namespace, command: &str) -> std::result::Resu
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(said.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
-/// Megabytes that the kernel says could still be had.
-pub(super) fn available() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap();
-    let line = text.lines().find(|line| line.starts_with("MemAvailable:"));
-    let number = line.and_then(|line| line.split_whitespace().nth(1));
-    number.unwrap().parse::<u64>().unwrap() >> 10
-}
-
-/// Memory that is taken from everybody while this lives: files in memory, without swap.
-pub(super) struct Filled;
-
-impl Filled {
-    /// Takes all but so many megabytes.
-    pub(super) fn all_but(megabytes: u64) -> Self {
-        std::fs::create_dir_all(FILL).unwrap();
-        let size = c"size=100%";
-        mount("tmpfs", FILL, "tmpfs", MountFlags::empty(), Some(size)).unwrap();
-        let filled = Self;
-        let mut file = File::create(format!("{FILL}/it")).unwrap();
-        let chunk = vec![1; 1 << 20];
-        while available() > megabytes {
-            if let Err(error) = file.write_all(&chunk) {
-                assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
-                break;
-            }
-        }
-        filled
-    }
-}
-
-impl Drop for Filled {
-    fn drop(&mut self) {
-        // What cannot be given back goes with the machine.
-        drop(std::fs::remove_file(format!("{FILL}/it")));
-        let _gone = unmount(FILL, UnmountFlags::DETACH);
-    }
 }

@@ -1,10 +1,12 @@
 //! Beside programs of others in libxdp's dispatcher: its own tool puts them there and takes them away.
 
+
+use gateway_tests::machine::{bind, card, device_of, unbind};
 use gateway_user::datapath::AttachState;
 
 use super::attach::refresh;
 use super::harm::*;
-use super::machine::{attachment, card, give, served, wired};
+use super::machine::{attachment, give, served, wired};
 use super::*;
 
 const VIP: &str = "10.77.9.1:80";
@@ -45,35 +47,57 @@ impl Tool {
 
     /// Puts a program of xdp-tools on the uplink, and takes all off again when that is dropped: a card keeps XDP from one namespace to
     /// the next.
-    fn load(self, node: &Namespace, mode: &str, object: &str) -> Clean {
+    fn load<'a>(self, at: impl Into<At<'a>>, mode: &str, object: &str) -> Clean {
         let Self(tool, objects) = self;
-        node.exec(&format!(
-            "sh -c '{tool} load -m {mode} up0 {objects}/{object}.o'"
-        ));
-        Clean(node.0.clone(), tool)
+        let At(namespace, uplink) = at.into();
+        exec(
+            namespace,
+            &format!("sh -c '{tool} load -m {mode} {uplink} {objects}/{object}.o'"),
+        );
+        Clean(namespace.to_owned(), uplink.to_owned(), tool)
     }
 
-    fn unload(self, node: &Namespace, name: &str) {
-        let listed = listed(node);
+    fn unload<'a>(self, at: impl Into<At<'a>>, name: &str) {
+        let at = at.into();
+        let listed = listed(at);
         let (_, _, number) = listed.iter().find(|(_, is, _)| is == name).unwrap();
-        node.exec(&format!("{} unload up0 -i {number}", self.0));
+        let At(namespace, uplink) = at;
+        exec(
+            namespace,
+            &format!("{} unload {uplink} -i {number}", self.0),
+        );
     }
 }
 
+/// A namespace and the uplink in it.
+#[derive(Clone, Copy)]
+struct At<'a>(&'a str, &'a str);
+
+impl<'a> From<&'a Namespace> for At<'a> {
+    fn from(namespace: &'a Namespace) -> Self {
+        Self(&namespace.0, "up0")
+    }
+}
+
+fn exec(namespace: &str, command: &str) -> String {
+    run(&format!("nsenter --net=/run/netns/{namespace} {command}"))
+}
+
 /// To be dropped before the namespace.
-struct Clean(String, &'static str);
+struct Clean(String, String, &'static str);
 
 impl Drop for Clean {
     fn drop(&mut self) {
-        let Self(namespace, tool) = self;
-        let unload = format!("nsenter --net=/run/netns/{namespace} {tool} unload -a up0");
+        let Self(namespace, uplink, tool) = self;
+        let unload = format!("nsenter --net=/run/netns/{namespace} {tool} unload -a {uplink}");
         let _gone = Command::new("sh").args(["-c", &unload]).output();
     }
 }
 
 /// The dispatcher's programs as the tool lists them, first the one that is asked first: priority, name, number.
-fn listed(node: &Namespace) -> Vec<(u32, String, u32)> {
-    let status = node.exec(&format!("{} status up0", able().0));
+fn listed<'a>(at: impl Into<At<'a>>) -> Vec<(u32, String, u32)> {
+    let At(namespace, uplink) = at.into();
+    let status = exec(namespace, &format!("{} status {uplink}", able().0));
     let component = |line: &str| {
         let mut words = line.split_whitespace().skip_while(|word| *word != "=>");
         let priority = words.nth(1)?.parse().ok()?;
@@ -83,8 +107,8 @@ fn listed(node: &Namespace) -> Vec<(u32, String, u32)> {
     status.lines().filter_map(component).collect()
 }
 
-fn names(node: &Namespace) -> Vec<String> {
-    listed(node).into_iter().map(|(_, name, _)| name).collect()
+fn names<'a>(at: impl Into<At<'a>>) -> Vec<String> {
+    listed(at).into_iter().map(|(_, name, _)| name).collect()
 }
 
 /// Asserts that ours is in the dispatcher and serves.
@@ -233,7 +257,7 @@ fn a_dispatcher_whose_maker_could_not_take_it_over_is_left_alone() {
 #[test]
 #[ignore = "needs the machine's cards: cargo xtask vm test"]
 fn a_driver_that_is_reloaded_takes_the_dispatcher_along_and_not_the_service() {
-    let device = device_of(&card(1));
+    let device = device_of(&card(1).unwrap()).unwrap();
     let (client, namespace) = wired("reloaded", 1500);
     let clean = able().load(&namespace, "native", "xdpfilt_alw_all");
     let mut node = Node::start_as(namespace, "one", AttachMode::Auto, ForwardMode::Auto);
@@ -244,11 +268,11 @@ fn a_driver_that_is_reloaded_takes_the_dispatcher_along_and_not_the_service() {
     let live = Live::new(node);
     live.run(|| {
         let mut talk = Talk::open(&client, VIP);
-        unbind(&device);
+        unbind(&device).unwrap();
         talk.say();
         let gone = live.until("waiting", |uplink| uplink.state == AttachState::Waiting);
         assert_eq!(gone.note.as_deref(), Some("waiting for interface up0"));
-        bind(&device);
+        bind(&device).unwrap();
         give(1, &live.node().namespace, "up0", "10.77.0.1/24", 1500);
         // Whoever had a dispatcher there may make one again, and finds ours alone on the card.
         let again = live.until("attached", |uplink| uplink.state == AttachState::Attached);

@@ -1,6 +1,7 @@
 //! What only another kernel and a network card show: run by `cargo xtask vm test`, in a virtual machine with two cards of
 //! virtio on one hub, and one whose offloads cannot be turned off where the machine's host could make it.
 
+use gateway_tests::machine::{card, find_card};
 use gateway_user::cli::check::{Finding, gather, judge};
 use gateway_user::datapath::object;
 
@@ -8,38 +9,9 @@ use super::*;
 
 const VIP: &str = "10.77.9.1:80";
 
-/// A card that the machine has now in its first namespace, by the number in its MAC.
-fn find_card(number: u8) -> Option<String> {
-    let mac = format!("52:54:00:00:00:0{number}");
-    let is_it = |name: &String| {
-        let path = format!("/sys/class/net/{name}/address");
-        std::fs::read_to_string(path).is_ok_and(|address| address.trim() == mac)
-    };
-    let entries = std::fs::read_dir("/sys/class/net").unwrap();
-    let mut names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.find(is_it)
-}
-
-/// The name of one of the machine's cards. A card comes back to the first namespace some time after the one that it was given
-/// to has ended.
-pub(super) fn card(number: u8) -> String {
-    let begun = Instant::now();
-    loop {
-        if let Some(name) = find_card(number) {
-            return name;
-        }
-        let elapsed = begun.elapsed();
-        assert!(
-            elapsed < PATIENCE,
-            "this machine has no card {number}: run `cargo xtask vm test`"
-        );
-        rest(Duration::from_millis(20));
-    }
-}
-
 /// Gives a card to a namespace under another name.
 pub(super) fn give(number: u8, namespace: &Namespace, here: &str, address: &str, mtu: u32) {
-    let name = card(number);
+    let name = card(number).unwrap();
     run(&format!("ip link set {name} down"));
     let inside = &namespace.0;
     run(&format!("ip link set {name} netns {inside} name {here}"));
@@ -158,7 +130,7 @@ fn an_mtu_that_the_card_does_not_take_is_named_and_lived_with() {
 #[test]
 #[ignore = "needs the machine's cards: cargo xtask vm test"]
 fn a_card_that_merges_packets_and_cannot_stop_is_named_and_lived_with() {
-    if find_card(3).is_none() {
+    if find_card(3).unwrap().is_none() {
         println!("skipped: the host has no tap for a card whose offloads are fixed");
         return;
     }

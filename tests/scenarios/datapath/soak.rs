@@ -9,6 +9,7 @@ mod nemesis;
 
 use std::sync::{Mutex, PoisonError};
 
+use gateway_tests::machine::{self, card, device_of};
 use gateway_tests::soak::course::Course;
 use gateway_tests::soak::gauge::{Gauge, backwards, leaks};
 use gateway_tests::soak::history::{Window, judge};
@@ -17,7 +18,7 @@ use gateway_tests::soak::told::{Told, report};
 
 use self::clients::Clients;
 use super::harm::*;
-use super::machine::{card, give};
+use super::machine::give;
 use super::*;
 
 /// In this time after a fault every VIP is served again.
@@ -80,13 +81,6 @@ fn configure(node: &mut Node, other: &TcpListener) {
     });
 }
 
-/// Whether this is a virtual machine with cards to be used up.
-fn is_machine() -> bool {
-    let entries = std::fs::read_dir("/sys/class/net").unwrap().flatten();
-    let mut addresses = entries.map(|entry| std::fs::read_to_string(entry.path().join("address")));
-    addresses.any(|address| address.is_ok_and(|address| address.starts_with("52:54:00:00:00:01")))
-}
-
 /// A veth of several queues from a node to the client's bridge.
 fn plugged(node: &Namespace, address: &str, client: &Namespace, port: &str) -> PassGuard {
     let (here, there) = (&node.0, &client.0);
@@ -114,7 +108,7 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        let device = is_machine().then(|| device_of(&card(1)));
+        let device = machine::is_here().then(|| device_of(&card(1).unwrap()).unwrap());
         let client = Namespace::new("soak-s");
         client.ip("link add br0 type bridge");
         client.ip("addr add 10.77.0.9/24 dev br0");
@@ -162,20 +156,11 @@ fn gauge(one: &Live, two: &Live, history: u64) -> Gauge {
                 .map(|pin| format!("{} {pin}", node.name)),
         );
     }
-    let objects = || {
-        let maps = aya::maps::loaded_maps().flatten().count();
-        let programs = aya::programs::loaded_programs().flatten().count();
-        let links = aya::programs::loaded_links().flatten().count();
-        [("links", links), ("maps", maps), ("programs", programs)].map(|(k, n)| (k, n as u64))
-    };
-    let alone = is_machine();
-    let available = alone.then(|| kilobytes("/proc/meminfo", "MemAvailable:"));
     Gauge {
         descriptors: count("/proc/self/fd"),
-        objects: alone.then(objects).into_iter().flatten().collect(),
         pins: pinned,
         resident: kilobytes("/proc/self/status", "RssAnon:").saturating_sub(history),
-        available: available.unwrap_or(0),
+        ..Gauge::of_machine().unwrap()
     }
 }
 
@@ -240,7 +225,7 @@ impl Watched {
 #[ignore = "takes minutes: cargo xtask vm soak"]
 fn whatever_comes_clients_are_answered_rightly_or_a_fault_explains_it() {
     let mut told = Told::read(&Fault::ALL);
-    if !is_machine() {
+    if !machine::is_here() {
         told.faults.retain(|fault| !fault.needs_machine());
     }
     told.show(&format!("seed {}, faults {:?}", told.seed, told.faults));

@@ -24,6 +24,8 @@ const KEPT: usize = 50;
 pub(super) struct Clients<'a> {
     netns: &'a Netns,
     course: &'a Course,
+    /// Between two requests.
+    pause: Duration,
     answered: Mutex<BTreeSet<String>>,
     unanswered: Mutex<Vec<Unanswered>>,
 }
@@ -44,10 +46,11 @@ struct Answer {
 }
 
 impl<'a> Clients<'a> {
-    pub(super) fn new(netns: &'a Netns, course: &'a Course) -> Self {
+    pub(super) fn new(netns: &'a Netns, course: &'a Course, pause: Duration) -> Self {
         Self {
             netns,
             course,
+            pause,
             answered: Mutex::default(),
             unanswered: Mutex::default(),
         }
@@ -111,7 +114,7 @@ impl<'a> Clients<'a> {
                 outcome,
                 doing,
             });
-            thread::park_timeout(Duration::from_millis(10));
+            thread::park_timeout(self.pause);
         }
     }
 }

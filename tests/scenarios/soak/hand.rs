@@ -1,9 +1,11 @@
 //! What each fault does to whole nodes.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use gateway_tests::backend::Behaviour;
+use gateway_tests::machine::{Filled, bind, calendar_jumps, unbind};
 use gateway_tests::rig::{Rig, VIP};
 use gateway_tests::soak::course::Course;
 use gateway_tests::soak::flood::{flood, sender};
@@ -11,8 +13,10 @@ use gateway_tests::soak::history::Window;
 use gateway_tests::soak::nemesis::{Act, Fault};
 use gateway_tests::topology::{BACKENDS_V1, UPLINK};
 
-/// In this time the others hold a node for dead: `--suspect-after` and a probe.
-const NOTICED: Duration = Duration::from_millis(400);
+use super::Pace;
+
+/// Memory that is left when it is filled, in MB.
+const LEFT: u64 = 64;
 /// Files of the quick start with a route's weights.
 const ROUTE: &str = "route.yaml";
 
@@ -20,11 +24,12 @@ const ROUTE: &str = "route.yaml";
 pub(super) struct Hand<'h> {
     rig: &'h mut Rig,
     course: &'h Course,
+    pace: Pace,
 }
 
 impl<'h> Hand<'h> {
-    pub(super) fn new(rig: &'h mut Rig, course: &'h Course) -> Self {
-        Self { rig, course }
+    pub(super) fn new(rig: &'h mut Rig, course: &'h Course, pace: Pace) -> Self {
+        Self { rig, course, pace }
     }
 
     /// Does it and undoes it; when that was, part by part.
@@ -73,6 +78,25 @@ impl<'h> Hand<'h> {
                 self.course.wait(act.hold);
                 self.rig.backends.set_all(Behaviour::default());
             }
+            Fault::Reload => self.reload(act)?,
+            Fault::Queues => {
+                // What the card refuses is not changed, which is as good.
+                let rings = [32, 64, 128, 256][(act.number % 4) as usize].to_string();
+                let mut ethtool = Command::new("ethtool");
+                ethtool.args(["-G", UPLINK, "rx", &rings]);
+                self.rig.topology.nodes[0].netns.output(&mut ethtool)?;
+            }
+            Fault::Memory => {
+                let filled = Filled::all_but(LEFT)?;
+                self.course.wait(act.hold);
+                drop(filled);
+            }
+            Fault::Clock => {
+                let by = 1 + (act.number % 7200) as i64;
+                calendar_jumps(by)?;
+                self.course.wait(act.hold);
+                calendar_jumps(-by)?;
+            }
             other => anyhow::bail!("whole nodes know no fault {}", other.name()),
         }
         Ok(vec![Window {
@@ -82,6 +106,17 @@ impl<'h> Hand<'h> {
         }])
     }
 
+    /// The card loses its driver: the node's interface is another one afterwards.
+    fn reload(&self, act: &Act) -> Result<()> {
+        let topology = &self.rig.topology;
+        let card = topology.card.as_deref();
+        let card = card.context("the first node has no card: `vm soak --whole` gives it one")?;
+        unbind(card)?;
+        self.course.wait(act.hold);
+        bind(card)?;
+        topology.nodes[0].take_card()
+    }
+
     /// Only until the others have noticed may anything fail; not while it comes back.
     fn kill(&mut self, node: usize, hold: Duration) -> Result<Vec<Window>> {
         let begin = self.course.now();
@@ -89,9 +124,9 @@ impl<'h> Hand<'h> {
         let killed = Window {
             fault: Fault::Kill,
             begin,
-            heal: self.course.now() + NOTICED,
+            heal: self.course.now() + self.pace.noticed,
         };
-        self.course.wait(super::GRACE + hold);
+        self.course.wait(self.pace.grace + hold);
         let begin = self.course.now();
         self.rig.start_again(node)?;
         let restarted = Window {

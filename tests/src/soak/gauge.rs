@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::Result;
+
+use crate::machine;
+
 /// Looked at while all is well.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gauge {
@@ -15,6 +19,27 @@ pub struct Gauge {
     pub resident: u64,
     /// Memory of the machine that could be had, in KB; 0 where others take it too.
     pub available: u64,
+}
+
+impl Gauge {
+    /// What the kernel holds and what memory there is, where both are of this run alone.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn of_machine() -> Result<Self> {
+        if !machine::is_here() {
+            return Ok(Self::default());
+        }
+        let maps = aya::maps::loaded_maps().flatten().count();
+        let programs = aya::programs::loaded_programs().flatten().count();
+        let links = aya::programs::loaded_links().flatten().count();
+        let objects = [("links", links), ("maps", maps), ("programs", programs)];
+        Ok(Self {
+            objects: objects.map(|(kind, count)| (kind, count as u64)).into(),
+            available: machine::available()? << 10,
+            ..Self::default()
+        })
+    }
 }
 
 /// Descriptors that connections on their way may hold besides.

@@ -77,7 +77,7 @@ impl Suite {
         let names = cmd::output(self.apt("apt-cache").args(["pkgnames", "linux-image"]))?;
         let first = newest(wanted, &names)
             .with_context(|| format!("the archive has no package {wanted} any more"))?;
-        parts(first, |name| self.show(name))
+        parts(&first, |name| self.show(name))
     }
 
     /// The package of this name.
@@ -185,8 +185,8 @@ fn by_number(a: &str, b: &str) -> Ordering {
 }
 
 /// A kernel's first package and the parts that it depends on, from what apt shows of each.
-fn parts(first: String, show: impl Fn(&str) -> Result<String>) -> Result<Vec<Package>> {
-    let mut open = vec![first.clone()];
+fn parts(first: &str, show: impl Fn(&str) -> Result<String>) -> Result<Vec<Package>> {
+    let mut open = vec![first.to_owned()];
     let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
     while let Some(name) = open.pop() {
         if !seen.insert(name.clone()) {
@@ -326,10 +326,10 @@ mod tests {
                 _ => String::new(),
             })
         };
-        let found = parts("linux-image-6.18".to_owned(), show).unwrap();
+        let found = parts("linux-image-6.18", show).unwrap();
         let names: Vec<&str> = found.iter().map(|package| &*package.name).collect();
         assert_eq!(names, ["linux-image-6.18", "linux-modules-6.18"]);
-        let error = parts("linux-base-6.18".to_owned(), show).unwrap_err();
+        let error = parts("linux-base-6.18", show).unwrap_err();
         assert_eq!(
             error.to_string(),
             "apt describes linux-base-6.18 without version or hash"

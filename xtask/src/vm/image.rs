@@ -31,6 +31,8 @@ const NAMES: [&str; 12] = [
     "xdp_lookup::",
     "xdp_verdicts::",
 ];
+/// Those among them that start the daemon.
+const NAMES_OF_DAEMON: [&str; 1] = ["datapath::joined::pod::"];
 /// The same where a machine is to be done within a minute or two: every program is loaded, and the packet table is run.
 const NAMES_QUICK: [&str; 2] = ["datapath::machine::every_program", "xdp_verdicts::"];
 /// All that depend on the kernel.
@@ -118,6 +120,7 @@ impl Image {
             archive.program_as(DAEMON, path, stripped)?;
         }
         archive.programs()?;
+        archive.manifests()?;
         archive.xdp_tools()?;
         if let Some(tools) = &guest.tools {
             let unpacked = folder.join("tools");
@@ -176,6 +179,11 @@ pub(super) fn scenarios(below: bool, extent: Extent, filter: &str) -> Value {
         (false, Extent::All) => &NAMES_ALL,
     };
     plan(Some(PROGRAM), &[], names, filter)
+}
+
+/// A plan of all that start the daemon.
+pub(super) fn of_daemon(filter: &str) -> Value {
+    plan(Some(PROGRAM), &[], &NAMES_OF_DAEMON, filter)
 }
 
 /// The plan of a machine that counts instructions.
@@ -282,6 +290,14 @@ impl Guest {
             cmd::release(step, "gateway-user", "forebay")
         })?;
         self.with_daemon_at(paths::target().join("release/forebay"))
+    }
+
+    /// The same with the daemon as one static program, quickly built: what takes time in it is the kernel's.
+    pub(super) fn with_daemon_for_tests(self, steps: &Steps) -> Result<Self> {
+        steps.run("forebay", |step| {
+            dist::build_static(step, "gateway-user", "forebay", "dev")
+        })?;
+        self.with_daemon_at(paths::target().join("debug/forebay"))
     }
 
     /// The same with the daemon of another checkout at `root`, with the kernel programs of `object`. What is built stays in `target`.

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::cmd;
+use crate::{cmd, paths, source};
 
 const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
@@ -19,7 +19,7 @@ const DEVICE: u32 = 0o020_600;
 const LINK: u32 = 0o120_777;
 
 /// Programs of this machine that the tests call there.
-const PROGRAMS: [&str; 6] = ["sh", "ip", "tc", "ethtool", "nsenter", "cat"];
+const PROGRAMS: [&str; 7] = ["sh", "ip", "tc", "ethtool", "nsenter", "setpriv", "cat"];
 /// The same, where they are installed: a test that misses one says so.
 const OPTIONAL: [&str; 3] = ["nft", "xdp-loader", "sed"];
 
@@ -133,6 +133,14 @@ impl Archive {
             if *place != *short {
                 self.link(&short, &place);
             }
+        }
+        Ok(())
+    }
+
+    /// The quick start's, where the tests look for them: in the checkout that they were built from.
+    pub(super) fn manifests(&mut self) -> Result<()> {
+        for path in source::files(&paths::root().join("examples/quickstart"))? {
+            self.copy(&path)?;
         }
         Ok(())
     }

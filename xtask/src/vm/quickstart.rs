@@ -22,9 +22,8 @@ use super::{
 };
 use crate::{
     cluster::wait::{Interrupt, until},
-    dist, paths,
+    paths,
     progress::{Step, Steps},
-    source,
 };
 
 /// The machines; the client's has the sockets that the others' cards connect to, so it is first.
@@ -42,8 +41,6 @@ const PATIENCE: u64 = 900;
 /// What the other machines have for their own end when one has failed: what they say tells why.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Where the daemon lies in a machine.
-const PROGRAM: &str = "/forebay";
 /// How often nodes ask each other, and when they give one up: emulated, a machine may not run for seconds.
 const TIMES: [(&str, &str); 3] = [
     ("FOREBAY_PROBE_INTERVAL", "500ms"),
@@ -91,8 +88,7 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     let image = steps.run_for(&format!("kernel {}", listed.id), |step| {
         args.on.find(step, &listed)
     })?;
-    let guest = image::build(&steps)?;
-    let daemon = build(&steps)?;
+    let guest = image::build(&steps)?.with_daemon_for_tests(&steps)?;
     let accel = super::probe::accel(&steps, &interrupt, args.on.accel, &image, &guest)?;
     let ways = args.path.map_or(Way::ALL.to_vec(), |way| vec![way]);
     let mut counts = Counts::default();
@@ -101,7 +97,6 @@ pub(super) fn run(args: &Args) -> Result<bool> {
             kernel: &listed.id,
             image: &image,
             guest: &guest,
-            daemon: &daemon,
             accel,
             keep: args.on.keep,
         };
@@ -109,14 +104,6 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     }
     println!("{} passed, {} failed", counts.passed, counts.failed);
     Ok(counts.failed == 0)
-}
-
-/// Builds the daemon as the image has it: one static program.
-fn build(steps: &Steps) -> Result<Vec<u8>> {
-    steps.run("forebay", |step| {
-        dist::build_static(step, "gateway-user", "forebay", "dev")
-    })?;
-    image::stripped(&paths::target().join("debug/forebay"), "forebay")
 }
 
 /// Whether a test of it has this in its name.
@@ -138,7 +125,7 @@ impl Counts {
     }
 }
 
-/// Both ways on each of these kernels that Forebay serves, for `vm test`.
+/// Both ways on each of these kernels that Forebay serves, for `vm test`. The guest has the daemon.
 pub(super) fn on_each<'a>(
     steps: &Steps,
     interrupt: &Interrupt,
@@ -146,14 +133,12 @@ pub(super) fn on_each<'a>(
     guest: &Guest,
     (accel, keep): (Accel, bool),
 ) -> Result<Counts> {
-    let daemon = build(steps)?;
     let mut counts = Counts::default();
     for (kernel, image) in kernels.filter(|(_, image)| !image.below) {
         let wire = Wire {
             kernel: &kernel,
             image,
             guest,
-            daemon: &daemon,
             accel,
             keep,
         };
@@ -178,8 +163,6 @@ struct Wire<'a> {
     kernel: &'a str,
     image: &'a Image,
     guest: &'a Guest,
-    /// The program `forebay`.
-    daemon: &'a [u8],
     accel: Accel,
     keep: bool,
 }
@@ -222,7 +205,7 @@ impl Wire<'_> {
             fs::create_dir(&own).with_context(|| format!("cannot create {}", own.display()))?;
             let initramfs = own.join("initramfs.cpio");
             // The kernel unpacks one archive after the other: what is in the second one replaces what was.
-            let whole = [&base[..], &self.more(way, i)?].concat();
+            let whole = [&base[..], &self.more(way, i)].concat();
             fs::write(&initramfs, whole)
                 .with_context(|| format!("cannot write {}", initramfs.display()))?;
             let machine = Machine {
@@ -264,20 +247,11 @@ impl Wire<'_> {
     }
 
     /// What this machine has besides what all have.
-    fn more(&self, way: Way, machine: usize) -> Result<Vec<u8>> {
+    fn more(&self, way: Way, machine: usize) -> Vec<u8> {
         let mut archive = Archive::default();
         let plan = plan(way, machine);
         archive.file("/plan.json", plan.to_string().as_bytes());
-        if machine > 0 {
-            archive.file(PROGRAM, self.daemon);
-        }
-        // Where the tests look for them: in the checkout that they were built from.
-        for path in source::files(&paths::root().join("examples/quickstart"))? {
-            let bytes =
-                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            archive.file(&path.to_string_lossy(), &bytes);
-        }
-        Ok(archive.finish())
+        archive.finish()
     }
 }
 
@@ -286,7 +260,6 @@ fn plan(way: Way, machine: usize) -> Value {
     plan["names"] = json!([TESTS[machine]]);
     plan["seconds"] = json!(PATIENCE);
     let own = [
-        ("FOREBAY_BIN", PROGRAM),
         ("FOREBAY_WIRE_PATH", way.name()),
         ("FOREBAY_WIRE_NODE", NAMES[machine]),
     ];

@@ -37,20 +37,37 @@ const MARK: &str = "soak: ";
 pub(super) struct Args {
     #[command(flatten)]
     on: On,
+    /// Three whole nodes, the program as it is shipped, in place of two nodes' parts in the kernel.
+    #[arg(long)]
+    whole: bool,
     #[command(flatten)]
     choice: Choice,
+}
+
+impl Args {
+    fn faults(&self) -> &'static [Fault] {
+        if self.whole {
+            &Fault::WHOLE_IN_MACHINE
+        } else {
+            &Fault::ALL
+        }
+    }
+
+    /// The command that does the same again.
+    fn again(&self, choice: &Choice) -> String {
+        let whole = if self.whole { " --whole" } else { "" };
+        let kernel = &self.on.kernel;
+        let words = choice.words();
+        format!("the same faults again: cargo xtask vm soak{whole} --kernel {kernel} {words}")
+    }
 }
 
 /// Runs it; whether all held.
 pub(super) fn run(args: &Args) -> Result<bool> {
     let steps = Steps::new();
     let listed = args.on.listed()?;
-    let choice = args.choice.settled(&Fault::ALL)?;
-    let again = format!(
-        "the same faults again: cargo xtask vm soak --kernel {} {}",
-        args.on.kernel,
-        choice.words()
-    );
+    let choice = args.choice.settled(args.faults())?;
+    let again = args.again(&choice);
     println!("{again}");
     let _lock = super::lock()?;
     let interrupt = Interrupt::listen()?;
@@ -58,7 +75,10 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     let image = steps.run_for(&format!("kernel {}", listed.id), |step| {
         args.on.find(step, &listed)
     })?;
-    let guest = image::build(&steps)?;
+    let mut guest = image::build(&steps)?;
+    if args.whole {
+        guest = guest.with_daemon(&steps)?;
+    }
     let accel = super::probe::accel(&steps, &interrupt, args.on.accel, &image, &guest)?;
     let what = format!("{} min of faults", choice.minutes());
     let results = steps.run_for(&what, |step| {
@@ -68,10 +88,15 @@ pub(super) fn run(args: &Args) -> Result<bool> {
 }
 
 /// The plan of the one scenario, with what it is told.
-fn plan(choice: &Choice) -> Value {
+fn plan(args: &Args, choice: &Choice) -> Value {
     let mut plan = image::scenarios(false, image::Extent::All, "");
     let seconds = choice.minutes() * 60;
-    plan["names"] = json!(["datapath::soak::"]);
+    let name = if args.whole {
+        "soak::"
+    } else {
+        "datapath::soak::"
+    };
+    plan["names"] = json!([name]);
     plan["seconds"] = json!(seconds + BESIDES);
     // What is freed is no leak: glibc would keep it for each of many threads.
     let allocator = [
@@ -94,7 +119,7 @@ fn machine(
     accel: Accel,
 ) -> Result<(Results, String)> {
     let folder = Folder::new(paths::target().join("vm/soak"), args.on.keep)?;
-    let made = image.make(folder.path(), &plan(choice), guest)?;
+    let made = image.make(folder.path(), &plan(args, choice), guest)?;
     let machine = Machine {
         kernel: &made.kernel,
         initramfs: &made.initramfs,

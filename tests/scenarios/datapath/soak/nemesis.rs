@@ -1,8 +1,8 @@
 //! What each fault does.
 
+use gateway_tests::machine::{Filled, bind, calendar_jumps, unbind};
 use gateway_tests::soak::flood::{flood, sender};
 use gateway_tests::soak::nemesis::Act;
-use rustix::time::{ClockId, clock_gettime, clock_settime};
 
 use super::*;
 
@@ -18,13 +18,6 @@ pub(super) struct Hand<'h> {
     /// The card of node one.
     pub(super) device: Option<&'h str>,
     pub(super) client: &'h Namespace,
-}
-
-/// Sets the machine's calendar forward, or back, by seconds.
-fn calendar_jumps(by: i64) {
-    let mut now = clock_gettime(ClockId::Realtime);
-    now.tv_sec += by;
-    clock_settime(ClockId::Realtime, now).unwrap();
 }
 
 impl Hand<'_> {
@@ -43,7 +36,7 @@ impl Hand<'_> {
                 self.restart();
             }
             Fault::Memory => {
-                let filled = Filled::all_but(LEFT);
+                let filled = Filled::all_but(LEFT).unwrap();
                 course.wait(act.hold);
                 drop(filled);
             }
@@ -60,9 +53,9 @@ impl Hand<'_> {
             }
             Fault::Clock => {
                 let by = 1 + (act.number % 7200) as i64;
-                calendar_jumps(by);
+                calendar_jumps(by).unwrap();
                 course.wait(act.hold);
-                calendar_jumps(-by);
+                calendar_jumps(-by).unwrap();
             }
             Fault::Wreck => {
                 heal = Some(begin);
@@ -88,9 +81,9 @@ impl Hand<'_> {
 
     fn reload(&self, act: &Act, course: &Course) {
         let device = self.device.expect("a virtual machine's card");
-        unbind(device);
+        unbind(device).unwrap();
         course.wait(act.hold);
-        bind(device);
+        bind(device).unwrap();
         let node = self.one.node();
         give(1, &node.namespace, "up0", "10.77.0.1/24", 1500);
         node.namespace.ip("route replace default via 10.77.0.9");

@@ -152,6 +152,7 @@ fn settings(work: &Path) -> Result<Settings> {
         forward: "auto".to_owned(),
         drain_timeout: Duration::from_secs(1),
         workers: Some(1),
+        words: &[],
     })
 }
 
