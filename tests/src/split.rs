@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::Value;
 
 use crate::{
     backend::Backends,
@@ -19,6 +20,7 @@ use crate::{
     eventually::eventually,
     fixture::{Fixture, HOST},
     leftovers::Ledger,
+    machine::patience,
     rig::VIP,
     topology::{BACKENDS_V1, BACKENDS_V2, CLIENT, Site, Topology, UPLINK},
 };
@@ -54,8 +56,14 @@ pub struct Split {
     directory: PathBuf,
     bpffs: PathBuf,
     agent_flags: Vec<String>,
+    /// The agent's user.
+    pub user: u32,
     /// What the agent starts with, as `setpriv` takes it.
     pub capabilities: String,
+    /// `--datapath` of the agent.
+    pub datapath: &'static str,
+    /// More of the agent's environment.
+    pub environment: &'static [(&'static str, &'static str)],
     ledger: Ledger,
 }
 
@@ -77,21 +85,30 @@ impl Split {
     /// # Errors
     /// The first step that failed.
     pub fn start(ledger: Ledger, flags: &[&str]) -> Result<Self> {
+        let topology = Topology::new(&ledger, 1)?;
+        let mut split = Self::prepare(ledger, topology, flags)?;
+        split.start_agent()?;
+        Ok(split)
+    }
+
+    /// Makes everything on the first node of `topology`, and starts nothing.
+    ///
+    /// # Errors
+    /// The first step that failed.
+    pub fn prepare(ledger: Ledger, topology: Topology, flags: &[&str]) -> Result<Self> {
         let directory = PathBuf::from("/run").join(ledger.run());
         ledger.directory(&directory)?;
-        let topology = Topology::new(&ledger, 1)?;
         let fixture = Fixture::new(&directory.join("config"), Vec::new())?;
         let site = &topology.nodes[0];
         let bpffs = PathBuf::from(format!("/sys/fs/bpf/{}-{}", ledger.run(), site.name));
         ledger.directory(&bpffs)?;
         fs::create_dir_all(&bpffs).with_context(|| format!("cannot create {}", bpffs.display()))?;
-        chown(&bpffs, Some(AGENT_USER), Some(AGENT_USER))?;
-        for (name, user) in [("agent", AGENT_USER), ("state", RUN_USER)] {
+        for name in ["agent", "state"] {
             let path = directory.join(name);
             fs::create_dir_all(&path)
                 .with_context(|| format!("cannot create {}", path.display()))?;
-            chown(&path, Some(user), Some(user))?;
         }
+        chown(directory.join("state"), Some(RUN_USER), Some(RUN_USER))?;
         let backends = BACKENDS_V1
             .iter()
             .map(|&address| (address, "hello from backend v1"))
@@ -101,7 +118,7 @@ impl Split {
                     .map(|&address| (address, "hello from backend v2")),
             )
             .collect::<Vec<_>>();
-        let mut split = Self {
+        let split = Self {
             run: None,
             agent: None,
             backends: Backends::start(&topology.backends, &backends)?,
@@ -111,11 +128,13 @@ impl Split {
             directory,
             bpffs,
             agent_flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            user: AGENT_USER,
             capabilities: CAPABILITIES.to_owned(),
+            datapath: "native",
+            environment: &[],
             ledger,
         };
         split.topology.deliver_to(0, *VIP.ip())?;
-        split.start_agent()?;
         Ok(split)
     }
 
@@ -148,9 +167,13 @@ impl Split {
     /// # Errors
     /// If it does not come up, with the end of its log.
     pub fn start_agent(&mut self) -> Result<()> {
-        let mut command = drop_to(AGENT_USER, &self.capabilities);
+        for path in [&self.bpffs, &self.directory.join("agent")] {
+            chown(path, Some(self.user), Some(self.user))?;
+        }
+        let mut command = drop_to(self.user, &self.capabilities);
         command
-            .args(["agent", "--datapath", "native", "--interface", UPLINK])
+            .envs(self.environment.iter().copied())
+            .args(["agent", "--datapath", self.datapath, "--interface", UPLINK])
             .args(["--log", "debug"])
             .arg("--socket")
             .arg(self.socket())
@@ -159,11 +182,15 @@ impl Split {
             .args(&self.agent_flags);
         self.agent = Some(self.spawn(command, "agent")?);
         let socket = self.socket();
-        eventually("the agent's socket", Duration::from_secs(10), || {
-            std::os::unix::net::UnixStream::connect(&socket)
-                .map(drop)
-                .map_err(|error| anyhow!("{error}\n{}", self.log("agent")))
-        })
+        eventually(
+            "the agent's socket",
+            patience(Duration::from_secs(10)),
+            || {
+                std::os::unix::net::UnixStream::connect(&socket)
+                    .map(drop)
+                    .map_err(|error| anyhow!("{error}\n{}", self.log("agent")))
+            },
+        )
     }
 
     /// What an agent says that is started with these capabilities (as `setpriv` names them) and ends by itself.
@@ -200,7 +227,7 @@ impl Split {
             .arg("--state-dir")
             .arg(&state)
             .arg("--admin")
-            .arg(format!("unix:{}", state.join("admin.sock").display()));
+            .arg(self.admin());
         self.run = Some(self.spawn(command, "run")?);
         Ok(())
     }
@@ -210,7 +237,7 @@ impl Split {
     /// # Errors
     /// The last answer and the end of its log.
     pub fn wait_ready(&self) -> Result<()> {
-        eventually("readiness", Duration::from_secs(20), || {
+        eventually("readiness", patience(Duration::from_secs(20)), || {
             let answer = self
                 .site()
                 .netns
@@ -227,7 +254,7 @@ impl Split {
     /// # Errors
     /// The last answer and the ends of both logs.
     pub fn wait_served(&self) -> Result<()> {
-        eventually("an answer", Duration::from_secs(10), || {
+        eventually("an answer", patience(Duration::from_secs(10)), || {
             let load = Load {
                 timeout: Duration::from_secs(2),
                 ..Load::new(VIP, HOST, 1)
@@ -247,6 +274,24 @@ impl Split {
     /// Kills the agent at once.
     pub fn kill_agent(&mut self) {
         self.agent = None;
+    }
+
+    /// Takes the datapath off, with what the agent starts with: what it says.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn detach(&self) -> Result<String> {
+        let mut command = drop_to(self.user, &self.capabilities);
+        command
+            .envs(self.environment.iter().copied())
+            .arg("detach")
+            .arg("--bpffs")
+            .arg(&self.bpffs);
+        let done = self.site().netns.output(&mut command)?;
+        let said = [done.stdout, done.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        ensure!(done.status.success(), "forebay detach: {said}");
+        Ok(said)
     }
 
     /// Ends the agent as a service manager does, and returns its exit code.
@@ -285,6 +330,26 @@ impl Split {
     pub fn statuses_of_agent(&self) -> Result<String> {
         let id = self.agent_pid()?;
         fs::read_to_string(format!("/proc/{id}/status")).context("no status")
+    }
+
+    /// The answer of `forebay status`.
+    ///
+    /// # Errors
+    /// If `forebay run` cannot be asked, or says what is no JSON.
+    pub fn status(&self) -> Result<Value> {
+        let mut command = Command::new(program());
+        command
+            .args(["status", "--output", "json", "--admin"])
+            .arg(self.admin());
+        let done = self.site().netns.output(&mut command)?;
+        serde_json::from_slice(&done.stdout)
+            .with_context(|| format!("no status: {}", String::from_utf8_lossy(&done.stderr)))
+    }
+
+    /// `--admin` of `forebay run`.
+    fn admin(&self) -> String {
+        let socket = self.directory.join("state/admin.sock");
+        format!("unix:{}", socket.display())
     }
 
     /// The agent's process id.

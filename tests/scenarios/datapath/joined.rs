@@ -1,5 +1,6 @@
 //! Beside programs of others in libxdp's dispatcher: its own tool puts them there and takes them away.
 
+mod pod;
 
 use gateway_tests::machine::{bind, card, device_of, unbind};
 use gateway_user::datapath::AttachState;

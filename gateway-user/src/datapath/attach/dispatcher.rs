@@ -254,13 +254,13 @@ impl Dispatcher {
         let pins = pins(ifindex, number);
         let programs = pinned(&pins)?;
         let info = loaded(number)?;
-        let program = info.fd().map_err(io::Error::other)?;
-        let maps = info.map_ids().map_err(io::Error::other)?;
+        let program = info.fd().map_err(whole)?;
+        let maps = info.map_ids().map_err(whole)?;
         let [map] = maps.unwrap_or_default()[..] else {
             return Err(io::Error::other("it has not the one map that tells of it"));
         };
-        let map = MapInfo::from_id(map).map_err(io::Error::other)?;
-        let descriptor = map.fd().map_err(io::Error::other)?;
+        let map = MapInfo::from_id(map).map_err(whole)?;
+        let descriptor = map.fd().map_err(whole)?;
         let value = freplace::first_value(descriptor.as_fd(), map.value_size())?;
         let configuration = Configuration::parse(&value).map_err(io::Error::other)?;
         if configuration.slots.len() != programs.len() {
@@ -389,10 +389,15 @@ fn pinned(pins: &Path) -> io::Result<Vec<(ProgramInfo, OwnedFd)>> {
     let programs = (0..count).map(|at| {
         let pin = pins.join(format!("prog{at}-prog"));
         let program = sys::open_pin(&pin)?;
-        let info = ProgramInfo::from_pin(&pin).map_err(io::Error::other)?;
+        let info = ProgramInfo::from_pin(&pin).map_err(whole)?;
         Ok((info, program))
     });
     programs.collect()
+}
+
+/// An error with all that it comes from: its own text names the call alone.
+fn whole(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::other(format!("{:#}", anyhow::Error::new(error)))
 }
 
 /// A program by its number, which takes CAP_SYS_ADMIN.
@@ -406,7 +411,7 @@ pub(super) fn loaded(number: u32) -> io::Result<ProgramInfo> {
             Err(error) => refusal = Some(error),
         }
     }
-    Err(refusal.map_or_else(|| io::ErrorKind::NotFound.into(), io::Error::other))
+    Err(refusal.map_or_else(|| io::ErrorKind::NotFound.into(), whole))
 }
 
 /// The number of the dispatcher that an interface has in its driver.
