@@ -104,6 +104,10 @@ impl From<datapath::Error> for RunError {
 /// # Errors
 /// See [`RunError`]; nothing is left running then.
 pub fn run(settings: Settings) -> Result<(), RunError> {
+    // What is freed of a huge page stays charged to the container until the whole page is, or memory runs out.
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages are used");
+    }
     datapath::keep_freed_memory(0);
     // Before anything that two daemons cannot both have, and kept until all of it is free. Signals have their default action
     // while it waits.

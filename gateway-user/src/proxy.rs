@@ -14,6 +14,7 @@ mod connection;
 mod downstream;
 mod exchange;
 mod forward;
+pub mod headroom;
 pub mod held;
 mod http1;
 mod http2;
@@ -51,6 +52,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 pub use self::cluster::{ClusterStatus, EndpointStatus};
 pub use self::downstream::Timers;
+use self::headroom::Scarcity;
 use self::runtime::{Basis, Live};
 pub use self::settings::{Mode, OpenUdp, ProxySettings, StartError};
 use self::stats::Stats;
@@ -123,6 +125,7 @@ impl Proxy {
             tags: settings.tags,
             sessions: settings.sessions,
             held: settings.held,
+            headroom: settings.headroom,
         });
         let tickets = Arc::new(TicketKeys::random().map_err(|_| StartError::Randomness)?);
         let log = access_log::Writer::start(&settings.access_log)?;
@@ -344,6 +347,12 @@ impl Proxy {
     /// meanwhile still end: some of their clients have been told so.
     pub fn end_drain(&self) {
         self.shared.draining.store(false, Relaxed);
+    }
+
+    /// How little is left of descriptors and memory.
+    #[must_use]
+    pub fn scarcity(&self) -> Scarcity {
+        self.shared.headroom.scarcity()
     }
 
     /// Client connections that are open now, exactly.

@@ -11,6 +11,8 @@ mod change;
 mod door;
 #[path = "proxy/limits.rs"]
 mod limits;
+#[path = "proxy/scarce.rs"]
+mod scarce;
 #[path = "proxy/support.rs"]
 mod support;
 #[path = "proxy/timers.rs"]

@@ -38,6 +38,7 @@ mod paths;
 mod proxy_header;
 mod reload;
 mod routed;
+mod scarce;
 mod soak;
 mod spread;
 mod tls_clients;

@@ -140,6 +140,7 @@ fn serve(way: Way, index: usize) -> Result<Served> {
         drain_timeout: Duration::from_secs(10),
         workers: None,
         words: &[],
+        under: &[],
     };
     let daemon = Daemon::start(&ledger, &site, &settings)?;
     Ok(Served {

@@ -44,6 +44,8 @@ pub struct Settings {
     pub workers: Option<usize>,
     /// More words of the command line.
     pub words: &'static [&'static str],
+    /// A program, with its words, that becomes the daemon: what limits it.
+    pub under: &'static [&'static str],
 }
 
 /// A started daemon; killed when dropped.
@@ -69,8 +71,10 @@ impl Daemon {
         let log = settings.directory.join(format!("{}.log", site.name));
         let open = || File::options().create(true).append(true).open(&log);
         let out = open().with_context(|| format!("cannot write {}", log.display()))?;
-        let mut command = Command::new(program());
+        let mut words = settings.under.iter().map(PathBuf::from).chain([program()]);
+        let mut command = Command::new(words.next().context("no program")?);
         command
+            .args(words)
             .args([
                 "run",
                 "--datapath",

@@ -46,6 +46,8 @@ pub struct Options {
     pub workers: Option<usize>,
     /// More words of each daemon's command line.
     pub words: &'static [&'static str],
+    /// A program, with its words, that becomes each daemon: what limits it.
+    pub under: &'static [&'static str],
     /// The first node's uplink is a card of the virtual machine that this runs in.
     pub card: bool,
 }
@@ -59,6 +61,7 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(15),
             workers: None,
             words: &[],
+            under: &[],
             card: false,
         }
     }
@@ -127,6 +130,7 @@ impl Rig {
             drain_timeout: options.drain_timeout,
             workers: options.workers,
             words: options.words,
+            under: options.under,
         };
         let client = Client::new(&topology.client, CLIENT);
         let used = vec![0; topology.nodes.len()];

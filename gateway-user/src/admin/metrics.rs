@@ -142,6 +142,12 @@ impl Collector for Reader {
         )?;
         gauge(
             e,
+            "forebay_scarcity",
+            "How little is left of descriptors and memory: 0 enough, 1 connections are not kept, 2 none is accepted, 3 requests get 503.",
+            &[(&[], self.0.proxy.scarcity() as u64)],
+        )?;
+        gauge(
+            e,
             "forebay_udp_sessions_open",
             "UDP sessions open now.",
             &[(&[], reading.open_sessions as u64)],

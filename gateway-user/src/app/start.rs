@@ -14,6 +14,7 @@ use crate::drain::Signals;
 use crate::file::keys::{self, KeyError};
 use crate::k8s::Remark;
 use crate::proxy::access_log::Destination;
+use crate::proxy::headroom::Headroom;
 use crate::proxy::held::Held;
 use crate::proxy::stats::Stats;
 use crate::proxy::{Mode, OpenUdp, Proxy, ProxySettings, Timers};
@@ -95,6 +96,7 @@ fn proxy_settings(settings: &Settings, readiness: &Readiness) -> ProxySettings {
             Endpoint::Tcp(address) => Some(address),
             Endpoint::Off | Endpoint::Unix(_) => None,
         },
+        headroom: Headroom::of_process(),
         ..ProxySettings::default()
     }
 }

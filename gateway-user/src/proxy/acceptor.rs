@@ -20,7 +20,7 @@ use crate::snapshot::{BindKey, Transport};
 
 /// Connections that may wait to be accepted on one socket.
 const BACKLOG: i32 = 4096;
-/// Pause after a failed `accept` (out of file descriptors: trying again at once would spin).
+/// Pause after a failed `accept` (out of file descriptors: trying again at once would spin), and while there is no room.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// One socket for each worker on the address of a bind.
@@ -152,6 +152,12 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: TcpListener, bind: Opti
         }
     };
     loop {
+        if !worker.has_room() {
+            worker.count(Event::AcceptPauses);
+            while !worker.has_room() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -161,7 +167,7 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: TcpListener, bind: Opti
                 continue;
             }
         };
-        worker.count(Event::DownstreamConnections);
+        worker.accepts();
         match bind.or_else(|| steered_to(&worker, &stream)) {
             Some(bind) if !admits(&worker, bind, peer) => worker.count(Event::SourcesDenied),
             Some(bind) => worker::spawn(&worker, stream, bind),

@@ -25,6 +25,9 @@ use super::stats::Event;
 use super::tunnel::Tunnel;
 use crate::snapshot::{BindKey, ClientAddress, Scheme};
 
+/// For how long a request head is waited for while there is no room for other connections.
+const HURRIED: Duration = Duration::from_secs(1);
+
 /// Notes about one client connection.
 #[derive(Debug)]
 pub(super) struct Downstream {
@@ -62,6 +65,8 @@ pub(super) struct Downstream {
     write_blocked: Cell<Option<Instant>>,
     last_byte: Cell<Instant>,
     draining_since: Cell<Option<Instant>>,
+    /// There is little time for a request head.
+    hurried: Cell<bool>,
     cut: Cell<Option<Cut>>,
     waker: RefCell<Option<Waker>>,
     /// The socket, after the connection's end, if its client has not got everything.
@@ -94,6 +99,7 @@ impl Downstream {
             write_blocked: Cell::new(None),
             last_byte: Cell::new(now),
             draining_since: Cell::new(None),
+            hurried: Cell::new(false),
             cut: Cell::new(None),
             waker: RefCell::new(None),
             owing: RefCell::new(None),
@@ -114,6 +120,7 @@ impl Downstream {
     pub(super) fn request_begins(&self) {
         self.exchanges.set(self.exchanges.get() + 1);
         self.used.set(true);
+        self.hurried.set(false);
     }
 
     /// Whom to believe about the client's address.
@@ -261,6 +268,20 @@ impl Downstream {
         }
     }
 
+    /// Leaves a handshake or a request head that is waited for no more than [`HURRIED`]; those that have begun notice it within a second.
+    pub(super) fn hurry(&self) {
+        self.hurried.set(true);
+    }
+
+    /// For how long a handshake or a request head is waited for.
+    pub(super) fn patience(&self, usual: Duration) -> Duration {
+        if self.hurried.get() {
+            usual.min(HURRIED)
+        } else {
+            usual
+        }
+    }
+
     /// We cut the connection off, now; not its client.
     pub(super) fn cut_off(&self, why: Cut) {
         self.cut.set(Some(why));
@@ -277,6 +298,12 @@ impl Downstream {
                 .admission
                 .get()
                 .is_some_and(|admission| admission.phase() == Phase::AwaitingHead)
+    }
+
+    /// Since when no exchange has been under way, if none is.
+    #[must_use]
+    pub(super) fn idle(&self) -> Option<Instant> {
+        (self.exchanges.get() == 0).then_some(self.idle_since.get())
     }
 
     /// Why we cut it off, if we did.
@@ -327,7 +354,8 @@ impl Downstream {
 
     fn idle_limit(&self, timers: &Timers) -> (Instant, Check) {
         if let Some(since) = self.head_since() {
-            return (since + timers.header, Check::Abort(Event::HeaderTimeouts));
+            let limit = self.patience(timers.header);
+            return (since + limit, Check::Abort(Event::HeaderTimeouts));
         }
         let idle = self.idle_since.get();
         let mut limit = (idle + timers.keep_alive, Event::IdleTimeouts);

@@ -15,6 +15,7 @@ use super::answer::{self, Stop};
 use super::body::{ResponseBody, UpstreamBody};
 use super::downstream::Downstream;
 use super::exchange::Exchange;
+use super::headroom::Scarcity;
 use super::http2::StreamNotes;
 use super::prepare::Sending;
 use super::reply::Reply;
@@ -76,6 +77,9 @@ fn prepare(
     exchange: &mut Exchange,
 ) -> Result<Box<Sending>, Stop> {
     let rule = matching::find(worker, downstream, &request)?;
+    if worker.scarcity() == Scarcity::Exhausted {
+        return Err(Reply::Overloaded.into());
+    }
     exchange.matched(&rule);
     if let Some(filters) = &rule.rule.filters {
         matching::answer_by_filter(filters, downstream, &request, exchange)?;
@@ -121,7 +125,8 @@ impl Ending {
         if self.held && !switched {
             downstream.no_upgrade();
         }
-        if !switched && (self.worker.is_draining() || downstream.should_close(now)) {
+        let ends = self.worker.is_draining() || self.worker.scarcity() > Scarcity::None;
+        if !switched && (ends || downstream.should_close(now)) {
             if self.http2 {
                 downstream.answers_last();
             } else {

@@ -1,6 +1,7 @@
 //! What comes before HTTP on a client's connection: the PROXY header, TLS, and which version of HTTP follows.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use crate::snapshot::{ClientAddress, Protocol};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// ALPN protocol of HTTP/2.
 const H2: &[u8] = b"h2";
+
+/// How often it is looked whether there is still patience with a connection.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Version of HTTP on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +58,10 @@ pub(super) async fn open(
     let end = match secure(worker, downstream) {
         None => {
             let begun = begin(downstream, watched);
-            match timeout(limit, begun).await {
+            match within(downstream, limit, begun).await {
                 Ok(Ok((socket, version))) => return Some((Either::Clear(socket), version)),
                 Ok(Err(end)) => end,
-                Err(_) => End::Counted(Event::HeaderTimeouts),
+                Err(Late) => End::Counted(Event::HeaderTimeouts),
             }
         }
         Some(()) => match shake(worker, downstream, watched, limit).await {
@@ -129,7 +133,7 @@ async fn shake(
             })
         })
     };
-    match timeout(limit, handshake).await {
+    match within(downstream, limit, handshake).await {
         Ok(Ok((stream, name))) => {
             worker.count(Event::TlsHandshakes);
             downstream.secured(name);
@@ -140,7 +144,28 @@ async fn shake(
             Ok((Either::Tls(Box::new(stream)), version))
         }
         Ok(Err(end)) => Err(end),
-        Err(_) => Err(End::Counted(Event::TlsTimeouts)),
+        Err(Late) => Err(End::Counted(Event::TlsTimeouts)),
+    }
+}
+
+/// The time is over.
+struct Late;
+
+/// Does `work`, for as long as there is patience with the connection, which may end meanwhile.
+async fn within<T>(
+    downstream: &Downstream,
+    limit: Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, Late> {
+    let mut work = pin!(work);
+    loop {
+        let patience = downstream.patience(limit);
+        let left = patience.saturating_sub(downstream.accepted.elapsed());
+        match timeout(LOOK.min(left), &mut work).await {
+            Ok(done) => return Ok(done),
+            Err(_) if left.is_zero() => return Err(Late),
+            Err(_) => {}
+        }
     }
 }
 

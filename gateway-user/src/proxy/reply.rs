@@ -26,6 +26,8 @@ pub(super) enum Reply {
     NoHealthyUpstream,
     /// A limit was reached.
     Overflow,
+    /// The proxy itself has no memory left for it.
+    Overloaded,
     /// The endpoint could not be connected to.
     ConnectFailure,
     /// The endpoint closed the connection before it answered.
@@ -59,6 +61,7 @@ impl Reply {
             Self::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoHealthyUpstream
             | Self::Overflow
+            | Self::Overloaded
             | Self::ConnectFailure
             | Self::UpstreamClosed
             | Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
@@ -79,6 +82,7 @@ impl Reply {
             Self::NoBackend => Flag::NoCluster,
             Self::NoHealthyUpstream => Flag::NoHealthyUpstream,
             Self::Overflow => Flag::Overflow,
+            Self::Overloaded => Flag::Overload,
             Self::ConnectFailure => Flag::ConnectFailure,
             Self::UpstreamClosed => Flag::UpstreamClosed,
             Self::UpstreamProtocol | Self::NoUpgrade => Flag::UpstreamProtocol,
@@ -94,7 +98,7 @@ impl Reply {
             Self::NoRoute | Self::NoListener => "no route\n",
             Self::NoBackend => "no valid backend\n",
             Self::NoHealthyUpstream => "no healthy upstream\n",
-            Self::Overflow => "overloaded\n",
+            Self::Overflow | Self::Overloaded => "overloaded\n",
             Self::ConnectFailure => "upstream connect failure\n",
             Self::UpstreamClosed => "upstream closed the connection\n",
             Self::UpstreamProtocol => "upstream protocol error\n",
@@ -125,9 +129,7 @@ impl Reply {
         headers.reserve(5);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         sign(headers);
-        if self == Self::Overflow {
-            headers.insert(OVERLOADED, HeaderValue::from_static("true"));
-        }
+        self.tell_overload(headers);
         if self.closes() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -160,10 +162,15 @@ impl Reply {
         sign(headers);
         headers.insert(GRPC_STATUS, u16::from(self.grpc_status()).into());
         headers.insert(GRPC_MESSAGE, grpc::encode_message(self.text().trim_end()));
-        if self == Self::Overflow {
+        self.tell_overload(headers);
+        response
+    }
+
+    /// Tells clients and proxies in front that trying again elsewhere may help.
+    fn tell_overload(self, headers: &mut HeaderMap) {
+        if matches!(self, Self::Overflow | Self::Overloaded) {
             headers.insert(OVERLOADED, HeaderValue::from_static("true"));
         }
-        response
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::acceptor;
 use super::access_log::Destination;
 use super::downstream::Timers;
+use super::headroom::Headroom;
 use super::held::Held;
 use super::udp::SessionLimits;
 use super::worker::Readiness;
@@ -54,6 +55,8 @@ pub struct ProxySettings {
     pub sessions: SessionLimits,
     /// Where open connections are counted by steering row, if packets are steered.
     pub held: Option<Arc<Held>>,
+    /// What is left of descriptors and memory.
+    pub headroom: Headroom,
 }
 
 impl Default for ProxySettings {
@@ -71,6 +74,7 @@ impl Default for ProxySettings {
             tags: None,
             sessions: SessionLimits::default(),
             held: None,
+            headroom: Headroom::default(),
         }
     }
 }

@@ -39,6 +39,10 @@ closed_names! {
         DownstreamUnknownAddress = "downstream_unknown_address",
         /// `accept` failed (out of file descriptors, for example).
         AcceptErrors = "accept_errors",
+        /// Times that no connection was accepted for a while, since descriptors or memory were used up.
+        AcceptPauses = "accept_pauses",
+        /// Idle client connections told to close since descriptors or memory were scarce.
+        Shed = "shed",
         /// Idle client connections that gave their buffers back.
         DownstreamRests = "downstream_rests",
         /// Client connections closed since the request head took too long.

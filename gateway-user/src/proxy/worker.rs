@@ -19,6 +19,7 @@ use super::acceptor;
 use super::access_log::{Clock, Sender};
 use super::connection;
 use super::downstream::{Cut, Downstream, Timers};
+use super::headroom::{Headroom, Scarcity};
 use super::held::{Held, Holding};
 use super::reply::Reply;
 use super::runtime::Live;
@@ -33,8 +34,14 @@ pub const BEAT: Duration = Duration::from_millis(50);
 /// Beats between two looks for idle upstream connections that are too old.
 const BEATS_PER_REAP: u64 = 20;
 
+/// Beats between two times that the system gets freed memory back while that is scarce.
+const BEATS_PER_RETURN: u64 = 4;
+
 /// Connections that give their buffers back before the system gets the memory: about a megabyte.
 const RESTED_MANY: u64 = 64;
+
+/// One in so many idle connections is closed in a beat while descriptors or memory are scarce.
+const SHED: usize = 16;
 
 /// Says whether this node is ready, for the built-in listener.
 pub type Readiness = dyn Fn() -> bool + Send + Sync;
@@ -59,6 +66,8 @@ pub(super) struct Shared {
     pub(super) sessions: SessionLimits,
     /// Open connections by steering row.
     pub(super) held: Option<Arc<Held>>,
+    /// What is left of descriptors and memory.
+    pub(super) headroom: Headroom,
 }
 
 /// What a worker is told.
@@ -166,6 +175,25 @@ impl Worker {
         self.shared.draining.load(Relaxed)
     }
 
+    /// How little is left of descriptors and memory.
+    #[must_use]
+    pub(super) fn scarcity(&self) -> Scarcity {
+        self.shared.headroom.scarcity()
+    }
+
+    /// Whether there is room for another client connection.
+    #[must_use]
+    pub(super) fn has_room(&self) -> bool {
+        let headroom = &self.shared.headroom;
+        headroom.has_room(|| self.shared.stats.open_connections())
+    }
+
+    /// A client connection is accepted.
+    pub(super) fn accepts(&self) {
+        self.shared.headroom.accepted();
+        self.count(Event::DownstreamConnections);
+    }
+
     /// A random number (xorshift; good for balancing, for nothing else).
     pub(super) fn random(&self) -> u64 {
         let mut x = self.random.get();
@@ -248,6 +276,24 @@ impl Worker {
         }
     }
 
+    /// Tells some of the connections that have been idle longest to close: what they hold is scarce. Where none can be accepted, those
+    /// that owe a request head are not waited for long.
+    fn shed(&self, scarcity: Scarcity) {
+        let now = Instant::now();
+        let connections = self.connections.borrow();
+        if scarcity >= Scarcity::Full {
+            connections.values().for_each(|one| one.hurry());
+        }
+        let idle = connections.values().filter(|one| !one.is_draining());
+        let mut idle: Vec<_> = idle.filter_map(|one| Some((one.idle()?, one))).collect();
+        let count = idle.len().div_ceil(SHED);
+        idle.sort_unstable_by_key(|(since, _)| *since);
+        for (_, downstream) in &idle[..count] {
+            self.count(Event::Shed);
+            downstream.drain(now);
+        }
+    }
+
     async fn beat(self: Rc<Self>) {
         let mut interval = tokio::time::interval(BEAT);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -262,6 +308,18 @@ impl Worker {
                 self.rested.set(0);
                 // The allocator keeps what is freed for this thread, which may be idle now.
                 datapath::return_freed_memory();
+            }
+            let headroom = &self.shared.headroom;
+            let scarcity = if self.index == 0 {
+                headroom.look(self.shared.stats.open_connections())
+            } else {
+                headroom.scarcity()
+            };
+            if scarcity > Scarcity::None {
+                self.shed(scarcity);
+                if beat.is_multiple_of(BEATS_PER_RETURN) {
+                    datapath::return_freed_memory();
+                }
             }
             let live = self.shared.live.load_full();
             let now = Instant::now();

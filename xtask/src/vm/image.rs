@@ -17,7 +17,7 @@ use crate::{
 
 /// Beginnings of the names of the scenarios that show most about a kernel: emulated, loading the programs alone takes
 /// seconds, and each scenario loads them.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "datapath::faults::",
     "datapath::joined::",
     "datapath::machine::",
@@ -27,16 +27,17 @@ const NAMES: [&str; 12] = [
     "datapath::auto_is_tcx",
     "datapath::attach::a_filter_of",
     "datapath::attach::tcx_stands",
+    "scarce::memory",
     "xdp_cookies::",
     "xdp_lookup::",
     "xdp_verdicts::",
 ];
 /// Those among them that start the daemon.
-const NAMES_OF_DAEMON: [&str; 1] = ["datapath::joined::pod::"];
+const NAMES_OF_DAEMON: [&str; 2] = ["datapath::joined::pod::", "scarce::"];
 /// The same where a machine is to be done within a minute or two: every program is loaded, and the packet table is run.
 const NAMES_QUICK: [&str; 2] = ["datapath::machine::every_program", "xdp_verdicts::"];
 /// All that depend on the kernel.
-const NAMES_ALL: [&str; 2] = ["datapath::", "xdp_"];
+const NAMES_ALL: [&str; 3] = ["datapath::", "scarce::", "xdp_"];
 /// Those for a kernel that is older than Forebay serves.
 const NAMES_BELOW: [&str; 1] = ["datapath::below::"];
 

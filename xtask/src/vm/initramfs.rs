@@ -19,7 +19,9 @@ const DEVICE: u32 = 0o020_600;
 const LINK: u32 = 0o120_777;
 
 /// Programs of this machine that the tests call there.
-const PROGRAMS: [&str; 7] = ["sh", "ip", "tc", "ethtool", "nsenter", "setpriv", "cat"];
+const PROGRAMS: [&str; 8] = [
+    "sh", "ip", "tc", "ethtool", "nsenter", "setpriv", "prlimit", "cat",
+];
 /// The same, where they are installed: a test that misses one says so.
 const OPTIONAL: [&str; 3] = ["nft", "xdp-loader", "sed"];
 

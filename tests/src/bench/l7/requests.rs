@@ -153,6 +153,7 @@ fn settings(work: &Path) -> Result<Settings> {
         drain_timeout: Duration::from_secs(1),
         workers: Some(1),
         words: &[],
+        under: &[],
     })
 }
 
