@@ -22,6 +22,7 @@ mod datapath;
 mod death;
 mod drain;
 mod ejection;
+mod flood;
 mod ghosts;
 mod grpc;
 mod grpcurl;

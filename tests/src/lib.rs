@@ -12,6 +12,7 @@ pub mod demo;
 pub mod dns;
 pub mod eventually;
 pub mod fixture;
+pub mod kept;
 pub mod kernel;
 pub mod leftovers;
 pub mod machine;

@@ -8,7 +8,7 @@ use gateway_tests::backend::Behaviour;
 use gateway_tests::machine::{Filled, bind, calendar_jumps, unbind};
 use gateway_tests::rig::{Rig, VIP};
 use gateway_tests::soak::course::Course;
-use gateway_tests::soak::flood::{flood, sender};
+use gateway_tests::soak::flood::{LITTLE, flood, sender};
 use gateway_tests::soak::history::Window;
 use gateway_tests::soak::nemesis::{Act, Fault};
 use gateway_tests::topology::{BACKENDS_V1, UPLINK};
@@ -52,7 +52,13 @@ impl<'h> Hand<'h> {
             Fault::Churn => self.churn(act)?,
             Fault::Flood => {
                 let sender = self.rig.topology.client.run(|| Ok(sender()?))?;
-                flood(&sender, [VIP.ip().octets(); 2], act.hold, act.number);
+                flood(
+                    &sender,
+                    [VIP.ip().octets(); 2],
+                    LITTLE,
+                    act.hold,
+                    act.number,
+                );
             }
             Fault::Flap => {
                 let netns = &self.rig.topology.nodes[node].netns;

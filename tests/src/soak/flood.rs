@@ -24,13 +24,18 @@ pub fn sender() -> Result<Socket> {
     )
 }
 
-/// About 1,000 packets a second to port 80 of these VIPs: SYNs that nobody answers further, every fourth cut off within its
-/// header.
-pub fn flood(sender: &Socket, vips: [[u8; 4]; 2], hold: Duration, seed: u64) {
+/// Packets a second of a flood that leaves room for everything else.
+pub const LITTLE: u32 = 1_000;
+
+/// About so many packets a second to port 80 of these VIPs: SYNs that nobody answers further, every fourth cut off within its header.
+/// How many were sent.
+pub fn flood(sender: &Socket, vips: [[u8; 4]; 2], rate: u32, hold: Duration, seed: u64) -> u64 {
     let begun = Instant::now();
+    let (mut sent, mut refused) = (0_u64, 0_u64);
     let mut number = u32::try_from(seed).unwrap_or(0);
     while begun.elapsed() < hold {
-        for _ in 0..10 {
+        let due = begun.elapsed().as_millis() as u64 * u64::from(rate) / 1_000;
+        while sent + refused < due {
             number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let [a, b, c, d] = number.to_be_bytes();
             let vip = vips[usize::from(a & 1)];
@@ -51,8 +56,12 @@ pub fn flood(sender: &Socket, vips: [[u8; 4]; 2], hold: Duration, seed: u64) {
             };
             let to: SocketAddr = (vip, 0).into();
             // The queue of the client's own interface may be full.
-            drop(sender.send_to(&whole[..whole.len() - cut], &SockAddr::from(to)));
+            match sender.send_to(&whole[..whole.len() - cut], &SockAddr::from(to)) {
+                Ok(_) => sent += 1,
+                Err(_) => refused += 1,
+            }
         }
-        thread::park_timeout(Duration::from_millis(10));
+        thread::park_timeout(Duration::from_millis(1));
     }
+    sent
 }

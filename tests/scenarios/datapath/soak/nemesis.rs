@@ -1,7 +1,7 @@
 //! What each fault does.
 
 use gateway_tests::machine::{Filled, bind, calendar_jumps, unbind};
-use gateway_tests::soak::flood::{flood, sender};
+use gateway_tests::soak::flood::{LITTLE, flood, sender};
 use gateway_tests::soak::nemesis::Act;
 
 use super::*;
@@ -49,7 +49,7 @@ impl Hand<'_> {
             Fault::Flood => {
                 let sender = self.client.enter(|| sender().unwrap());
                 let vips = [[10, 77, 9, 1], [10, 77, 9, 2]];
-                flood(&sender, vips, act.hold, act.number);
+                flood(&sender, vips, LITTLE, act.hold, act.number);
             }
             Fault::Clock => {
                 let by = 1 + (act.number % 7200) as i64;
