@@ -287,7 +287,9 @@ impl Worker {
         let idle = connections.values().filter(|one| !one.is_draining());
         let mut idle: Vec<_> = idle.filter_map(|one| Some((one.idle()?, one))).collect();
         let count = idle.len().div_ceil(SHED);
-        idle.sort_unstable_by_key(|(since, _)| *since);
+        if idle.len() > count {
+            idle.select_nth_unstable_by_key(count, |(since, _)| *since);
+        }
         for (_, downstream) in &idle[..count] {
             self.count(Event::Shed);
             downstream.drain(now);
