@@ -12,7 +12,7 @@ use gateway_common::probe::{Probe, REQUEST};
 use gateway_tests::backend::Behaviour;
 use gateway_tests::client::{Load, Running, Tally};
 use gateway_tests::daemon::Daemon;
-use gateway_tests::eventually::{eventually, throughout};
+use gateway_tests::eventually::{eventually, rest, throughout};
 use gateway_tests::fixture::{HOST, ReplicaState};
 use gateway_tests::leftovers::Ledger;
 use gateway_tests::maps;
@@ -124,6 +124,8 @@ fn outage(rig: &mut Rig, index: usize, gone: Instant, stalls: &Stalls) -> Result
                 if sent > first + Duration::from_secs(2) {
                     return Ok(first);
                 }
+                // An answer may take no more than that.
+                rest(Duration::from_millis(2));
             }
             Err(error) => {
                 ensure!(

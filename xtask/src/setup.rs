@@ -30,7 +30,7 @@ const CARGO_FUZZ: &str = "0.13.2";
 const GRPCURL: &str = "1.9.4";
 
 /// What the linker is built against, and what the tests and the demo call.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
     "llvm-22",
     "llvm-22-dev",
     "libpolly-22-dev",
@@ -45,6 +45,7 @@ const PACKAGES: [&str; 14] = [
     "dnsperf",
     "bird2",
     "nftables",
+    "iptables",
 ];
 
 /// Clients and servers that only the scenarios call: 100 MB, most of it the browser.
