@@ -54,15 +54,7 @@ fn a_flood_breaks_nothing_that_is_open_and_lets_in_who_is_no_part_of_it() {
     }
     rig.ask_the_link().unwrap();
     let client = rig.topology.client.clone();
-    let open = || -> Result<Vec<Kept>> {
-        let each = (0..IDLE).map(|_| {
-            let mut kept = Kept::open()?;
-            assert_eq!(kept.ask()?, Asked::Answered(200, true));
-            Ok(kept)
-        });
-        each.collect()
-    };
-    let mut idle = client.run(open).unwrap();
+    let mut idle = client.run(|| Ok(Kept::many(IDLE)?)).unwrap();
     let before = resident(&rig);
     let (sent, tally) = thread::scope(|scope| {
         let flooding = scope.spawn(|| {

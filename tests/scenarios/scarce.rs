@@ -63,15 +63,7 @@ fn with_few_descriptors(workers: usize) {
     let rig = Rig::start(Ledger::open().unwrap(), &options).unwrap();
     rig.deliver_to(0).unwrap();
     let client = rig.topology.client.clone();
-    let open = || -> anyhow::Result<Vec<Kept>> {
-        let each = (0..KEPT).map(|_| {
-            let mut kept = Kept::open()?;
-            assert_eq!(kept.ask()?, Asked::Answered(200, true));
-            Ok(kept)
-        });
-        each.collect()
-    };
-    let mut kept = client.run(open).unwrap();
+    let mut kept = client.run(|| Ok(Kept::many(KEPT)?)).unwrap();
     assert_eq!(event(&rig, "accept_pauses") + event(&rig, "shed"), 0.0);
 
     // More come than there is room for: they wait until those have gone that nobody used.
@@ -113,7 +105,7 @@ fn with_few_descriptors(workers: usize) {
     })
     .unwrap();
     let shed = event(&rig, "shed");
-    drop(client.run(open).unwrap());
+    drop(client.run(|| Ok(Kept::many(KEPT)?)).unwrap());
     assert_eq!(event(&rig, "shed"), shed);
 }
 

@@ -12,10 +12,12 @@ mod stack;
 mod stats;
 mod svg;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
+
+use crate::machine;
 
 /// Benchmarks of the kernel path and of the proxy.
 #[derive(Parser, Debug)]
@@ -97,7 +99,7 @@ pub fn main() -> Result<()> {
 /// What is made to count instructions is left to the machine, which ends with it; anywhere else it would stay.
 fn in_a_machine() -> Result<()> {
     ensure!(
-        Path::new("/plan.json").is_file(),
+        machine::is_here(),
         "this runs in a virtual machine of its own alone: call `cargo xtask bench --vm`"
     );
     Ok(())

@@ -35,6 +35,21 @@ impl Kept {
         Ok(Self(BufReader::new(stream)))
     }
 
+    /// Opens so many, each of which has been answered and may be used again.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and [`Self::ask`], and any other answer.
+    pub fn many(count: usize) -> Result<Vec<Self>> {
+        let each = (0..count).map(|_| {
+            let mut kept = Self::open()?;
+            match kept.ask()? {
+                Asked::Answered(200, true) => Ok(kept),
+                other => Err(Error::other(format!("{other:?}"))),
+            }
+        });
+        each.collect()
+    }
+
     /// Sends a request and waits for its answer.
     ///
     /// # Errors

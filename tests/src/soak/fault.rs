@@ -65,18 +65,6 @@ impl Fault {
         Self::Flap,
         Self::Endpoint,
     ];
-    /// The same where the nodes have a machine of their own, and one of them a card.
-    pub const WHOLE_IN_MACHINE: [Self; 11] = [
-        Self::Kill,
-        Self::Pause,
-        Self::Upgrade,
-        Self::Churn,
-        Self::Flood,
-        Self::Flap,
-        Self::Endpoint,
-        Self::Reload,
-        Self::Queues,
-        Self::Memory,
-        Self::Clock,
-    ];
+    /// What they have to live with besides where they have a machine of their own, and one of them a card.
+    pub const IN_MACHINE: [Self; 4] = [Self::Reload, Self::Queues, Self::Memory, Self::Clock];
 }

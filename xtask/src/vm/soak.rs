@@ -45,11 +45,11 @@ pub(super) struct Args {
 }
 
 impl Args {
-    fn faults(&self) -> &'static [Fault] {
+    fn faults(&self) -> Vec<Fault> {
         if self.whole {
-            &Fault::WHOLE_IN_MACHINE
+            [&Fault::WHOLE[..], &Fault::IN_MACHINE].concat()
         } else {
-            &Fault::ALL
+            Fault::ALL.to_vec()
         }
     }
 
@@ -66,7 +66,7 @@ impl Args {
 pub(super) fn run(args: &Args) -> Result<bool> {
     let steps = Steps::new();
     let listed = args.on.listed()?;
-    let choice = args.choice.settled(args.faults())?;
+    let choice = args.choice.settled(&args.faults())?;
     let again = args.again(&choice);
     println!("{again}");
     let _lock = super::lock()?;

@@ -32,13 +32,14 @@ impl Drop for Mounted {
     }
 }
 
-fn prepare() -> Split {
+fn prepare(capabilities: &str) -> Split {
     let ledger = Ledger::open().unwrap();
     let topology = Topology::with_card(&ledger, 1).unwrap();
     let allow = RUN_USER.to_string();
     let flags = ["--vips", "192.0.2.100-192.0.2.119", "--allow-uid", &allow];
     let mut split = Split::prepare(ledger, topology, &flags).unwrap();
     split.user = 0;
+    split.capabilities = capabilities.to_owned();
     split.datapath = "auto";
     split.environment = &[("LIBXDP_BPFFS", BPF)];
     split
@@ -68,8 +69,7 @@ fn left(split: &Split) -> u64 {
 #[ignore = "needs the machine's cards: cargo xtask vm test"]
 fn with_the_capability_it_joins_comes_back_and_leaves() {
     let _mounted = Mounted::new();
-    let mut split = prepare();
-    split.capabilities = JOINING_CAPABILITIES.to_owned();
+    let mut split = prepare(JOINING_CAPABILITIES);
     let namespace = split.site().netns.name().to_owned();
     let at = At(&namespace, UPLINK);
     let _clean = able().load(at, "native", "xdpfilt_alw_all");
@@ -106,8 +106,7 @@ fn with_the_capability_it_joins_comes_back_and_leaves() {
 #[ignore = "needs the machine's cards: cargo xtask vm test"]
 fn without_the_capability_it_serves_by_traffic_control_and_says_why() {
     let _mounted = Mounted::new();
-    let mut split = prepare();
-    split.capabilities = USUAL_CAPABILITIES.to_owned();
+    let mut split = prepare(USUAL_CAPABILITIES);
     let namespace = split.site().netns.name().to_owned();
     let at = At(&namespace, UPLINK);
     let _clean = able().load(at, "native", "xdpfilt_alw_all");
