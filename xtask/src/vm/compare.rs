@@ -31,6 +31,8 @@ use crate::{
 const ABI: &str = "gateway-common/src/abi.rs";
 /// Where a checkout has what counts.
 const COUNTS: &str = "tests/src/bench/l4/instructions.rs";
+/// Where it has what counts through the whole stack.
+const STACK: &str = "tests/src/bench/stack.rs";
 
 /// What to compare with.
 #[derive(clap::Args)]
@@ -77,7 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if there.guest.has_daemon() {
         here = here.with_daemon(&steps)?;
     }
-    let through = too_old.is_none() && there.program == Program::Ours;
+    let through = too_old.is_none() && there.has_stack;
     let count = |name: &str, guest: &Guest| -> Result<BTreeMap<String, u64>> {
         let mut counts = BTreeMap::new();
         if !there.is_same {
@@ -178,6 +180,8 @@ fn commit(reference: &str) -> Result<String> {
 struct Other {
     guest: Guest,
     program: Program,
+    /// Its program counts what goes through the whole stack.
+    has_stack: bool,
     /// Its kernel programs are those of the working tree, byte for byte.
     is_same: bool,
     abi: u32,
@@ -193,7 +197,7 @@ impl Other {
     }
 }
 
-/// Builds it, with its daemon if `requests` are counted and our program can count them.
+/// Builds it, with its daemon if `requests` are counted and its program can count them.
 fn other(
     step: &Step,
     interrupt: &Interrupt,
@@ -223,7 +227,8 @@ fn other(
         guest = guest.with_bench_of(step, copy.path(), &build)?;
         Program::Theirs
     };
-    if requests && program == Program::Ours {
+    let has_stack = program == Program::Ours || copy.path().join(STACK).is_file();
+    if requests && has_stack {
         interrupt.check()?;
         let object = build_ebpf::build_of(step, copy.path().to_path_buf())?;
         guest = guest.with_daemon_of(step, copy.path(), &build, &object)?;
@@ -231,6 +236,7 @@ fn other(
     Ok(Other {
         guest,
         program,
+        has_stack,
         is_same,
         abi: theirs,
     })
