@@ -224,8 +224,10 @@ fn refusal(mode: AttachMode, attachment: &Attachment, error: &Error) -> String {
         | Error::Attach { source, .. } => (source.to_string(), source.raw_os_error()),
         other => (other.to_string(), None),
     };
-    if mode != AttachMode::Native {
-        return format!("{} was refused: {said}", mode.name());
+    match mode {
+        AttachMode::Native => {}
+        AttachMode::Tcx => return format!("tcx was refused, which takes Linux 6.6: {said}"),
+        _ => return format!("{} was refused: {said}", mode.name()),
     }
     let why = plan::too_long_for_native(attachment.mtu).or_else(|| {
         (number == Some(libc::EOPNOTSUPP)).then(|| plan::merges(&attachment.interface))
