@@ -41,10 +41,13 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Which {
     /// Cost of the forwarding decision, and throughput against nftables.
+    #[command(disable_help_flag = true)]
     L4(Flags),
     /// CPU per request against nginx and Envoy.
+    #[command(disable_help_flag = true)]
     L7(Flags),
     /// CPU of TLS, HTTP/2 and gRPC against nginx and Envoy.
+    #[command(disable_help_flag = true)]
     Protocols(Flags),
     /// Instructions of packets of each kind, of the working tree and of another commit.
     Compare(vm::compare::Args),
@@ -53,7 +56,7 @@ enum Which {
 /// All flags are handed on to the `forebay-bench` program.
 #[derive(clap::Args)]
 struct Flags {
-    /// Flags of the benchmark: --quick, --record, ... (`-- --help` lists them).
+    /// Flags of the benchmark: --quick, --record, ... (--help lists them).
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     flags: Vec<String>,
 }
@@ -69,8 +72,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
 }
 
+/// The benchmark's own words on its flags, for which nothing else has to be there.
+fn explain(name: &str) -> Result<()> {
+    let mut program = cmd::cargo(&paths::root());
+    program.args(["run", "--quiet", "-p", "gateway-tests"]);
+    program.args(["--bin", "forebay-bench", "--", name, "--help"]);
+    bail!("cannot start cargo: {}", program.exec())
+}
+
 /// Builds everything and hands over to the benchmark; returns only if it cannot be started.
 fn measure(name: &str, flags: &Flags) -> Result<()> {
+    if flags
+        .flags
+        .iter()
+        .any(|flag| flag == "--help" || flag == "-h")
+    {
+        return explain(name);
+    }
     if !geteuid().is_root() {
         bail!(
             "the benchmarks make network namespaces and load kernel programs: run `sudo -E cargo xtask bench`"
